@@ -1,0 +1,167 @@
+"""Between the frozen types and the messages of the wire, by field name.
+
+One rule for all types: a dataclass and its message have the same field names. UUIDs travel as text, an absent one as
+the empty string, enums by value, tuples as repeated fields, nested dataclasses as nested messages. A message that does
+not fit its type (a malformed UUID, an unknown enum value) raises `ContractError`, which names message and field, so that
+a receiver can refuse it whole.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from netmgr.contract import types as t
+from netmgr.contract.proto import objects_pb2, sync_pb2
+
+__all__ = [
+    "MESSAGES",
+    "ContractError",
+    "decode",
+    "decode_object",
+    "decode_ref",
+    "encode",
+    "encode_object",
+    "encode_ref",
+]
+
+T = TypeVar("T")
+
+MESSAGES: dict[type, type[Message]] = {
+    t.TransportZone: objects_pb2.TransportZone,
+    t.OpaqueSwitch: objects_pb2.OpaqueSwitch,
+    t.OpaqueNetwork: objects_pb2.OpaqueNetwork,
+    t.LogicalPort: objects_pb2.LogicalPort,
+    t.Location: objects_pb2.Location,
+    t.VtepAssignment: objects_pb2.VtepAssignment,
+    t.HostConfig: objects_pb2.HostConfig,
+    t.Pnic: objects_pb2.Pnic,
+    t.SwitchStatus: objects_pb2.SwitchStatus,
+    t.NetworkStatus: objects_pb2.NetworkStatus,
+    t.VifStatus: objects_pb2.VifStatus,
+    t.Ref: objects_pb2.ObjectRef,
+    t.HostReport: sync_pb2.HostReport,
+    t.Claim: sync_pb2.Claim,
+}
+
+
+class ContractError(ValueError):
+    """A message that its type does not admit; the sentence names message, field and what was found."""
+
+
+def encode(value: Any) -> Any:
+    """The message of the frozen *value*."""
+    message = MESSAGES[type(value)]()
+    for field in fields(value):
+        item = getattr(value, field.name)
+        if item is None:
+            continue
+        if isinstance(item, tuple):
+            getattr(message, field.name).extend(_encode_scalar(x) for x in item)
+        else:
+            setattr(message, field.name, _encode_scalar(item))
+    return message
+
+
+def decode(kind: type[T], message: Message) -> T:
+    """The frozen value of type *kind* that *message* carries.
+
+    Raises:
+        ContractError: a field does not fit its type.
+    """
+    values = {}
+    for name, convert in _converters(kind):  # type: ignore[arg-type]
+        raw = getattr(message, name)
+        try:
+            values[name] = convert(raw)
+        except (ValueError, TypeError) as error:
+            raise ContractError(f"{kind.__name__}.{name}: {raw!r} does not fit: {error}") from None
+    return kind(**values)
+
+
+_BODIES: dict[type, str] = {
+    t.TransportZone: "zone",
+    t.OpaqueSwitch: "switch",
+    t.OpaqueNetwork: "network",
+    t.LogicalPort: "port",
+    t.Location: "location",
+    t.HostConfig: "host",
+}
+_TYPES = {name: kind for kind, name in _BODIES.items()}
+
+
+def encode_object(item: t.Object) -> objects_pb2.Object:
+    """The message of one pushed object."""
+    message = objects_pb2.Object(version=item.version)
+    getattr(message, _BODIES[type(item.body)]).CopyFrom(encode(item.body))
+    return message
+
+
+def decode_object(message: objects_pb2.Object) -> t.Object:
+    """The pushed object that *message* carries.
+
+    Raises:
+        ContractError: no body that this version knows, or a field that does not fit.
+    """
+    name = message.WhichOneof("body")
+    if name is None:
+        raise ContractError("Object: no body that this version knows; upgrade this side")
+    return t.Object(version=message.version, body=decode(_TYPES[name], getattr(message, name)))
+
+
+def encode_ref(ref: t.Ref) -> objects_pb2.ObjectRef:
+    """The message of one reference."""
+    message: objects_pb2.ObjectRef = encode(ref)
+    return message
+
+
+def decode_ref(message: objects_pb2.ObjectRef) -> t.Ref:
+    """The reference that *message* carries; `ContractError` if it does not fit."""
+    return decode(t.Ref, message)
+
+
+def _encode_scalar(item: Any) -> Any:
+    if isinstance(item, UUID):
+        return str(item)
+    if isinstance(item, Enum):
+        return item.value
+    if is_dataclass(item):
+        return encode(item)
+    return item
+
+
+@cache
+def _converters(kind: type) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    hints = get_type_hints(kind)
+    return tuple((field.name, _converter(hints[field.name])) for field in fields(kind))
+
+
+def _converter(hint: Any) -> Callable[[Any], Any]:
+    origin = get_origin(hint)
+    if origin is tuple:
+        inner = _converter(get_args(hint)[0])
+        return lambda raw: tuple(inner(x) for x in raw)
+    if origin in (types.UnionType, Union):
+        inner = _converter(next(x for x in get_args(hint) if x is not type(None)))
+        return lambda raw: None if raw == "" else inner(raw)
+    if hint is UUID:
+        return _uuid
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint
+    if is_dataclass(hint):
+        return lambda raw: decode(hint, raw)  # type: ignore[arg-type]
+    return lambda raw: raw
+
+
+def _uuid(raw: str) -> UUID:
+    value = UUID(raw)
+    if str(value) != raw:
+        raise ValueError("not a UUID in canonical form")
+    return value

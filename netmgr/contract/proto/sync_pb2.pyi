@@ -1,0 +1,158 @@
+from netmgr.contract.proto import objects_pb2 as _objects_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class HostMessage(_message.Message):
+    __slots__ = ("hello", "subscribe", "ack", "claim", "activated", "release", "report")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    CLAIM_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATED_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    subscribe: Subscribe
+    ack: Ack
+    claim: Claim
+    activated: Activated
+    release: Release
+    report: HostReport
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("host_uuid", "boot_id", "agent_version", "store_id", "have", "network_uuids", "view_address")
+    HOST_UUID_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    HAVE_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_UUIDS_FIELD_NUMBER: _ClassVar[int]
+    VIEW_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    host_uuid: str
+    boot_id: str
+    agent_version: str
+    store_id: str
+    have: _containers.RepeatedCompositeFieldContainer[_objects_pb2.ObjectRef]
+    network_uuids: _containers.RepeatedScalarFieldContainer[str]
+    view_address: str
+    def __init__(self, host_uuid: _Optional[str] = ..., boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., store_id: _Optional[str] = ..., have: _Optional[_Iterable[_Union[_objects_pb2.ObjectRef, _Mapping]]] = ..., network_uuids: _Optional[_Iterable[str]] = ..., view_address: _Optional[str] = ...) -> None: ...
+
+class Subscribe(_message.Message):
+    __slots__ = ("network_uuids",)
+    NETWORK_UUIDS_FIELD_NUMBER: _ClassVar[int]
+    network_uuids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, network_uuids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Rejection(_message.Message):
+    __slots__ = ("object", "reason")
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    object: _objects_pb2.ObjectRef
+    reason: str
+    def __init__(self, object: _Optional[_Union[_objects_pb2.ObjectRef, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ("revision", "rejections")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    REJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    rejections: _containers.RepeatedCompositeFieldContainer[Rejection]
+    def __init__(self, revision: _Optional[int] = ..., rejections: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("request_id", "vif_uuid", "network_uuid", "mac", "vm_uuid", "vm_name", "intent")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VIF_UUID_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    VM_UUID_FIELD_NUMBER: _ClassVar[int]
+    VM_NAME_FIELD_NUMBER: _ClassVar[int]
+    INTENT_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    vif_uuid: str
+    network_uuid: str
+    mac: str
+    vm_uuid: str
+    vm_name: str
+    intent: str
+    def __init__(self, request_id: _Optional[int] = ..., vif_uuid: _Optional[str] = ..., network_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., vm_uuid: _Optional[str] = ..., vm_name: _Optional[str] = ..., intent: _Optional[str] = ...) -> None: ...
+
+class Activated(_message.Message):
+    __slots__ = ("port_uuid", "version")
+    PORT_UUID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    port_uuid: str
+    version: int
+    def __init__(self, port_uuid: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class Release(_message.Message):
+    __slots__ = ("port_uuid", "version", "why")
+    PORT_UUID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    port_uuid: str
+    version: int
+    why: str
+    def __init__(self, port_uuid: _Optional[str] = ..., version: _Optional[int] = ..., why: _Optional[str] = ...) -> None: ...
+
+class HostReport(_message.Message):
+    __slots__ = ("pnics", "switches", "networks", "vifs")
+    PNICS_FIELD_NUMBER: _ClassVar[int]
+    SWITCHES_FIELD_NUMBER: _ClassVar[int]
+    NETWORKS_FIELD_NUMBER: _ClassVar[int]
+    VIFS_FIELD_NUMBER: _ClassVar[int]
+    pnics: _containers.RepeatedCompositeFieldContainer[_objects_pb2.Pnic]
+    switches: _containers.RepeatedCompositeFieldContainer[_objects_pb2.SwitchStatus]
+    networks: _containers.RepeatedCompositeFieldContainer[_objects_pb2.NetworkStatus]
+    vifs: _containers.RepeatedCompositeFieldContainer[_objects_pb2.VifStatus]
+    def __init__(self, pnics: _Optional[_Iterable[_Union[_objects_pb2.Pnic, _Mapping]]] = ..., switches: _Optional[_Iterable[_Union[_objects_pb2.SwitchStatus, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[_objects_pb2.NetworkStatus, _Mapping]]] = ..., vifs: _Optional[_Iterable[_Union[_objects_pb2.VifStatus, _Mapping]]] = ...) -> None: ...
+
+class ManagerMessage(_message.Message):
+    __slots__ = ("welcome", "update", "answer")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    update: Update
+    answer: ClaimAnswer
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., update: _Optional[_Union[Update, _Mapping]] = ..., answer: _Optional[_Union[ClaimAnswer, _Mapping]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("store_id", "revision")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    store_id: str
+    revision: int
+    def __init__(self, store_id: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class Update(_message.Message):
+    __slots__ = ("revision", "upserts", "removals", "last", "initial")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    UPSERTS_FIELD_NUMBER: _ClassVar[int]
+    REMOVALS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    upserts: _containers.RepeatedCompositeFieldContainer[_objects_pb2.Object]
+    removals: _containers.RepeatedCompositeFieldContainer[_objects_pb2.ObjectRef]
+    last: bool
+    initial: bool
+    def __init__(self, revision: _Optional[int] = ..., upserts: _Optional[_Iterable[_Union[_objects_pb2.Object, _Mapping]]] = ..., removals: _Optional[_Iterable[_Union[_objects_pb2.ObjectRef, _Mapping]]] = ..., last: _Optional[bool] = ..., initial: _Optional[bool] = ...) -> None: ...
+
+class ClaimAnswer(_message.Message):
+    __slots__ = ("request_id", "refusal", "port", "location")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    LOCATION_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    refusal: str
+    port: _objects_pb2.Object
+    location: _objects_pb2.Object
+    def __init__(self, request_id: _Optional[int] = ..., refusal: _Optional[str] = ..., port: _Optional[_Union[_objects_pb2.Object, _Mapping]] = ..., location: _Optional[_Union[_objects_pb2.Object, _Mapping]] = ...) -> None: ...

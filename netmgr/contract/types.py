@@ -1,0 +1,268 @@
+"""The frozen values that cross package borders, one for each message of `objects.proto`.
+
+Field names and meaning are those of the `.proto` files, which also name each field's author; this module adds Python's
+types: UUIDs are `uuid.UUID`, absent ones `None`, closed vocabularies are string enums, lists are tuples. `codec` turns
+one form into the other by these names, so a field here without a twin there fails a test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+__all__ = [
+    "AttachMode",
+    "Claim",
+    "ClaimIntent",
+    "Constructs",
+    "HostConfig",
+    "HostReport",
+    "Kind",
+    "Location",
+    "LogicalPort",
+    "NetworkStatus",
+    "NetworkType",
+    "Object",
+    "OpaqueNetwork",
+    "OpaqueSwitch",
+    "Pnic",
+    "Ref",
+    "ReleaseReason",
+    "Status",
+    "SwitchStatus",
+    "Teaming",
+    "TransportZone",
+    "VifState",
+    "VifStatus",
+    "VtepAssignment",
+    "ZoneKind",
+    "kind_of",
+    "ref_of",
+]
+
+
+class ZoneKind(StrEnum):
+    OVERLAY = "overlay"
+    VLAN = "vlan"
+
+
+class NetworkType(StrEnum):
+    VXLAN = "vxlan"
+    GENEVE = "geneve"
+    NVGRE = "nvgre"
+
+
+class AttachMode(StrEnum):
+    AUTO = "auto"
+    MANUAL = "manual"
+
+
+class Teaming(StrEnum):
+    SINGLE = "single"
+    ACTIVE_BACKUP = "active-backup"
+
+
+class Status(StrEnum):
+    UP = "up"
+    WARNING = "warning"
+    DOWN = "down"
+    MAINTENANCE = "maintenance"
+    UNAVAILABLE = "unavailable"
+
+
+class VifState(StrEnum):
+    LIT = "lit"
+    DARK = "dark"
+    INCOMING = "incoming"
+
+
+class ClaimIntent(StrEnum):
+    START = "start"
+    MIGRATE_IN = "migrate-in"
+
+
+class ReleaseReason(StrEnum):
+    STOPPED = "stopped"
+    ABORTED = "aborted"
+    RESUMED = "resumed"
+
+
+class Kind(StrEnum):
+    """Kinds of pushed object, in the order in which a host needs them."""
+
+    HOST = "host"
+    ZONE = "zone"
+    SWITCH = "switch"
+    NETWORK = "network"
+    PORT = "port"
+    LOCATION = "location"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportZone:
+    uuid: UUID
+    name: str
+    kind: ZoneKind = ZoneKind.OVERLAY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpaqueSwitch:
+    uuid: UUID
+    name: str
+    zone_uuids: tuple[UUID, ...]
+    pnic_globs: tuple[str, ...] = ("*",)
+    mtu: int = 1600
+    vtep_pool: str
+    teaming: Teaming = Teaming.SINGLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpaqueNetwork:
+    uuid: UUID
+    name: str
+    type: NetworkType = NetworkType.VXLAN
+    zone_uuid: UUID
+    switch_uuid: UUID
+    segment_id: int
+    attach_mode: AttachMode = AttachMode.AUTO
+    mtu: int = 1500
+    subnets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogicalPort:
+    uuid: UUID
+    name: str
+    network_uuid: UUID
+    vif_uuid: UUID | None = None
+    mac: str
+    ips: tuple[str, ...] = ()
+    admin_up: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    port_uuid: UUID
+    network_uuid: UUID
+    holder_host: UUID | None = None
+    holder_vtep: str = ""
+    incoming_host: UUID | None = None
+    incoming_vtep: str = ""
+    parked: bool = False
+    version: int = 0
+    mac: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VtepAssignment:
+    switch_uuid: UUID
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    uuid: UUID
+    name: str
+    zone_uuids: tuple[UUID, ...] = ()
+    vteps: tuple[VtepAssignment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pnic:
+    name: str
+    mac: str = ""
+    speed_mbps: int = 0
+    link_up: bool = False
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchStatus:
+    switch_uuid: UUID
+    status: Status
+    health: int
+    reasons: tuple[str, ...] = ()
+    vteps: tuple[str, ...] = ()
+    pnics: tuple[str, ...] = ()
+    datapath: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkStatus:
+    network_uuid: UUID
+    status: Status
+    health: int
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VifStatus:
+    vif_uuid: UUID
+    port_uuid: UUID | None = None
+    network_uuid: UUID | None = None
+    state: VifState
+    reason: str = ""
+    ovs_port: str = ""
+    vm_uuid: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReport:
+    pnics: tuple[Pnic, ...] = ()
+    switches: tuple[SwitchStatus, ...] = ()
+    networks: tuple[NetworkStatus, ...] = ()
+    vifs: tuple[VifStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    request_id: int = 0
+    vif_uuid: UUID
+    network_uuid: UUID | None = None
+    mac: str = ""
+    vm_uuid: UUID | None = None
+    vm_name: str = ""
+    intent: ClaimIntent
+
+
+Constructs = TransportZone | OpaqueSwitch | OpaqueNetwork | LogicalPort | Location | HostConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Object:
+    """One pushed object with the revision of its last change, as one host sees it."""
+
+    version: int
+    body: Constructs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Ref:
+    """Names one object; the version is the one held, 0 where none is meant."""
+
+    kind: Kind
+    uuid: UUID
+    version: int = 0
+
+
+_KINDS: dict[type, Kind] = {
+    HostConfig: Kind.HOST,
+    TransportZone: Kind.ZONE,
+    OpaqueSwitch: Kind.SWITCH,
+    OpaqueNetwork: Kind.NETWORK,
+    LogicalPort: Kind.PORT,
+    Location: Kind.LOCATION,
+}
+
+
+def kind_of(body: Constructs) -> Kind:
+    """The kind under which *body* is pushed."""
+    return _KINDS[type(body)]
+
+
+def ref_of(item: Object) -> Ref:
+    """Reference to *item* at its version; a location goes by its port's UUID."""
+    body = item.body
+    uuid = body.port_uuid if isinstance(body, Location) else body.uuid
+    return Ref(kind=kind_of(body), uuid=uuid, version=item.version)

@@ -1,0 +1,146 @@
+"""Values of the manager that do not cross its border, and `World`, the whole of what it knows at one revision.
+
+`World` is what every rule reads: validation, allocation, arbitration and span are pure functions of it. The store keeps
+one up to date by applying the change log, so a rule never asks the database a question of its own. Only the store
+writes to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from netmgr.contract.types import (
+    HostReport,
+    Kind,
+    Location,
+    LogicalPort,
+    OpaqueNetwork,
+    OpaqueSwitch,
+    TransportZone,
+    VtepAssignment,
+)
+
+__all__ = ["Change", "HostLive", "HostRecord", "JoinToken", "NetmgrError", "Row", "World"]
+
+
+class NetmgrError(Exception):
+    """A request that is refused; the message is the sentence for the user.
+
+    `status` is the HTTP status that says whose fault it is: 400 bad definition, 403 not allowed, 404 unknown,
+    409 in conflict with what is there, 503 not now.
+    """
+
+    def __init__(self, sentence: str, *, status: int = 400) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRecord:
+    """An enrolled host. Name and zones are the operator's; VTEPs are assigned; the rest is the host's own word."""
+
+    uuid: UUID
+    name: str
+    zone_uuids: tuple[UUID, ...] = ()
+    vteps: tuple[VtepAssignment, ...] = ()
+    pnics: tuple[str, ...] = ()
+    view_address: str = ""
+    boot_id: str = ""
+    past_boot_ids: tuple[str, ...] = ()  # newest last, at most 16; a boot found here is a cloned identity
+    certificate_sha256: str = ""
+    joined_at: str = ""  # RFC 3339, UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinToken:
+    """A one-use right to enrol. Only the hash of its secret is stored."""
+
+    uuid: UUID
+    secret_sha256: str
+    expires_at: str  # RFC 3339, UTC
+    host_name: str = ""  # empty: the host's own choice
+    zone_uuids: tuple[UUID, ...] = ()
+    used_by: UUID | None = None
+
+
+Row = TransportZone | OpaqueSwitch | OpaqueNetwork | LogicalPort | Location | HostRecord | JoinToken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One entry of the change log. `row` is None for a deletion. All changes of a transaction share its revision."""
+
+    revision: int
+    kind: Kind | str  # a Kind, or "token"
+    uuid: UUID
+    row: Row | None
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """All rows at one revision, with the revision at which each last changed in `versions`."""
+
+    revision: int = 0
+    zones: dict[UUID, TransportZone] = field(default_factory=dict)
+    switches: dict[UUID, OpaqueSwitch] = field(default_factory=dict)
+    networks: dict[UUID, OpaqueNetwork] = field(default_factory=dict)
+    ports: dict[UUID, LogicalPort] = field(default_factory=dict)
+    locations: dict[UUID, Location] = field(default_factory=dict)  # by port UUID
+    hosts: dict[UUID, HostRecord] = field(default_factory=dict)
+    tokens: dict[UUID, JoinToken] = field(default_factory=dict)
+    versions: dict[tuple[str, UUID], int] = field(default_factory=dict)
+    # indexes, kept by apply()
+    ports_by_network: dict[UUID, set[UUID]] = field(default_factory=dict)
+    port_by_vif: dict[UUID, UUID] = field(default_factory=dict)
+
+    def apply(self, change: Change) -> None:
+        """Take one committed change; changes come in the order of the log."""
+        table: dict[UUID, Row] = self._table(change.kind)
+        before = table.get(change.uuid)
+        if isinstance(before, LogicalPort):
+            self.ports_by_network.get(before.network_uuid, set()).discard(before.uuid)
+            if before.vif_uuid is not None:
+                self.port_by_vif.pop(before.vif_uuid, None)
+        if change.row is None:
+            table.pop(change.uuid, None)
+            self.versions.pop((change.kind, change.uuid), None)
+        else:
+            table[change.uuid] = change.row
+            self.versions[change.kind, change.uuid] = change.revision
+            if isinstance(change.row, LogicalPort):
+                self.ports_by_network.setdefault(change.row.network_uuid, set()).add(change.row.uuid)
+                if change.row.vif_uuid is not None:
+                    self.port_by_vif[change.row.vif_uuid] = change.row.uuid
+        self.revision = max(self.revision, change.revision)
+
+    def switch_of_zone(self, zone_uuid: UUID) -> OpaqueSwitch | None:
+        """The switch that carries a zone; a zone is on at most one."""
+        return next((s for s in self.switches.values() if zone_uuid in s.zone_uuids), None)
+
+    def _table(self, kind: str) -> dict[UUID, Row]:
+        tables: dict[str, dict[UUID, Row]] = {
+            Kind.ZONE: self.zones,  # type: ignore[dict-item]
+            Kind.SWITCH: self.switches,  # type: ignore[dict-item]
+            Kind.NETWORK: self.networks,  # type: ignore[dict-item]
+            Kind.PORT: self.ports,  # type: ignore[dict-item]
+            Kind.LOCATION: self.locations,  # type: ignore[dict-item]
+            Kind.HOST: self.hosts,  # type: ignore[dict-item]
+            "token": self.tokens,  # type: ignore[dict-item]
+        }
+        return tables[kind]
+
+
+@dataclass(slots=True, kw_only=True)
+class HostLive:
+    """What one replica knows of a host from its stream; in memory only, replaced by the next word of the host."""
+
+    host_uuid: UUID
+    connected: bool = False
+    since: float = 0.0  # Unix seconds of the last change of `connected`
+    acked_revision: int = 0
+    wanted_revision: int = 0  # newest revision sent to it
+    rejections: dict[tuple[str, UUID], str] = field(default_factory=dict)  # (kind, uuid) -> sentence
+    report: HostReport = field(default_factory=HostReport)
+    agent_version: str = ""
