@@ -31,6 +31,7 @@ __all__ = [
     "Observed",
     "OvsPort",
     "Phase",
+    "Plug",
     "PutBridge",
     "PutPort",
     "RemoveAddress",
@@ -61,6 +62,18 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Plug:
+    """A VIF that the virtualization software plugged and has not taken back: its port on the switch's bridge.
+
+    Should the port vanish from OVSDB while its link still exists, the port is put back.
+    """
+
+    bridge: str
+    port: str
+    external_ids: Mapping[str, str]  # of the Interface
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
     """Everything wanted on this host. Ports and locations: those of subscribed networks, and those this host holds."""
 
@@ -75,6 +88,7 @@ class Desired:
     phases: Mapping[UUID, Phase] = field(default_factory=dict)  # by port UUID; absent means STEADY
     # by port UUID: VTEP the port moved away to (RELAYING) or comes from (INCOMING, ACTIVATED)
     relay_vteps: Mapping[UUID, str] = field(default_factory=dict)
+    plugs: Mapping[UUID, Plug] = field(default_factory=dict)  # by VIF UUID; empty is always safe
 
 
 # --- what was read back -------------------------------------------------------------------------------------------
@@ -124,6 +138,7 @@ class Link:
     carrier: bool = False
     speed_mbps: int = 0
     addresses: tuple[str, ...] = ()
+    master: str = ""  # name of the kernel bridge or bond that holds it; "ovs-system" does not count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +183,10 @@ class RemoveBridge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutPort:
-    """A port with its interfaces; more than one interface makes a bond."""
+    """A port with its interfaces; more than one interface makes a bond.
+
+    A port named as its bridge is the bridge's LOCAL port: only its `mtu_request` is set.
+    """
 
     bridge: str
     name: str

@@ -7,6 +7,7 @@ writes to it.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -21,7 +22,25 @@ from netmgr.contract.types import (
     VtepAssignment,
 )
 
-__all__ = ["Change", "HostLive", "HostRecord", "JoinToken", "NetmgrError", "Row", "World"]
+__all__ = [
+    "FREED_SEGMENT",
+    "TOKEN",
+    "Change",
+    "FreedSegment",
+    "HostLive",
+    "HostRecord",
+    "JoinToken",
+    "NetmgrError",
+    "Row",
+    "World",
+    "kind_of_row",
+    "unique_keys",
+    "uuid_of_row",
+]
+
+# Kinds of rows that are never pushed to hosts; all others are a `Kind`.
+TOKEN = "token"
+FREED_SEGMENT = "freed_segment"
 
 
 class NetmgrError(Exception):
@@ -49,7 +68,8 @@ class HostRecord:
     view_address: str = ""
     boot_id: str = ""
     past_boot_ids: tuple[str, ...] = ()  # newest last, at most 16; a boot found here is a cloned identity
-    certificate_sha256: str = ""
+    certificate_sha256: str = ""  # of its DER form, lower-case hex
+    public_key_sha256: str = ""  # of its SubjectPublicKeyInfo; who has this key may repeat a join whose answer was lost
     joined_at: str = ""  # RFC 3339, UTC
 
 
@@ -65,7 +85,59 @@ class JoinToken:
     used_by: UUID | None = None
 
 
-Row = TransportZone | OpaqueSwitch | OpaqueNetwork | LogicalPort | Location | HostRecord | JoinToken
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreedSegment:
+    """A segment id in quarantine: its network is gone, but hosts that have not said so may still carry it.
+
+    The version of this row is the revision of the removal; `rules.freed_segments_to_release` says when it ends.
+    """
+
+    uuid: UUID  # of the removed network
+    network_name: str
+    switch_uuid: UUID
+    segment_id: int
+    host_uuids: tuple[UUID, ...] = ()  # hosts in the network's zone when it was removed
+
+
+Row = TransportZone | OpaqueSwitch | OpaqueNetwork | LogicalPort | Location | HostRecord | JoinToken | FreedSegment
+
+_ROW_KINDS: dict[type, str] = {
+    TransportZone: Kind.ZONE,
+    OpaqueSwitch: Kind.SWITCH,
+    OpaqueNetwork: Kind.NETWORK,
+    LogicalPort: Kind.PORT,
+    Location: Kind.LOCATION,
+    HostRecord: Kind.HOST,
+    JoinToken: TOKEN,
+    FreedSegment: FREED_SEGMENT,
+}
+
+
+def kind_of_row(row: Row) -> str:
+    """The kind under which the store and the change log file *row*."""
+    return _ROW_KINDS[type(row)]
+
+
+def uuid_of_row(row: Row) -> UUID:
+    """The identity of *row*; a location goes by its port's."""
+    return row.port_uuid if isinstance(row, Location) else row.uuid
+
+
+def unique_keys(row: Row) -> Iterator[Hashable]:
+    """Everything that no second row may have too, as keys of `World.unique`."""
+    if isinstance(row, TransportZone | OpaqueSwitch | HostRecord | OpaqueNetwork):
+        yield "name", kind_of_row(row), row.name
+    if isinstance(row, OpaqueNetwork):
+        yield "segment", row.switch_uuid, row.segment_id
+    elif isinstance(row, FreedSegment):
+        yield "freed", row.switch_uuid, row.segment_id
+    elif isinstance(row, LogicalPort):
+        yield "name", Kind.PORT, row.network_uuid, row.name
+        yield "mac", row.network_uuid, row.mac
+        if row.vif_uuid is not None:
+            yield "vif", row.vif_uuid
+        for ip in row.ips:
+            yield "ip", row.network_uuid, ip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +145,7 @@ class Change:
     """One entry of the change log. `row` is None for a deletion. All changes of a transaction share its revision."""
 
     revision: int
-    kind: Kind | str  # a Kind, or "token"
+    kind: Kind | str  # a Kind, or TOKEN or FREED_SEGMENT
     uuid: UUID
     row: Row | None
 
@@ -90,25 +162,32 @@ class World:
     locations: dict[UUID, Location] = field(default_factory=dict)  # by port UUID
     hosts: dict[UUID, HostRecord] = field(default_factory=dict)
     tokens: dict[UUID, JoinToken] = field(default_factory=dict)
+    freed_segments: dict[UUID, FreedSegment] = field(default_factory=dict)
     versions: dict[tuple[str, UUID], int] = field(default_factory=dict)
     # indexes, kept by apply()
     ports_by_network: dict[UUID, set[UUID]] = field(default_factory=dict)
     port_by_vif: dict[UUID, UUID] = field(default_factory=dict)
+    unique: dict[Hashable, UUID] = field(default_factory=dict)  # by unique_keys()
 
     def apply(self, change: Change) -> None:
         """Take one committed change; changes come in the order of the log."""
         table: dict[UUID, Row] = self._table(change.kind)
         before = table.get(change.uuid)
+        if before is not None:
+            for key in unique_keys(before):
+                if self.unique.get(key) == change.uuid:
+                    del self.unique[key]
         if isinstance(before, LogicalPort):
             self.ports_by_network.get(before.network_uuid, set()).discard(before.uuid)
-            if before.vif_uuid is not None:
-                self.port_by_vif.pop(before.vif_uuid, None)
+            if before.vif_uuid is not None and self.port_by_vif.get(before.vif_uuid) == before.uuid:
+                del self.port_by_vif[before.vif_uuid]
         if change.row is None:
             table.pop(change.uuid, None)
             self.versions.pop((change.kind, change.uuid), None)
         else:
             table[change.uuid] = change.row
             self.versions[change.kind, change.uuid] = change.revision
+            self.unique.update((key, change.uuid) for key in unique_keys(change.row))
             if isinstance(change.row, LogicalPort):
                 self.ports_by_network.setdefault(change.row.network_uuid, set()).add(change.row.uuid)
                 if change.row.vif_uuid is not None:
@@ -119,6 +198,10 @@ class World:
         """The switch that carries a zone; a zone is on at most one."""
         return next((s for s in self.switches.values() if zone_uuid in s.zone_uuids), None)
 
+    def rows(self, kind: str) -> dict[UUID, Row]:
+        """All rows of a kind by UUID; read only."""
+        return self._table(kind)
+
     def _table(self, kind: str) -> dict[UUID, Row]:
         tables: dict[str, dict[UUID, Row]] = {
             Kind.ZONE: self.zones,  # type: ignore[dict-item]
@@ -127,7 +210,8 @@ class World:
             Kind.PORT: self.ports,  # type: ignore[dict-item]
             Kind.LOCATION: self.locations,  # type: ignore[dict-item]
             Kind.HOST: self.hosts,  # type: ignore[dict-item]
-            "token": self.tokens,  # type: ignore[dict-item]
+            TOKEN: self.tokens,  # type: ignore[dict-item]
+            FREED_SEGMENT: self.freed_segments,  # type: ignore[dict-item]
         }
         return tables[kind]
 

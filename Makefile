@@ -1,0 +1,30 @@
+# `make demo` and `make test` are all that is needed on a fresh Debian 12 machine, as root.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check proto clean
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## install what is missing: Debian packages, .venv, the lab's guest
+	@scripts/install.sh
+
+demo: setup ## three hosts, two zones: ping, copy, live migration, a refused one; cleans up
+	@scripts/demo
+
+test: setup check ## every test there is
+	@$(BIN)/python -m pytest
+
+check: ## lint, format, types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+proto: ## regenerate the contract's Python from its .proto files
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. netmgr/contract/proto/*.proto
+
+clean: ## end every lab; remove what was built here
+	@[ ! -x $(BIN)/python ] || scripts/lab down --all
+	@rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,463 @@
+"""The agent: observe → plan → apply → re-read → report, as one loop over levels.
+
+Theory of operation. Whatever happens (OVSDB, kernel, libvirt, switch, manager, hooks) only marks the host dirty and
+wakes the loop. The loop reads what changed, plans from the whole (pure, see `plan`), carries the steps out, reads
+again, and does so until nothing is left to do or what is left has failed; then it acknowledges and reports. What
+failed is tried again with growing pauses, and the reason is reported meanwhile. Every 15 s everything is read anew
+from the source, whatever events said.
+
+Two things do not wait for a turn of the loop. A migration's phases go to the switch at once (`fastpath`). And libvirt's
+networks are defined in a task of their own, because libvirtd may be waiting for the agent in a hook.
+
+The agent never takes anything down when it stops: what it was asked for is the host's state, not its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from hostagent.claims import Claims
+from hostagent.fastpath import phase_flows
+from hostagent.guests import Guests
+from hostagent.health import host_report, rejections
+from hostagent.host import Events, Host, HostPaths
+from hostagent.identity import Identity
+from hostagent.model import DefineNetwork, Desired, LibvirtNetwork, Observed, RemoveNetwork, Step, Unread
+from hostagent.motion import Motion
+from hostagent.names import switch_bridge
+from hostagent.plan import plan
+from hostagent.presence import due_claims, due_releases, seen_vifs, unpark, wanted_networks
+from hostagent.progress import Failures, failed_objects
+from hostagent.realize.errors import RealizeError
+from hostagent.state import State
+from hostagent.sync_client import SyncClient
+from netmgr.contract.proto import opaque_view_pb2
+from netmgr.contract.types import HostReport, Kind, Ref, VifState
+
+__all__ = ["Agent", "desired_of"]
+
+log = structlog.get_logger(__name__)
+
+AUDIT_S, _PROBE_S = 15, 3
+RELAY_S = 10.0
+_ROUNDS_MAX = 20  # a plan that never becomes empty is our mistake; it must not spin
+_REALIZED_S = 5.0  # how long a hook waits for its network
+
+
+def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -> Desired:
+    """What *state* says is wanted on this host; *motion* may give `phases`, `relay_vteps` and other `locations`."""
+    pushed = Desired(
+        host=state.host,
+        zones=state.zones,
+        switches=state.switches,
+        networks=state.networks,
+        ports=state.ports,
+        locations=state.locations,
+        offered_pnics=identity.pnics,
+        datapath=identity.datapath,
+    )
+    return replace(pushed, **motion)  # type: ignore[arg-type]
+
+
+class Agent:
+    """Everything of one host. Made on the event loop; `run` until cancelled."""
+
+    def __init__(self, *, identity: Identity, state: State, paths: HostPaths, boot_id: str, agent_version: str) -> None:
+        self._identity = identity
+        self._state = state
+        self._wake = asyncio.Event()
+        self._dirt = 0  # counts news
+        self._settled = -1  # value of `_dirt` up to which the host is as wanted, or known not to be
+        self._progress = asyncio.Event()
+        self.beat = time.monotonic()
+        """When the loop last came round: proof of life for the watchdog."""
+        self.on_change: list[Any] = []
+        """Called without arguments after each report that says something new."""
+        self.host = Host(
+            paths, Events(dirty=self._dirty, packet_in=self._packet_in, domain=self._domain, libvirt=self._libvirt)
+        )
+        self.sync = SyncClient(
+            identity=identity, state=state, listener=self, boot_id=boot_id, agent_version=agent_version
+        )
+        self.motion = Motion(
+            host=identity.host_uuid, manager=self.sync, relay_s=RELAY_S, on_phases=self._phases_changed
+        )
+        self.guests = Guests(motion=self.motion, port_by_vif=state.port_by_vif)
+        self.claims = Claims(
+            host_uuid=identity.host_uuid,
+            state=state,
+            sync=self.sync,
+            realized=self._realized,
+            changed=self._claims_changed,
+        )
+        self._failures = Failures()
+        self._network_steps: asyncio.Task[None] | None = None
+        self._fast: set[asyncio.Task[None]] = set()
+        self._applied_phases: dict[UUID, tuple[Any, str]] = {}
+        self._report = HostReport()
+        self._in_sync = False
+        self._acknowledged: tuple[int, tuple[tuple[Ref, str], ...]] | None = None
+        self._lit_bridges: frozenset[str] = frozenset()
+        self._began = time.monotonic()
+
+    # --- for the daemon --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the host as wanted until cancelled; then stop listening and leave everything as it is."""
+        for port_uuid, location in list(self._state.locations.items()):
+            self.motion.located(port_uuid, location)
+        self.host.start()
+        self.sync.subscribe(self._wanted_networks())
+        self.sync.start()
+        audit = asyncio.create_task(self._audit(), name="audit")
+        try:
+            await self._loop()
+        finally:
+            audit.cancel()
+            self.motion.close()
+            await self.claims.close()
+            for task in (*self._fast, *([self._network_steps] if self._network_steps else [])):
+                task.cancel()
+            await self.sync.close()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.host.close(), 8)
+
+    def desired(self) -> Desired:
+        """What is wanted on this host now."""
+        pushed = desired_of(
+            self._state, self._identity, phases=self.motion.phases(), relay_vteps=self.motion.relay_vteps()
+        )
+        locations = unpark(
+            self._state.locations,
+            vifs=self.guests.vifs,
+            host=self._identity.host_uuid,
+            ports=self._state.port_by_vif,
+        )
+        return pushed if locations is self._state.locations else replace(pushed, locations=locations)
+
+    def report(self) -> HostReport:
+        """The host as last reported."""
+        return self._report
+
+    @property
+    def in_sync(self) -> bool:
+        """True when nothing wanted was unrealized at the last look."""
+        return self._in_sync
+
+    def failures(self) -> tuple[str, ...]:
+        """Sentences of the steps that failed and are being retried."""
+        return self._failures.sentences()
+
+    def host_view(self) -> opaque_view_pb2.HostView | None:
+        """The host for OpaqueView; None until the manager has said who it is."""
+        from hostagent.view import host_view
+
+        desired = self.desired()
+        if desired.host is None:
+            return None
+        return host_view(
+            desired=desired,
+            report=self._report,
+            in_sync=self._in_sync,
+            manager_connected=self.sync.connected,
+            sync_age_s=self.sync.away_s,
+        )
+
+    # --- the loop --------------------------------------------------------------------------------------------------
+
+    async def _loop(self) -> None:
+        pause: float | None = 0.0
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), min(pause if pause is not None else 5.0, 5.0))
+            self._wake.clear()
+            self.beat = time.monotonic()
+            try:
+                pause = await self._converge()
+            except Exception:  # a mistake of ours must not end the host's agent; it is logged whole
+                log.exception("loop: a turn failed")
+                pause = 1.0
+
+    async def _converge(self) -> float | None:
+        """Make the host as wanted, as far as can be; seconds after which to look again without being woken."""
+        observed = Observed()
+        steps: tuple[Step, ...] = ()
+        dirt = self._dirt
+        for _ in range(_ROUNDS_MAX):
+            self.beat = time.monotonic()
+            dirt = self._dirt
+            observed = await self.host.observe()
+            self._look(observed)
+            if self._state.host is None or self._state.revision == 0:
+                break  # the manager's first word is not here, or not whole: nothing is known to be unwanted
+            desired = replace(self.desired(), plugs=self.guests.plugs(observed))
+            phases = self._phase_marks(desired)
+            steps = plan(desired=desired, observed=observed)
+            self._failures.keep_only(steps)
+            ready = self._failures.ready(steps, now=time.monotonic())
+            at_libvirt = [step for step in ready if isinstance(step, DefineNetwork | RemoveNetwork)]
+            ready = [step for step in ready if not isinstance(step, DefineNetwork | RemoveNetwork)]
+            self._start_network_steps(at_libvirt)
+            if not ready:
+                self._applied_phases = phases
+                break
+            _log_steps(ready)
+            failed = await self.host.apply(ready)
+            self._failures.note(ready, failed, now=time.monotonic())
+        else:
+            log.error("loop: the plan does not come to an end", steps=[type(step).__name__ for step in steps][:10])
+            self.host.forget()
+        return self._conclude(observed, steps, dirt)
+
+    def _look(self, observed: Observed) -> None:
+        """Take note of the VIFs that are here, and of those that are not."""
+        if isinstance(observed.bridges, Unread):
+            return
+        dead = {name for name, flows in observed.flows.items() if isinstance(flows, Unread)}
+        vifs = seen_vifs(observed.bridges, observed.flows)
+        self.guests.look(vifs, dead_bridges=dead, desired=self.desired(), now=time.monotonic())
+        for vif in vifs:
+            self._state.remember_ovs_port(vif.vif_uuid, vif.ovs_port)
+        self.sync.subscribe(self._wanted_networks())
+
+    def _conclude(self, observed: Observed, steps: tuple[Step, ...], dirt: int) -> float | None:
+        """Release, claim, acknowledge, report; seconds until the next look."""
+        now, desired, host = time.monotonic(), self.desired(), self._identity.host_uuid
+        pauses = [self._failures.next_retry(now=now)]
+        if not isinstance(observed.bridges, Unread):
+            pauses.append(self._release_and_claim(desired, now))
+            pauses.append(self.guests.next_look(now=now))
+        unlit = {bridge for step in steps if (bridge := getattr(step, "bridge", None)) is not None}
+        self._lit_bridges = frozenset(
+            name for name, flows in observed.flows.items() if not isinstance(flows, Unread) and name not in unlit
+        )
+        whole = _whole(observed) and desired.host is not None and self._state.revision > 0
+        pending = [step for step in steps if not self._failures.failed(step)]
+        if desired.host is not None:
+            assert desired.host.uuid == host
+            seen = observed if self.host.libvirt is not None else _without_libvirt(desired, observed)
+            refused = rejections(desired=desired, observed=seen)
+            known = {ref for ref, _ in refused}
+            more = failed_objects(
+                desired=desired,
+                failures=self._failures.by_step(),
+                refused_locations=self._state.refused_locations,
+            )
+            refused += tuple((ref, sentence) for ref, sentence in more if ref not in known)
+            self._in_sync = whole and not steps and not refused
+            if whole and not pending and not self.host.reading_networks:
+                self._acknowledge(self._state.revision, refused)
+            self._tell(self._with_refusals(self._health(desired, seen, steps)))
+        if not [step for step in pending if not isinstance(step, DefineNetwork | RemoveNetwork)]:
+            self._settled = max(self._settled, dirt)
+        self._progress.set()
+        self._progress = asyncio.Event()
+        return min((pause for pause in pauses if pause is not None), default=None)
+
+    def _release_and_claim(self, desired: Desired, now: float) -> float | None:
+        host, ports, vifs = self._identity.host_uuid, self._state.port_by_vif, self.guests.vifs
+        for location, why in due_releases(
+            desired=desired,
+            host=host,
+            absent_since=self.guests.absent_since,
+            granted_until=self.claims.granted_until,
+            now=now,
+        ):
+            self.motion.release(location, why)
+        due = due_claims(locations=self._state.locations, vifs=vifs, host=host, ports=ports)
+        return self.claims.pursue(due, vifs)
+
+    def _health(self, desired: Desired, observed: Observed, steps: tuple[Step, ...]) -> HostReport:
+        return host_report(desired=desired, observed=observed, openflow_alive=self.host.alive(), steps=steps)
+
+    def _with_refusals(self, report: HostReport) -> HostReport:
+        """A dark VIF's reason is the manager's refusal, where there is one."""
+        refusals = self.claims.refusals
+        vifs = tuple(
+            replace(vif, reason=refusals[vif.vif_uuid])
+            if vif.state is VifState.DARK and vif.vif_uuid in refusals
+            else vif
+            for vif in report.vifs
+        )
+        return replace(report, vifs=vifs)
+
+    def _acknowledge(self, revision: int, refused: tuple[tuple[Ref, str], ...]) -> None:
+        word = (revision, refused)
+        if self._acknowledged != word and self.sync.connected:
+            self._acknowledged = word
+            self.sync.acknowledge(revision, refused)
+
+    def _tell(self, report: HostReport) -> None:
+        if report == self._report:
+            return
+        self._report = report
+        self.sync.report(report)
+        for changed in self.on_change:
+            changed()
+
+    def _start_network_steps(self, steps: Sequence[Step]) -> None:
+        if steps and (self._network_steps is None or self._network_steps.done()):
+            self._network_steps = asyncio.create_task(self._apply_network_steps(steps), name="libvirt-networks")
+
+    async def _apply_network_steps(self, steps: Sequence[Step]) -> None:
+        _log_steps(steps)
+        failed = await self.host.apply(steps)
+        self._failures.note(steps, failed, now=time.monotonic())
+        self._network_steps = None
+        self._dirty("networks")
+
+    async def _audit(self) -> None:
+        for turn in itertools.count(1):
+            await asyncio.sleep(_PROBE_S)
+            await self.host.probe()
+            if turn % (AUDIT_S // _PROBE_S) == 0:
+                self.host.forget()
+                self._dirty("audit")
+
+    def _dirty(self, _part: str) -> None:
+        self._dirt += 1
+        self._wake.set()
+
+    def _wanted_networks(self) -> frozenset[UUID]:
+        return wanted_networks(
+            desired=self.desired(),
+            vifs=self.guests.vifs,
+            ports=self._state.port_by_vif,
+            claimed=self.claims.networks(),
+        )
+
+    async def _realized(self, network_uuid: UUID) -> str:
+        """Wait until the host is as wanted for this network; a sentence when it is not in time."""
+        target, deadline = self._dirt, time.monotonic() + _REALIZED_S
+        self._wake.set()
+        while time.monotonic() < deadline:
+            network = self._state.networks.get(network_uuid)
+            if network is None:
+                return "it was removed from this host meanwhile"
+            if self._settled >= target and switch_bridge(network.switch_uuid) in self._lit_bridges:
+                return ""
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._progress.wait(), deadline - time.monotonic())
+        reasons = "; ".join(self.failures()[:3])
+        return reasons or f"its bridge is not as wanted after {_REALIZED_S:g} s; see `hostagent show`"
+
+    # --- the manager's stream (Listener) ---------------------------------------------------------------------------
+
+    def on_objects(self, changed: Any) -> None:
+        for ref in changed:
+            if ref.kind is Kind.LOCATION:
+                self.motion.located(ref.uuid, self._state.locations.get(ref.uuid))
+                self.claims.try_again()
+        self._dirty("objects")
+
+    def on_revision(self, revision: int, *, initial: bool) -> None:
+        self._dirty("revision")
+
+    def on_connection(self, connected: bool) -> None:
+        self._acknowledged = None
+        if connected:
+            self.claims.try_again()
+            self.sync.subscribe(self._wanted_networks())
+            self.sync.report(self._report)
+            self.motion.restate(self._state.locations.get)
+        for changed in self.on_change:
+            changed()
+        self._dirty("connection")
+
+    # --- guests ----------------------------------------------------------------------------------------------------
+
+    def _domain(self, event: Any) -> None:
+        self.guests.on_event(event)
+        self._dirty("domain")
+
+    def _libvirt(self) -> None:
+        """The connection to libvirtd was made or lost: events were missed."""
+        if self.host.domains is not None and self.host.libvirt is not None and self.host.libvirt.connected:
+            task = asyncio.create_task(self._resync_guests())
+            self._fast.add(task)
+            task.add_done_callback(self._fast.discard)
+        self._dirty("libvirt")
+
+    async def _resync_guests(self) -> None:
+        assert self.host.domains is not None
+        states = await self.host.domains.read()
+        if not isinstance(states, Unread):
+            self.guests.resync(states)
+            self._dirty("guests")
+
+    def _packet_in(self, bridge: str, _cookie: int, in_port: int, frame: bytes) -> None:
+        if self.guests.on_frame(bridge, in_port, frame):
+            self._dirty("frame")
+
+    def _claims_changed(self) -> None:
+        self.sync.subscribe(self._wanted_networks())
+        self._dirty("claims")
+
+    # --- migrations ------------------------------------------------------------------------------------------------
+
+    def _phases_changed(self, ports: frozenset[UUID]) -> None:
+        self._dirty("phases")
+        task = asyncio.create_task(self._send_phases(ports))
+        self._fast.add(task)
+        task.add_done_callback(self._fast.discard)
+
+    async def _send_phases(self, ports: frozenset[UUID]) -> None:
+        """Put the flows of these ports' phases on the switch now; the loop will find nothing left to do."""
+        began = time.monotonic()
+        desired, observed = self.desired(), self.host.cached()
+        for change in phase_flows(ports, before=self._applied_phases, desired=desired, observed=observed):
+            try:
+                await self.host.change_flows(change.bridge, delete=change.delete, add=change.add)
+            except RealizeError as error:
+                log.warning("phase: left to the loop", reason=error.sentence)
+                return
+            took_ms = round((time.monotonic() - began) * 1000, 2)
+            log.info("phase: flows confirmed", ports=[str(port) for port in ports], took_ms=took_ms)
+        marks = self._phase_marks(desired)
+        for port in ports:
+            if port in marks:
+                self._applied_phases[port] = marks[port]
+            else:
+                self._applied_phases.pop(port, None)
+
+    @staticmethod
+    def _phase_marks(desired: Desired) -> dict[UUID, tuple[Any, str]]:
+        return {port: (phase, desired.relay_vteps.get(port, "")) for port, phase in desired.phases.items()}
+
+
+def _whole(observed: Observed) -> bool:
+    return not (
+        isinstance(observed.bridges, Unread)
+        or isinstance(observed.links, Unread)
+        or any(isinstance(flows, Unread) for flows in observed.flows.values())
+    )
+
+
+def _without_libvirt(desired: Desired, observed: Observed) -> Observed:
+    """For the report of a host that has no libvirt: there is nothing to define there, so nothing is missing."""
+    networks = tuple(
+        LibvirtNetwork(uuid=network.uuid, name=network.name, ours=True, active=True, autostart=True)
+        for network in desired.networks.values()
+    )
+    return replace(observed, libvirt_networks=networks)
+
+
+def _log_steps(steps: Sequence[Step]) -> None:
+    for step in steps:
+        facts = {
+            name: value
+            for name in ("bridge", "name", "link", "address", "uuid", "mtu")
+            if (value := getattr(step, name, None)) is not None
+        }
+        if hasattr(step, "delete") and hasattr(step, "add"):
+            facts |= {"delete": len(step.delete), "add": len(step.add)}
+        log.info("step", kind=type(step).__name__, **{key: str(value) for key, value in facts.items()})

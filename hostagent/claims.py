@@ -1,0 +1,267 @@
+"""Claims: a VIF may be plugged here only with the manager's grant, or where this host is the recorded holder.
+
+Theory of operation. libvirt's hook asks before the tap exists, and waits: the manager's answer is put on disk, the
+network's realization is awaited, then the hook is let go. A VIF that appears without a hook (an endpoint that nobody
+announced, a guest that ran before this host joined) is claimed from the loop, again and again with growing pauses.
+Without a manager this host trusts its own record: a VIF it holds may start; one that it does not hold may not, because
+nobody else could say whether it runs elsewhere; and a migration in is always asked for, since its guest does run
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from hostagent.control import HookRequest
+from hostagent.presence import SeenVif
+from hostagent.state import State, StateError, VifRecord
+from hostagent.sync_client import Grant, ManagerAway, Refused, SyncClient
+from netmgr.contract.types import Claim, ClaimIntent, LogicalPort
+
+__all__ = ["Claims"]
+
+log = structlog.get_logger(__name__)
+
+CLAIM_DEADLINE_S = 5.0
+TAP_GRACE_S = 60.0  # from a grant to its tap: libvirt makes disks and huge pages ready in between
+NOTE_LIFE_S = 600.0  # of a migration that libvirt announced
+_RETRY_S_MIN, _RETRY_S_MAX = 1.0, 30.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Retry:
+    attempts: int = 0
+    at: float = 0.0
+
+
+class Claims:
+    """Claims of one host. `changed` is called when the loop should look again."""
+
+    def __init__(
+        self,
+        *,
+        host_uuid: UUID,
+        state: State,
+        sync: SyncClient,
+        realized: Callable[[UUID], Awaitable[str]],
+        changed: Callable[[], None],
+    ) -> None:
+        self._host_uuid = host_uuid
+        self._state = state
+        self._sync = sync
+        self._realized = realized
+        self._changed = changed
+        self.granted_until: dict[UUID, float] = {}
+        """By VIF: until when (monotonic) a granted claim waits for its tap."""
+        self.refusals: dict[UUID, str] = {}
+        """By VIF: why it was not granted, as last heard."""
+        self._asking: dict[UUID, UUID | None] = {}  # VIF -> network, while a claim is under way
+        self._retries: dict[UUID, _Retry] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def networks(self) -> tuple[UUID, ...]:
+        """Networks of VIFs whose claim is under way, or granted and waiting for the tap."""
+        now = time.monotonic()
+        waiting = [vif for vif, until in self.granted_until.items() if until > now]
+        ports = [
+            self._state.ports.get(self._state.port_by_vif[vif]) for vif in waiting if vif in self._state.port_by_vif
+        ]
+        asked = [network for network in self._asking.values() if network is not None]
+        return (*asked, *(port.network_uuid for port in ports if port is not None))
+
+    # --- hooks -----------------------------------------------------------------------------------------------------
+
+    async def port_created(self, request: HookRequest) -> str:
+        """Empty when the VIF may be plugged; else the sentence for the user."""
+        assert request.network_uuid is not None
+        assert request.vif_uuid is not None
+        network = self._state.networks.get(request.network_uuid)
+        if network is None:
+            return (
+                f"opaque network {request.network_uuid} is not carried by this host any more; see `hostagent show` for"
+                " those that are, or add the host to the network's transport zone"
+            )
+        vif = request.vif_uuid
+        self._asking[vif] = network.uuid
+        self._changed()
+        try:
+            grant = await self._grant(request, network.name)
+            self._granted(request, grant)
+            sentence = await self._realized(network.uuid)
+        except (Refused, ManagerAway, StateError) as error:
+            log.warning("claim refused", vif=str(vif), vm=request.vm_name, network=network.name, reason=str(error))
+            return f"network {network.name}: {error}"
+        finally:
+            self._asking.pop(vif, None)
+        if sentence:
+            self.granted_until.pop(vif, None)
+            return f"network {network.name} is not realized on this host: {sentence}"
+        return ""
+
+    def port_deleted(self, request: HookRequest) -> None:
+        """libvirt let go of the VIF: its grant waits for no tap any more."""
+        if request.vif_uuid is not None:
+            self.granted_until.pop(request.vif_uuid, None)
+            self._changed()
+
+    def migrate_begin(self, request: HookRequest) -> None:
+        """libvirt is about to let this VM in."""
+        if request.vm_uuid is not None:
+            self._state.note_migration(request.vm_uuid, at_unix=time.time())
+            log.info("migration in announced", vm=str(request.vm_uuid))
+
+    # --- the loop --------------------------------------------------------------------------------------------------
+
+    def pursue(self, due: Sequence[SeenVif], present: Sequence[SeenVif]) -> float | None:
+        """Claim what is *due*, as far as its pauses allow; seconds until the next one is to be tried again.
+
+        What is known of VIFs that are neither *present* nor being claimed is forgotten.
+        """
+        now = time.monotonic()
+        here = {vif.vif_uuid for vif in present}
+        wanting = {vif.vif_uuid for vif in due}
+        for table in (self.refusals, self._retries):
+            for vif_uuid in [uuid for uuid in table if uuid not in wanting]:
+                del table[vif_uuid]
+        for vif_uuid in [uuid for uuid, until in self.granted_until.items() if until <= now or uuid in here]:
+            del self.granted_until[vif_uuid]
+        self._state.forget_migrations(before_unix=time.time() - NOTE_LIFE_S)
+        pauses = []
+        for vif in due:
+            if vif.vif_uuid in self._asking:
+                continue
+            retry = self._retries.setdefault(vif.vif_uuid, _Retry())
+            if not self._sync.connected:
+                self.refusals[vif.vif_uuid] = _away(vif.vif_uuid, self._sync.why_away)
+            elif retry.at <= now:
+                self._asking[vif.vif_uuid] = vif.network_uuid
+                task = asyncio.create_task(self._claim_seen(vif, retry))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                pauses.append(retry.at - now)
+        return min(pauses, default=None)
+
+    def try_again(self) -> None:
+        """Something changed that may turn a refusal: pauses end."""
+        self._retries.clear()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    async def _grant(self, request: HookRequest, network_name: str) -> Grant:
+        assert request.vif_uuid is not None
+        vif, migrating = request.vif_uuid, request.vm_uuid in self._state.notes
+        held = self._held(request)
+        if held is not None and not migrating and not (held.location.parked and self._sync.connected):
+            log.info("claim: this host is the recorded holder", vif=str(vif), vm=request.vm_name)
+            return held
+        claim = Claim(
+            vif_uuid=vif,
+            network_uuid=request.network_uuid,
+            mac=request.mac,
+            vm_uuid=request.vm_uuid,
+            vm_name=request.vm_name,
+            intent=ClaimIntent.MIGRATE_IN if migrating else ClaimIntent.START,
+        )
+        try:
+            return await self._sync.claim(claim, deadline_s=CLAIM_DEADLINE_S)
+        except ManagerAway as error:
+            if held is not None and not migrating:
+                return held
+            what = "migrate here" if migrating else "start here"
+            raise ManagerAway(
+                f"{request.vm_name or 'the guest'} can't {what}: {error}, and this host is not the recorded holder of"
+                f" VIF {vif}, so nobody can tell whether it runs elsewhere. Bring the network manager back"
+                + ("" if migrating else ", or start the guest on the host that held it last")
+            ) from None
+
+    def _held(self, request: HookRequest) -> Grant | None:
+        """Port and location where this host is the recorded holder and the request fits the port."""
+        assert request.vif_uuid is not None
+        port_uuid = self._state.port_by_vif.get(request.vif_uuid)
+        port = self._state.ports.get(port_uuid) if port_uuid is not None else None
+        location = self._state.locations.get(port_uuid) if port_uuid is not None else None
+        if port is None or location is None or location.holder_host != self._host_uuid:
+            return None
+        _check(port, request)
+        return Grant(port=port, location=location)
+
+    def _granted(self, request: HookRequest, grant: Grant) -> None:
+        assert request.vif_uuid is not None
+        self.granted_until[request.vif_uuid] = time.monotonic() + TAP_GRACE_S
+        self.refusals.pop(request.vif_uuid, None)
+        before = self._state.vifs.get(request.vif_uuid)
+        self._state.put_vif(
+            VifRecord(
+                vif_uuid=request.vif_uuid,
+                port_uuid=grant.port.uuid,
+                network_uuid=grant.port.network_uuid,
+                mac=grant.port.mac,
+                vm_uuid=request.vm_uuid,
+                vm_name=request.vm_name,
+                ovs_port=before.ovs_port if before is not None else "",
+            )
+        )
+        self._changed()
+
+    async def _claim_seen(self, vif: SeenVif, retry: _Retry) -> None:
+        migrating = vif.vm_uuid in self._state.notes
+        claim = Claim(
+            vif_uuid=vif.vif_uuid,
+            network_uuid=vif.network_uuid,
+            mac=vif.mac,
+            vm_uuid=vif.vm_uuid,
+            intent=ClaimIntent.MIGRATE_IN if migrating else ClaimIntent.START,
+        )
+        try:
+            grant = await self._sync.claim(claim, deadline_s=CLAIM_DEADLINE_S)
+            self.refusals.pop(vif.vif_uuid, None)
+            self._retries.pop(vif.vif_uuid, None)
+            record = VifRecord(
+                vif_uuid=vif.vif_uuid,
+                port_uuid=grant.port.uuid,
+                network_uuid=grant.port.network_uuid,
+                mac=grant.port.mac,
+                vm_uuid=vif.vm_uuid,
+                ovs_port=vif.ovs_port,
+            )
+            self._state.put_vif(record)
+            log.info("claim granted", vif=str(vif.vif_uuid), ovs_port=vif.ovs_port, port=str(grant.port.uuid))
+        except (Refused, ManagerAway) as error:
+            retry.attempts += 1
+            retry.at = time.monotonic() + min(_RETRY_S_MAX, _RETRY_S_MIN * 2 ** min(retry.attempts - 1, 10))
+            sentence = str(error) if isinstance(error, Refused) else _away(vif.vif_uuid, str(error))
+            if self.refusals.get(vif.vif_uuid) != sentence:
+                log.warning("claim refused, the VIF stays dark", vif=str(vif.vif_uuid), reason=sentence)
+            self.refusals[vif.vif_uuid] = sentence
+        finally:
+            self._asking.pop(vif.vif_uuid, None)
+            self._changed()
+
+
+def _check(port: LogicalPort, request: HookRequest) -> None:
+    if port.network_uuid != request.network_uuid:
+        raise Refused(
+            f"VIF {request.vif_uuid} belongs to port {port.name} of another network ({port.network_uuid}); give the"
+            " interface a VIF UUID of its own"
+        )
+    if request.mac and port.mac and request.mac != port.mac:
+        raise Refused(
+            f"VIF {request.vif_uuid} has MAC {request.mac} in the domain, but port {port.name} allows {port.mac} only;"
+            " make them equal"
+        )
+
+
+def _away(vif_uuid: UUID, why: str) -> str:
+    return f"VIF {vif_uuid} is not this host's as far as is known, and nobody can be asked: {why}"

@@ -1,0 +1,160 @@
+"""Commands that look: show, vif, flows from the running agent; plan and verify from the host itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hostagent.cli.output import Failure, Settings, format_option, print_table, print_value
+
+__all__ = ["COMMANDS"]
+
+_VIF_COLUMNS = ("vif", "state", "network", "ovs_port", "mac", "vm", "reason")
+
+
+@click.command()
+@format_option
+@click.pass_obj
+def show(settings: Settings, form: str) -> None:
+    """Switches, networks and VIFs of this host, and how old its word from the manager is."""
+    answer = _ask(settings, "show")
+    if form != "table":
+        print_value(answer, form)
+        return
+    host = answer["host"]
+    click.echo(
+        f"Host {host['name'] or '-'} ({host['uuid']}), PNICs {', '.join(host['pnics'])}, {host['datapath']} datapath"
+    )
+    sync = answer["sync"]
+    age = "connected" if sync["connected"] else f"away for {sync['age_s']:.0f} s: {sync['why_away']}"
+    state = "in sync" if sync["in_sync"] else "not in sync"
+    click.echo(f"Manager: {age}; {state} at revision {sync['revision']}")
+    print_table("Switches", answer["switches"], ("name", "status", "health", "bridge", "pnics", "vteps", "datapath"))
+    print_table(
+        "Networks", answer["networks"], ("name", "status", "health", "type", "segment", "switch", "mtu", "uuid")
+    )
+    print_table("VIFs", answer["vifs"], _VIF_COLUMNS)
+    reasons = [*answer["failures"]]
+    for part in ("switches", "networks"):
+        reasons += [f"{item['name']}: {reason}" for item in answer[part] for reason in item["reasons"]]
+    for reason in dict.fromkeys(reasons):
+        click.echo(f"! {reason}")
+
+
+@click.group()
+def vif() -> None:
+    """VIFs of this host and the ports they map to."""
+
+
+@vif.command("list")
+@format_option
+@click.pass_obj
+def vif_list(settings: Settings, form: str) -> None:
+    """All VIFs plugged here."""
+    vifs = _ask(settings, "vifs")["vifs"]
+    if form == "table":
+        print_table("VIFs", vifs, _VIF_COLUMNS)
+    else:
+        print_value(vifs, form)
+
+
+@vif.command("show")
+@click.argument("which")
+@format_option
+@click.pass_obj
+def vif_show(settings: Settings, which: str, form: str) -> None:
+    """One VIF, by its UUID, its beginning, its OVS port or its MAC."""
+    vifs = _ask(settings, "vifs")["vifs"]
+    wanted = which.lower()
+    found = [item for item in vifs if item["vif"].startswith(wanted) or wanted in (item["ovs_port"], item["mac"])]
+    if not found:
+        raise Failure(f"no VIF {which!r} on this host; `hostagent vif list` shows those there are")
+    if form != "table":
+        print_value(found if len(found) > 1 else found[0], form)
+        return
+    for item in found:
+        for key, value in item.items():
+            click.echo(f"{key:12} {value if value not in ('', None) else '-'}")
+
+
+@click.command()
+@click.pass_obj
+def flows(settings: Settings) -> None:
+    """Flows of this host's opaque switches, as the agent last read them, in ovs-ofctl's syntax."""
+    for bridge, lines in _ask(settings, "flows")["flows"].items():
+        click.echo(f"{bridge}:")
+        for line in lines:
+            click.echo(f"  {line}")
+
+
+@click.command()
+@format_option
+@click.pass_obj
+def plan(settings: Settings, form: str) -> None:
+    """What the agent would change now. Reads this host by itself; changes nothing, needs no running agent."""
+    result = _inspect(settings)
+    if form != "table":
+        print_value(result, form)
+    elif result["unread"]:
+        for sentence in result["unread"]:
+            click.echo(f"unread: {sentence}")
+    if form == "table":
+        for step in result["steps"]:
+            click.echo(step)
+        if not result["steps"]:
+            click.echo("nothing to do")
+
+
+@click.command()
+@format_option
+@click.pass_context
+def verify(context: click.Context, form: str) -> None:
+    """Compare what is realized with what is wanted, without the agent's help.
+
+    Exit status: 0 equal, 1 different, 2 a part of the host could not be read.
+    """
+    result = _inspect(context.obj)
+    status = 2 if result["unread"] else 1 if result["steps"] else 0
+    if form != "table":
+        print_value({"equal": status == 0, **result}, form)
+    else:
+        for sentence in result["unread"]:
+            click.echo(f"unread: {sentence}")
+        for step in result["steps"]:
+            click.echo(f"differs: {step}")
+        for sentence in result["rejected"]:
+            click.echo(f"can't be realized: {sentence}")
+        if status == 0:
+            click.echo(f"equal: {result['networks']} networks on {result['switches']} switches are as wanted")
+    context.exit(status)
+
+
+def _ask(settings: Settings, verb: str) -> dict[str, Any]:
+    from hostagent.control import RequestError, ask
+
+    try:
+        answer = ask(settings.socket, verb)
+    except OSError as error:
+        raise Failure(
+            f"the agent does not answer on {settings.socket} ({error.strerror or error}); start it with"
+            " `systemctl start hostagent`, or look at the host itself with `hostagent verify`",
+            status=2,
+        ) from None
+    except RequestError as error:
+        raise Failure(str(error), status=2) from None
+    if not answer.get("ok"):
+        raise Failure(str(answer.get("sentence")), status=2)
+    return answer
+
+
+def _inspect(settings: Settings) -> dict[str, Any]:
+    from hostagent.inspect import InspectError, inspect_host
+
+    try:
+        return inspect_host(settings.state_dir, ovs_rundir=settings.ovs_rundir, libvirt_uri=settings.libvirt_uri)
+    except InspectError as error:
+        raise Failure(str(error), status=2) from None
+
+
+COMMANDS = (show, vif, flows, plan, verify)

@@ -1,0 +1,160 @@
+"""`hostagent run`: the agent with its sockets, logs, signals, and systemd's questions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import structlog
+
+from hostagent.agent import Agent
+from hostagent.cli.output import Settings
+from hostagent.control import ControlServer, HookRequest, RequestError
+from hostagent.host import HostPaths
+from hostagent.identity import Identity, IdentityError, load_identity
+from hostagent.show import flows_of, show_of, vifs_of
+from hostagent.state import State, read_boot_id
+from hostagent.view import ViewServer
+
+__all__ = ["DaemonError", "run_daemon"]
+
+log = structlog.get_logger(__name__)
+
+_VIEW_PORT = 7445
+_STUCK_S = 60.0  # a loop that has not come round for so long is not fed to the watchdog any more
+
+
+class DaemonError(Exception):
+    """The agent can't start; the sentence says why."""
+
+
+def run_daemon(settings: Settings, *, view_port: int | None, log_level: str) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        DaemonError: not joined, or another agent runs.
+    """
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[log_level.upper()]),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False),
+        ],
+    )
+    try:
+        identity = load_identity(settings.state_dir)
+    except IdentityError as error:
+        raise DaemonError(str(error)) from None
+    asyncio.run(_run(settings, identity, view_port))
+
+
+async def _run(settings: Settings, identity: Identity, view_port: int | None) -> None:
+    state = State(settings.state_dir / "state.db")
+    boot_id = read_boot_id(settings.socket.parent, make=lambda: secrets.token_hex(8))
+    paths = HostPaths(ovs_rundir=settings.ovs_rundir, libvirt_uri=settings.libvirt_uri)
+    agent = Agent(identity=identity, state=state, paths=paths, boot_id=boot_id, agent_version=_version())
+    control = ControlServer(settings.socket, lambda request: _handle(agent, identity, state, request))
+    view = ViewServer(identity=identity, port=_port_of(identity, view_port), view=agent.host_view)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await control.start()
+    except (RequestError, OSError) as error:
+        state.close()
+        raise DaemonError(str(error)) from None
+    work = asyncio.create_task(agent.run(), name="agent")
+    watchdog = asyncio.create_task(_feed_watchdog(agent), name="watchdog")
+    try:
+        if view_port != 0:
+            await _serve_view(view)
+        agent.on_change.append(view.changed)
+        log.info("hostagent: running", host=identity.host_name, uuid=str(identity.host_uuid), boot=boot_id)
+        _notify("READY=1")
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({stopping, work}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        _notify("STOPPING=1")
+        log.info("hostagent: stopping; what it has built stays")
+    finally:
+        watchdog.cancel()
+        work.cancel()
+        await asyncio.gather(work, watchdog, return_exceptions=True)
+        await control.close()
+        await view.close()
+        state.close()
+    failure = None if work.cancelled() else work.exception()
+    if failure is not None:
+        raise failure
+
+
+async def _handle(agent: Agent, identity: Identity, state: State, request: HookRequest) -> Mapping[str, Any]:
+    if request.verb == "port-created":
+        sentence = await agent.claims.port_created(request)
+        return {"ok": False, "sentence": sentence} if sentence else {"ok": True}
+    if request.verb == "port-deleted":
+        agent.claims.port_deleted(request)
+    elif request.verb == "migrate-begin":
+        agent.claims.migrate_begin(request)
+    elif request.verb == "show":
+        return {"ok": True, **show_of(agent, identity, state)}
+    elif request.verb == "vifs":
+        return {"ok": True, "vifs": vifs_of(agent, state)}
+    else:
+        assert request.verb == "flows"
+        return {"ok": True, "flows": flows_of(agent)}
+    return {"ok": True}
+
+
+async def _serve_view(view: ViewServer) -> None:
+    try:
+        port = await view.start()
+    except RuntimeError as error:  # the host is more important than its view
+        log.error("view: not served", reason=str(error))
+        return
+    log.info("view: serving", port=port)
+
+
+async def _feed_watchdog(agent: Agent) -> None:
+    micros = int(os.environ.get("WATCHDOG_USEC", "0"))
+    if not micros:
+        return
+    while True:
+        if time.monotonic() - agent.beat < _STUCK_S:
+            _notify("WATCHDOG=1")
+        await asyncio.sleep(micros / 2_000_000)
+
+
+def _notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing where nobody asked."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notices:
+        notices.sendto(state.encode(), address)
+
+
+def _port_of(identity: Identity, view_port: int | None) -> int:
+    if view_port is not None:
+        return view_port
+    _, _, text = identity.view_address.rpartition(":")
+    return int(text) if text.isdecimal() else _VIEW_PORT
+
+
+def _version() -> str:
+    try:
+        return version("opaque-networks")
+    except PackageNotFoundError:
+        return "unknown"

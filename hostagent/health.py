@@ -1,0 +1,238 @@
+"""How this host fares: status, score and reasons of switches, networks and VIFs, and what it must reject.
+
+Theory of operation. Findings lower a score of 100; each says by how much, at least which status it means, and why, in a
+sentence. A switch or network has the worst status found and the lowest score. A network has its switch's findings too,
+for it is no better than that. Scores: 0 unusable, 50 keep away if there is a choice, 80 and more fit for use.
+
+A switch's word is believed only while it answers OpenFlow: health read from a database that a dead vswitchd filled is
+stale. What could not be read is unavailable, not up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_interface
+from uuid import UUID
+
+from hostagent.model import Bridge, ChangeFlows, Desired, Link, Observed, Step, Unread
+from hostagent.names import is_ours, network_key, tunnel_port
+from hostagent.plan import kept_bridges, plan
+from hostagent.resolve import Resolved, SwitchIntent, resolve
+from hostagent.vif_report import vif_statuses
+from netmgr.contract.types import (
+    HostReport,
+    Kind,
+    NetworkStatus,
+    OpaqueNetwork,
+    Pnic,
+    Ref,
+    Status,
+    SwitchStatus,
+)
+
+__all__ = ["host_report", "rejections"]
+
+_SEVERITY = (Status.UP, Status.MAINTENANCE, Status.WARNING, Status.DOWN, Status.UNAVAILABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    status: Status
+    health: int
+    reason: str
+
+
+def rejections(*, desired: Desired, observed: Observed) -> tuple[tuple[Ref, str], ...]:
+    """All that was pushed and cannot be realized now, each with the sentence for the operator; sorted."""
+    return tuple(sorted(set(resolve(desired, observed).rejections)))
+
+
+def host_report(
+    *,
+    desired: Desired,
+    observed: Observed,
+    openflow_alive: Mapping[str, bool],
+    steps: Sequence[Step] | None = None,
+) -> HostReport:
+    """The whole status of the host.
+
+    *openflow_alive* says, by bridge, whether it has answered an echo lately; absent means no. *steps* is the plan for
+    the same two values, if the caller has it.
+    """
+    resolved = resolve(desired, observed)
+    todo = plan(desired=desired, observed=observed) if steps is None else tuple(steps)
+    switches, networks = [], []
+    for intent in resolved.switches.values():
+        findings = [*_switch_findings(intent, desired, observed, openflow_alive)]
+        bridge = _bridge(intent.bridge, observed)
+        status, health, reasons = _sum_up(findings)
+        switches.append(
+            SwitchStatus(
+                switch_uuid=intent.switch.uuid,
+                status=status,
+                health=health,
+                reasons=reasons,
+                vteps=_vteps(intent, observed),
+                pnics=intent.pnics,
+                datapath=(bridge.datapath_type or "system") if bridge is not None else desired.datapath,
+            )
+        )
+        usable = status in (Status.UP, Status.WARNING)
+        inherited = findings if usable else [_Finding(status, health, f"switch {intent.switch.name} is {status}")]
+        for network in intent.networks:
+            own = [*_network_findings(network, intent, resolved, observed, todo)]
+            networks.append(_network_status(network.uuid, inherited + own))
+    carried = {network.uuid for intent in resolved.switches.values() for network in intent.networks}
+    for network in desired.networks.values():
+        if network.uuid not in carried:
+            networks.append(_network_status(network.uuid, [*_rejected(network, resolved)]))
+    return HostReport(
+        pnics=_pnics(desired, observed),
+        switches=tuple(sorted(switches, key=lambda one: one.switch_uuid)),
+        networks=tuple(
+            sorted((one for one in networks if one.status is not Status.UP), key=lambda one: one.network_uuid)
+        ),
+        vifs=vif_statuses(desired=desired, observed=observed, resolved=resolved),
+    )
+
+
+# --- switches -----------------------------------------------------------------------------------------------------
+
+
+def _switch_findings(
+    intent: SwitchIntent, desired: Desired, observed: Observed, openflow_alive: Mapping[str, bool]
+) -> Iterator[_Finding]:
+    name = f"switch {intent.switch.name}"
+    for sentence in intent.blocked:
+        yield _Finding(Status.UNAVAILABLE, 0, sentence)
+    if isinstance(observed.bridges, Unread):
+        yield _Finding(
+            Status.UNAVAILABLE, 0, f"{name}: the Open vSwitch database cannot be read: {observed.bridges.reason}"
+        )
+        return
+    if intent.blocked:
+        return
+    if _bridge(intent.bridge, observed) is None:
+        yield _Finding(Status.DOWN, 0, f"{name}: its bridge {intent.bridge} is not there yet")
+        return
+    if not openflow_alive.get(intent.bridge, False):
+        yield _Finding(
+            Status.DOWN, 0, f"{name}: bridge {intent.bridge} does not answer OpenFlow; is ovs-vswitchd running?"
+        )
+    if isinstance(observed.links, Unread):
+        yield _Finding(Status.WARNING, 50, f"{name}: links cannot be read: {observed.links.reason}")
+        return
+    yield from _link_findings(name, intent, {link.name: link for link in observed.links})
+    for sentence in kept_bridges(desired=desired, observed=observed).values():
+        yield _Finding(Status.WARNING, 90, sentence)
+
+
+def _link_findings(name: str, intent: SwitchIntent, links: Mapping[str, Link]) -> Iterator[_Finding]:
+    local = links.get(intent.uplink)
+    address = ip_interface(intent.vtep).ip
+    if local is None or not any(ip_interface(one).ip == address for one in local.addresses):
+        yield _Finding(Status.DOWN, 0, f"{name}: its VTEP address {address} is not on {intent.uplink} yet")
+    elif not local.admin_up:
+        yield _Finding(Status.DOWN, 0, f"{name}: {intent.uplink}, which carries its VTEP, is down")
+    elif local.mtu and local.mtu < intent.switch.mtu:
+        yield _Finding(
+            Status.WARNING, 50, f"{name}: {intent.uplink} has an MTU of {local.mtu}, {intent.switch.mtu} is wanted"
+        )
+    dead = [pnic for pnic in intent.pnics if pnic not in links or not links[pnic].carrier]
+    if len(dead) == len(intent.pnics):
+        yield _Finding(Status.DOWN, 0, f"{name}: no link on {', '.join(dead)}; check the cable and the switch port")
+    elif dead:
+        yield _Finding(Status.WARNING, 70, f"{name}: no link on {', '.join(dead)}; the uplink is not redundant")
+
+
+def _vteps(intent: SwitchIntent, observed: Observed) -> tuple[str, ...]:
+    if isinstance(observed.links, Unread) or not intent.vtep:
+        return ()
+    address = ip_interface(intent.vtep).ip
+    for link in observed.links:
+        if link.name == intent.uplink and any(ip_interface(one).ip == address for one in link.addresses):
+            return (str(address),)
+    return ()
+
+
+def _bridge(name: str, observed: Observed) -> Bridge | None:
+    if isinstance(observed.bridges, Unread):
+        return None
+    return next((one for one in observed.bridges if one.name == name and is_ours(one.external_ids)), None)
+
+
+def _pnics(desired: Desired, observed: Observed) -> tuple[Pnic, ...]:
+    if isinstance(observed.links, Unread):
+        return ()
+    links = {link.name: link for link in observed.links}
+    return tuple(
+        Pnic(name=one.name, mac=one.mac, speed_mbps=one.speed_mbps, link_up=one.carrier, mtu=one.mtu)
+        for name in sorted(desired.offered_pnics)
+        if (one := links.get(name)) is not None
+    )
+
+
+# --- networks -----------------------------------------------------------------------------------------------------
+
+
+def _network_findings(
+    network: OpaqueNetwork, intent: SwitchIntent, resolved: Resolved, observed: Observed, todo: Sequence[Step]
+) -> Iterator[_Finding]:
+    name = f"network {network.name}"
+    yield from _rejected(network, resolved)
+    bridge = _bridge(intent.bridge, observed)
+    if bridge is None:
+        return
+    tunnel = tunnel_port(network.type, intent.switch.uuid)
+    if not any(one.name == tunnel and (one.ofport or 0) > 0 for port in bridge.ports for one in port.interfaces):
+        yield _Finding(Status.DOWN, 0, f"{name}: its tunnel port {tunnel} is not there yet")
+    flows = observed.flows.get(intent.bridge)
+    if flows is None or isinstance(flows, Unread):
+        why = flows.reason if isinstance(flows, Unread) else "there is no OpenFlow connection yet"
+        yield _Finding(Status.WARNING, 50, f"{name}: the flows of {intent.bridge} cannot be read: {why}")
+    elif not any(flow.cookie == network_key(network.uuid) for flow in flows):
+        yield _Finding(Status.DOWN, 0, f"{name}: its flows are not in {intent.bridge} yet")
+    elif changed := _outstanding(network, intent, todo):
+        yield _Finding(Status.WARNING, 80, f"{name}: {changed} of its flows on {intent.bridge} are not as wanted")
+    yield from _libvirt_findings(name, network, resolved, observed)
+
+
+def _libvirt_findings(name: str, network: OpaqueNetwork, resolved: Resolved, observed: Observed) -> Iterator[_Finding]:
+    if isinstance(observed.libvirt_networks, Unread):
+        why = observed.libvirt_networks.reason
+        yield _Finding(Status.WARNING, 50, f"{name}: libvirt's networks cannot be read: {why}")
+        return
+    defined = {one.uuid for one in observed.libvirt_networks if one.ours and one.active}
+    if network.uuid not in resolved.undefined | defined:
+        yield _Finding(Status.DOWN, 0, f"{name}: libvirt does not have it yet, or it is not active there")
+
+
+def _outstanding(network: OpaqueNetwork, intent: SwitchIntent, todo: Sequence[Step]) -> int:
+    key = network_key(network.uuid)
+    return sum(
+        flow.cookie == key
+        for step in todo
+        if isinstance(step, ChangeFlows) and step.bridge == intent.bridge
+        for flow in (*step.delete, *step.add)
+    )
+
+
+def _rejected(network: OpaqueNetwork, resolved: Resolved) -> Iterator[_Finding]:
+    for ref, sentence in resolved.rejections:
+        if ref.kind is Kind.NETWORK and ref.uuid == network.uuid:
+            yield _Finding(Status.UNAVAILABLE, 0, sentence)
+
+
+def _network_status(uuid: UUID, findings: list[_Finding]) -> NetworkStatus:
+    status, health, reasons = _sum_up(findings)
+    return NetworkStatus(network_uuid=uuid, status=status, health=health, reasons=reasons)
+
+
+def _sum_up(findings: Sequence[_Finding]) -> tuple[Status, int, tuple[str, ...]]:
+    status = max((one.status for one in findings), key=_SEVERITY.index, default=Status.UP)
+    return (
+        status,
+        min((one.health for one in findings), default=100),
+        tuple(dict.fromkeys(one.reason for one in findings)),
+    )

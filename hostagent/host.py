@@ -1,0 +1,361 @@
+"""The host as the agent sees it: the modules of `realize` together, read into `Observed`, changed by `Step`s.
+
+Theory of operation. Each part of the host is read again only when something said that it changed; what was read is
+kept. Flows are the exception to re-reading: a bundle that the switch has confirmed is what the switch now holds, so it
+is put into what was read; changes by others come as `on_change` and cause a whole dump. `forget()` makes everything
+be read anew.
+
+libvirt is read and changed beside everything else, never waited for by `observe`: libvirtd holds a network while it
+runs our hook, and the hook waits for the agent.
+
+A bridge's OpenFlow connection exists as long as the bridge does and vswitchd answers. A connection that ends (vswitchd
+restarts, the bridge goes) turns the bridge's flows into `Unread`, and is sought again at once and then every 100 ms,
+in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from hostagent.flow import Flow
+from hostagent.model import (
+    AddAddress,
+    Bridge,
+    ChangeFlows,
+    DefineNetwork,
+    LibvirtNetwork,
+    Link,
+    Observed,
+    PutBridge,
+    PutPort,
+    RemoveAddress,
+    RemoveBridge,
+    RemoveNetwork,
+    RemovePort,
+    SetLink,
+    Step,
+    Unread,
+)
+from hostagent.names import SWITCH_KEY, is_ours
+from hostagent.realize.domains import DomainEvent, Domains
+from hostagent.realize.errors import RealizeError
+from hostagent.realize.libvirt_link import LibvirtLink
+from hostagent.realize.libvirt_networks import LibvirtNetworks
+from hostagent.realize.netlink import Netlink
+from hostagent.realize.openflow import OpenFlowConnection
+from hostagent.realize.ovsdb import OvsDb, OvsStep
+
+__all__ = ["Events", "Host", "HostPaths"]
+
+log = structlog.get_logger(__name__)
+
+_RECONNECT_S = 0.1
+_ECHO_S = 2.0
+NO_LIBVIRT = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPaths:
+    """Where the host's daemons answer. `libvirt_uri` "none" means that there is no libvirt to care for."""
+
+    ovs_rundir: Path = Path("/run/openvswitch")
+    libvirt_uri: str = "qemu:///system"
+
+    @property
+    def ovsdb(self) -> str:
+        return f"unix:{self.ovs_rundir}/db.sock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """What the host tells the agent; called on the event loop, must not wait."""
+
+    dirty: Callable[[str], None]  # which part: "ovsdb", "links", "networks", "flows"
+    packet_in: Callable[[str, int, int, bytes], None]  # bridge, cookie, in_port, frame
+    domain: Callable[[DomainEvent], None]
+    libvirt: Callable[[], None]  # connection made or lost
+
+
+class Host:
+    """Made on the event loop; `start` it, `close` it. Closing changes nothing on the host."""
+
+    def __init__(self, paths: HostPaths, events: Events) -> None:
+        self._paths = paths
+        self._events = events
+        self._links: tuple[Link, ...] | Unread | None = None
+        self._networks: tuple[LibvirtNetwork, ...] | Unread = Unread("libvirt: not yet read")
+        self._networks_stale = True
+        self._networks_full = True
+        self._networks_task: asyncio.Task[None] | None = None
+        self._bundles: dict[str, int] = {}  # bundles committed by us, by bridge
+        self._flows: dict[str, frozenset[Flow]] = {}
+        self._stale_flows: set[str] = set()
+        self._switches: dict[str, OpenFlowConnection] = {}
+        self._why_no_switch: dict[str, str] = {}
+        self._connecting: dict[str, asyncio.Task[None]] = {}
+        self._retry_at: dict[str, float] = {}
+        self._closing = False
+        self._ovsdb = OvsDb(paths.ovsdb, on_change=partial(events.dirty, "ovsdb"))
+        self._netlink = Netlink(on_change=self._links_changed)
+        self.libvirt = LibvirtLink(paths.libvirt_uri) if paths.libvirt_uri != NO_LIBVIRT else None
+        self.domains: Domains | None = None
+        self._libvirt_networks: LibvirtNetworks | None = None
+        if self.libvirt is not None:
+            self._libvirt_networks = LibvirtNetworks(self.libvirt, on_change=self._networks_changed)
+            self.domains = Domains(self.libvirt, on_event=events.domain, on_reconnect=events.libvirt)
+
+    def start(self) -> None:
+        self._ovsdb.start()
+        self._netlink.start()
+        if self.libvirt is not None:
+            self.libvirt.start()
+
+    async def close(self) -> None:
+        self._closing = True
+        tasks = [*self._connecting.values(), *([self._networks_task] if self._networks_task is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in list(self._switches.values()):
+            connection.close()
+        await self._ovsdb.close()
+        await self._netlink.close()
+        if self.libvirt is not None:
+            await self.libvirt.close()
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    async def observe(self) -> Observed:
+        """The host as it is, reading again what changed since the last time."""
+        bridges = self._ovsdb.read_bridges()
+        if isinstance(bridges, tuple):
+            self._connect_switches(bridge.name for bridge in bridges if _is_switch(bridge))
+        if self._links is None or isinstance(self._links, Unread):
+            self._links = await self._netlink.read_links()
+        links = self._links
+        self._refresh_networks()
+        await self._dump_stale()
+        return self._observed(bridges, links, self._networks)
+
+    def cached(self) -> Observed:
+        """The host as last read, without waiting for anything."""
+        return self._observed(self._ovsdb.read_bridges(), self._links or Unread("not yet read"), self._networks)
+
+    def forget(self) -> None:
+        """Read everything anew next time, from the source."""
+        self._links = None
+        self._networks_stale = self._networks_full = True
+        self._stale_flows.update(self._switches)
+
+    @property
+    def reading_networks(self) -> bool:
+        """True while libvirt's networks are being read: what is observed of them is not the newest."""
+        return self._networks_task is not None and not self._networks_task.done()
+
+    def alive(self) -> dict[str, bool]:
+        """By bridge: whether its switch answers; as of now, or of the last `probe`."""
+        return {name: not connection.closed for name, connection in self._switches.items()}
+
+    async def probe(self) -> None:
+        """Ask every switch for an echo; a connection whose switch does not answer is ended."""
+        probes = (connection.echo(_ECHO_S) for connection in list(self._switches.values()))
+        await asyncio.gather(*probes, return_exceptions=True)
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    async def apply(self, steps: Sequence[Step]) -> list[tuple[Step, str]]:
+        """Carry *steps* out in their order; those that failed, with the sentence.
+
+        A failed step does not stop the others: what depends on it fails by itself, and says so.
+        """
+        failed: list[tuple[Step, str]] = []
+        index = 0
+        while index < len(steps):
+            step = steps[index]
+            if isinstance(step, PutBridge | RemoveBridge | PutPort | RemovePort):
+                batch: list[OvsStep] = [step]
+                while index + len(batch) < len(steps):
+                    following = steps[index + len(batch)]
+                    if not isinstance(following, PutBridge | RemoveBridge | PutPort | RemovePort):
+                        break
+                    batch.append(following)
+                failed += await self._apply_ovsdb(batch)
+                index += len(batch)
+                continue
+            try:
+                await self._apply_one(step)
+            except RealizeError as error:
+                failed.append((step, error.sentence))
+            index += 1
+        return failed
+
+    async def change_flows(self, bridge: str, *, delete: Sequence[Flow], add: Sequence[Flow]) -> None:
+        """One bundle over the open connection; returns when the switch has confirmed it.
+
+        Raises:
+            RealizeError: no connection, or refused.
+        """
+        connection = self._switches.get(bridge)
+        if connection is None:
+            why = self._why_no_switch.get(bridge, "not connected yet")
+            raise RealizeError(f"bridge {bridge}: {why}; its flows follow when it answers")
+        try:
+            await connection.bundle(delete, add)
+        except RealizeError:
+            self._stale_flows.add(bridge)
+            raise
+        self._bundles[bridge] = self._bundles.get(bridge, 0) + 1
+        before = self._flows.get(bridge)
+        if before is None:
+            self._stale_flows.add(bridge)
+            return
+        replaced = {flow.key() for flow in add}
+        kept = before.difference(delete)
+        self._flows[bridge] = frozenset(flow for flow in kept if flow.key() not in replaced).union(add)
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    async def _apply_ovsdb(self, batch: Sequence[OvsStep]) -> list[tuple[Step, str]]:
+        try:
+            await self._ovsdb.apply(batch)
+        except RealizeError as error:
+            if len(batch) == 1:
+                return [(batch[0], error.sentence)]
+            failed: list[tuple[Step, str]] = []
+            for step in batch:  # one that can't be done must not hold the others up
+                failed += await self._apply_ovsdb([step])
+            return failed
+        self._links = None  # bridges and ports are links too
+        return []
+
+    async def _apply_one(self, step: Step) -> None:
+        if isinstance(step, SetLink | AddAddress | RemoveAddress):
+            self._links = None
+            await self._netlink.apply([step])
+        elif isinstance(step, DefineNetwork | RemoveNetwork):
+            self._networks_stale = True
+            if self._libvirt_networks is None:
+                raise RealizeError("libvirt is switched off on this host; no network can be defined")
+            await self._libvirt_networks.apply(step)
+        elif isinstance(step, ChangeFlows):
+            await self.change_flows(step.bridge, delete=step.delete, add=step.add)
+        else:
+            raise AssertionError(f"step out of order: {step}")
+
+    def _refresh_networks(self) -> None:
+        if self._libvirt_networks is None:
+            self._networks = Unread("libvirt is switched off on this host")
+        elif self._networks_stale and not self.reading_networks:
+            self._networks_task = asyncio.create_task(self._read_networks(self._libvirt_networks))
+
+    async def _read_networks(self, networks: LibvirtNetworks) -> None:
+        self._networks_stale = False
+        full, self._networks_full = self._networks_full, False
+        before, self._networks = self._networks, await networks.read(full=full)
+        self._networks_task = None
+        if self._networks != before or self._networks_stale:
+            self._events.dirty("networks")
+        else:
+            self._events.dirty("settled")
+
+    def _connect_switches(self, wanted: Iterable[str]) -> None:
+        names = set(wanted)
+        for name in set(self._switches) - names:
+            self._switches.pop(name).close()
+            self._flows.pop(name, None)
+        for name in names - set(self._switches) - set(self._connecting):
+            if time.monotonic() >= self._retry_at.get(name, 0.0):
+                self._connecting[name] = asyncio.create_task(self._connect(name), name=f"openflow-{name}")
+
+    async def _connect(self, name: str) -> None:
+        """Connect in the background: a switch that does not answer must not keep the loop from the others."""
+        try:
+            connection = await OpenFlowConnection.connect(
+                str(self._paths.ovs_rundir / f"{name}.mgmt"),
+                bridge=name,
+                on_change=partial(self._flows_changed, name),
+                on_packet_in=partial(self._packet_in, name),
+                on_close=partial(self._switch_lost, name),
+                timeout_s=2.0,
+            )
+            flows = await connection.dump()
+        except RealizeError as error:
+            if self._why_no_switch.get(name) != error.sentence:
+                log.info("openflow: no connection yet", bridge=name, reason=error.sentence)
+            self._why_no_switch[name] = error.sentence
+            self._retry_at[name] = time.monotonic() + _RECONNECT_S
+            asyncio.get_running_loop().call_later(_RECONNECT_S, self._events.dirty, "flows")
+            return
+        finally:
+            del self._connecting[name]
+        if not connection.closed:
+            log.info("openflow: connected", bridge=name, flows=len(flows))
+            self._why_no_switch.pop(name, None)
+            self._switches[name] = connection
+            self._flows[name] = flows
+        self._events.dirty("flows")
+
+    async def _dump_stale(self) -> None:
+        for name in sorted(self._stale_flows & set(self._switches)):
+            self._stale_flows.discard(name)
+            bundles = self._bundles.get(name, 0)
+            try:
+                self._flows[name] = await self._switches[name].dump()
+                if self._bundles.get(name, 0) != bundles:  # committed during the dump: in it or not, who knows
+                    self._stale_flows.add(name)
+            except RealizeError as error:
+                self._flows.pop(name, None)
+                self._why_no_switch[name] = error.sentence
+                self._stale_flows.add(name)
+                asyncio.get_running_loop().call_later(_RECONNECT_S, self._events.dirty, "flows")
+
+    def _observed(
+        self,
+        bridges: tuple[Bridge, ...] | Unread,
+        links: tuple[Link, ...] | Unread,
+        networks: tuple[LibvirtNetwork, ...] | Unread,
+    ) -> Observed:
+        flows: dict[str, frozenset[Flow] | Unread] = {}
+        if isinstance(bridges, tuple):
+            for bridge in bridges:
+                if _is_switch(bridge):
+                    name = bridge.name
+                    why = self._why_no_switch.get(name, "not connected yet")
+                    known = self._flows.get(name) if name in self._switches else None
+                    flows[name] = known if known is not None else Unread(why)
+        return replace(Observed(), bridges=bridges, links=links, libvirt_networks=networks, flows=flows)
+
+    def _links_changed(self) -> None:
+        self._links = None
+        self._events.dirty("links")
+
+    def _networks_changed(self) -> None:
+        self._networks_stale = True
+        self._events.dirty("networks")
+
+    def _flows_changed(self, bridge: str) -> None:
+        self._stale_flows.add(bridge)
+        self._events.dirty("flows")
+
+    def _packet_in(self, bridge: str, cookie: int, _table: int, in_port: int, frame: bytes) -> None:
+        self._events.packet_in(bridge, cookie, in_port, frame)
+
+    def _switch_lost(self, bridge: str, why: str) -> None:
+        if self._switches.pop(bridge, None) is None or self._closing:
+            return
+        log.warning("openflow: connection lost", bridge=bridge, reason=why)
+        self._flows.pop(bridge, None)
+        self._stale_flows.discard(bridge)
+        self._why_no_switch[bridge] = f"bridge {bridge}: the OpenFlow connection ended ({why})"
+        self._events.dirty("flows")
+
+
+def _is_switch(bridge: Bridge) -> bool:
+    return is_ours(bridge.external_ids) and SWITCH_KEY in bridge.external_ids

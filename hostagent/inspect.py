@@ -1,0 +1,103 @@
+"""The host beside its definition, read independently of the running agent: for `hostagent plan` and `verify`."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from hostagent.agent import desired_of
+from hostagent.health import rejections
+from hostagent.host import NO_LIBVIRT, Events, Host, HostPaths
+from hostagent.identity import IdentityError, load_identity
+from hostagent.model import ChangeFlows, Observed, Step, Unread
+from hostagent.plan import plan
+from hostagent.presence import seen_vifs, unpark
+from hostagent.state import State
+
+__all__ = ["InspectError", "describe", "inspect_host"]
+
+_PATIENCE_S = 6.0
+
+
+class InspectError(Exception):
+    """Nothing can be compared; the sentence says why."""
+
+
+def inspect_host(state_dir: Path, *, ovs_rundir: Path, libvirt_uri: str) -> dict[str, Any]:
+    """What is wanted against what is there: `steps` between them, `rejected` sentences, `unread` parts.
+
+    Raises:
+        InspectError: the host has not joined, or its memory can't be read.
+    """
+    try:
+        identity = load_identity(state_dir)
+    except IdentityError as error:
+        raise InspectError(str(error)) from None
+    try:
+        state = State(state_dir / "state.db", read_only=True)
+    except (sqlite3.Error, ValueError) as error:
+        raise InspectError(f"{state_dir / 'state.db'} can't be read ({error}); has the agent run yet?") from None
+    try:
+        desired = desired_of(state, identity)
+        if desired.host is None or state.revision == 0:
+            raise InspectError("the network manager has not yet told this host what it is to carry")
+        observed = asyncio.run(_observe(HostPaths(ovs_rundir=ovs_rundir, libvirt_uri=libvirt_uri)))
+        host = desired.host.uuid
+        if not isinstance(observed.bridges, Unread):
+            vifs = seen_vifs(observed.bridges, observed.flows)
+            locations = unpark(state.locations, vifs=vifs, host=host, ports=state.port_by_vif)
+            desired = desired_of(state, identity, locations=locations)
+        steps = plan(desired=desired, observed=observed)
+        return {
+            "switches": len(desired.switches),
+            "networks": len(desired.networks),
+            "steps": [describe(step) for step in steps],
+            "rejected": [sentence for _, sentence in rejections(desired=desired, observed=observed)],
+            "unread": _unread(observed, libvirt=libvirt_uri != NO_LIBVIRT),
+        }
+    finally:
+        state.close()
+
+
+def describe(step: Step) -> str:
+    """A step in words, for people."""
+    if isinstance(step, ChangeFlows):
+        return f"bridge {step.bridge}: delete {len(step.delete)} flows, add {len(step.add)}"
+    facts = ((name, getattr(step, name, None)) for name in ("bridge", "name", "link", "address", "uuid", "mtu"))
+    return f"{type(step).__name__} " + " ".join(f"{name}={value}" for name, value in facts if value not in (None, ""))
+
+
+async def _observe(paths: HostPaths) -> Observed:
+    changed = asyncio.Event()
+    events = Events(
+        dirty=lambda _part: changed.set(),
+        packet_in=lambda *_: None,
+        domain=lambda _event: None,
+        libvirt=changed.set,
+    )
+    host = Host(paths, events)
+    host.start()
+    deadline = time.monotonic() + _PATIENCE_S
+    try:
+        while True:
+            changed.clear()
+            observed = await host.observe()
+            left = deadline - time.monotonic()
+            if left <= 0 or not (host.reading_networks or _unread(observed, libvirt=host.libvirt is not None)):
+                return observed
+            try:
+                await asyncio.wait_for(changed.wait(), min(left, 1.0))
+            except TimeoutError:
+                continue
+    finally:
+        await host.close()
+
+
+def _unread(observed: Observed, *, libvirt: bool) -> list[str]:
+    parts: list[Any] = [observed.bridges, observed.links, *observed.flows.values()]
+    if libvirt:
+        parts.append(observed.libvirt_networks)
+    return [part.reason for part in parts if isinstance(part, Unread)]

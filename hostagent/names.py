@@ -1,0 +1,95 @@
+"""Names of the bridges and ports this agent makes, and the mark by which it knows its own.
+
+Names are functions of identities, so an agent that restarts without memory finds the same ones. They fit the kernel's
+15 characters. A name alone proves nothing: only the ownership mark in OVSDB's `external_ids` does, and whatever lacks
+it is somebody else's, even under a name that would be ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Final
+from uuid import UUID
+
+from netmgr.contract.types import NetworkType
+
+__all__ = [
+    "ADDRESSES_KEY",
+    "IFACE_ID",
+    "OVS_TYPE",
+    "OWNER",
+    "PNICS_KEY",
+    "SWITCH_KEY",
+    "bond_port",
+    "is_ours",
+    "network_key",
+    "switch_bridge",
+    "tunnel_port",
+    "uplink_bridge",
+]
+
+OWNER: Final[Mapping[str, str]] = {"opaque-owner": "hostagent"}
+"""The mark: every bridge, port and interface of ours carries it in external_ids."""
+
+SWITCH_KEY: Final = "opaque-switch"
+"""On an integration bridge: UUID of the switch it realizes."""
+
+PNICS_KEY: Final = "opaque-pnics"
+"""On an uplink bridge: its PNICs, sorted, joined by commas."""
+
+ADDRESSES_KEY: Final = "opaque-addresses"
+"""On an uplink bridge: the addresses that we put on its LOCAL port; no other is ever removed."""
+
+IFACE_ID: Final = "iface-id"
+"""On an interface: the VIF's UUID, written by the virtualization software."""
+
+OVS_TYPE: Final[Mapping[NetworkType, str]] = {
+    NetworkType.VXLAN: "vxlan",
+    NetworkType.GENEVE: "geneve",
+    NetworkType.NVGRE: "gre",  # NVGRE is GRE whose key is VSID << 8 (RFC 7637)
+}
+"""Interface type in OVSDB of each tunnel type."""
+
+_TUNNEL_PREFIX: Final[Mapping[NetworkType, str]] = {
+    NetworkType.VXLAN: "vxlan-",
+    NetworkType.GENEVE: "genev-",
+    NetworkType.NVGRE: "nvgre-",
+}
+
+
+def switch_bridge(switch_uuid: UUID) -> str:
+    """Integration bridge of a switch: `osw-` and the first 10 hex digits of its UUID."""
+    return f"osw-{switch_uuid.hex[:10]}"
+
+
+def uplink_bridge(pnics: Iterable[str]) -> str:
+    """Uplink bridge of a set of PNICs, in whatever order they are given."""
+    return f"upl-{_digest(pnics)[:10]}"
+
+
+def bond_port(pnics: Iterable[str]) -> str:
+    """Port that bonds *pnics* on their uplink bridge."""
+    return f"bond-{_digest(pnics)[:8]}"
+
+
+def tunnel_port(network_type: NetworkType, switch_uuid: UUID) -> str:
+    """The one flow-based tunnel port of a type on a switch's bridge."""
+    return f"{_TUNNEL_PREFIX[network_type]}{switch_uuid.hex[:8]}"
+
+
+def is_ours(external_ids: Mapping[str, str]) -> bool:
+    """True when *external_ids* carry our mark."""
+    return all(external_ids.get(key) == value for key, value in OWNER.items())
+
+
+def network_key(network_uuid: UUID) -> int:
+    """First 64 bits of a network's UUID: its metadata in the pipeline and the cookie of its flows.
+
+    It is an identity on this host only; on the wire a network goes by its segment id.
+    """
+    return network_uuid.int >> 64
+
+
+def _digest(pnics: Iterable[str]) -> str:
+    return hashlib.sha256(",".join(sorted(pnics)).encode()).hexdigest()

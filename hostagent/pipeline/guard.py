@@ -1,0 +1,98 @@
+"""What a VIF may send: the flows of GUARD and SOURCES for one port.
+
+GUARD holds a VIF to its MAC, to untagged frames, and to the truth where a protocol repeats who it is: ARP's sender
+(probes with sender address 0 included), RARP's (QEMU announces a guest with it), the link-layer options of neighbour
+solicitations and advertisements (RFC 4861), and the target of advertisements. SOURCES, for a port with defined
+addresses, holds IP to them: besides these only DHCP from 0.0.0.0 to broadcast, link-local IPv6, and what RFC 4862 and
+RFC 3810 send from `::`: duplicate address detection for an own address, router solicitations, MLDv2 reports. What is
+neither ARP nor IP passes with the right MAC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
+
+from hostagent.flow import Action, Flow, Goto, Match, canonical, mac_to_int, match
+from hostagent.pipeline.tables import UNTAGGED, Table
+
+__all__ = ["guard_flows"]
+
+_LINK_LOCAL = IPv6Network("fe80::/10")
+
+
+@lru_cache(maxsize=4096)
+def guard_flows(*, ofport: int, mac: str, ips: tuple[str, ...], cookie: int) -> frozenset[Flow]:
+    """All that the port at *ofport* may send; *ips* empty allows any address."""
+    flows = [*_guard(ofport, mac_to_int(mac), ips, cookie)]
+    if ips:
+        flows += _sources(ofport, ips, cookie)
+    return frozenset(flows)
+
+
+def _guard(ofport: int, mac: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:
+    onward = (Goto(Table.SOURCES if ips else Table.SIGNAL),)
+    own = (Match("in_port", ofport), Match("eth_src", mac), UNTAGGED)
+
+    def accept(priority: int, *conditions: tuple[Match, ...], actions: tuple[Action, ...] = onward) -> Flow:
+        items = canonical([*own, *(item for group in conditions for item in group)])
+        return Flow(table=Table.GUARD, priority=priority, cookie=cookie, match=items, actions=actions)
+
+    sender = (Match("arp_sha", mac),)
+    arp = match(eth_type=0x0806)
+    if ips:
+        yield accept(100, arp, sender, match(arp_spa=0))
+        for prefix in _ipv4(ips):
+            yield accept(100, arp, sender, match(arp_spa=str(prefix)))
+    else:
+        yield accept(100, arp, sender)
+    yield accept(100, match(eth_type=0x8035), sender)
+    for option in (mac, 0):  # the option is there and says the truth, or is not there
+        yield accept(100, _icmpv6(135), match(nd_sll=option))
+        if ips:
+            for prefix6 in (*_ipv6(ips), _LINK_LOCAL):
+                yield accept(100, _icmpv6(136), match(nd_target=str(prefix6), nd_tll=option))
+        else:
+            yield accept(100, _icmpv6(136), match(nd_tll=option))
+    yield accept(80)
+
+
+def _sources(ofport: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:
+    def row(priority: int, *conditions: tuple[Match, ...], actions: tuple[Action, ...] = (Goto(Table.SIGNAL),)) -> Flow:
+        items = canonical([Match("in_port", ofport), *(item for group in conditions for item in group)])
+        return Flow(table=Table.SOURCES, priority=priority, cookie=cookie, match=items, actions=actions)
+
+    for prefix in _ipv4(ips):
+        yield row(100, match(eth_type=0x0800, nw_src=str(prefix)))
+    yield row(
+        100,
+        match(eth_type=0x0800, nw_src="0.0.0.0", nw_dst="255.255.255.255", nw_proto=17, udp_src=68, udp_dst=67),
+    )
+    own = (*_ipv6(ips), _LINK_LOCAL)
+    for prefix6 in own:
+        yield row(100, match(eth_type=0x86DD, ipv6_src=str(prefix6)))
+        yield row(100, match(ipv6_src="::"), _icmpv6(135), match(nd_target=str(prefix6)))
+    yield row(100, match(ipv6_src="::"), _icmpv6(133))
+    yield row(100, match(ipv6_src="::"), _icmpv6(143))
+    yield row(80)
+
+
+def _icmpv6(kind: int) -> tuple[Match, ...]:
+    return match(eth_type=0x86DD, nw_proto=58, icmpv6_type=kind)
+
+
+def _ipv4(ips: tuple[str, ...]) -> list[IPv4Network]:
+    return [prefix for prefix in map(_prefix, ips) if isinstance(prefix, IPv4Network)]
+
+
+def _ipv6(ips: tuple[str, ...]) -> list[IPv6Network]:
+    return [prefix for prefix in map(_prefix, ips) if isinstance(prefix, IPv6Network)]
+
+
+def _prefix(text: str) -> IPv4Network | IPv6Network:
+    """A prefix as given; `10.0.0.5/24` means the one address, since it has host bits."""
+    interface = ip_interface(text)
+    if interface.ip == interface.network.network_address:
+        return interface.network
+    return ip_network(interface.ip)

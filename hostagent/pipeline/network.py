@@ -1,0 +1,224 @@
+"""The flows of one network on one bridge.
+
+Each function promises one concern; `network_flows` is their sum. All of them carry the network's key as cookie, and
+match on it as metadata wherever they output. A function sees this network only, so a change costs work for one.
+
+Migrations. A detour sends what arrives for a port's MAC to another VTEP:
+
+    phase here    frames for the MAC from a VIF      original frames from the tunnel   frames sent on to us
+    STEADY        tap                                tap                               dropped
+    REDIRECTING   tunnel, to the incoming VTEP       back out, to the incoming VTEP    dropped
+    RELAYING      tunnel, to the new holder          back out, to the new holder       dropped
+    INCOMING      tunnel, to the holder              back out, to the holder           tap, from the holder's VTEP only
+    ACTIVATED     tap                                tap                               tap, from the old holder's VTEP
+
+*Original* is what passes TUNNEL: its source MAC lives at the VTEP that it came from. A frame that was sent on comes
+from another VTEP than its source's, so it is never original and never sent on again. A source that is itself migrating
+may come from two VTEPs; its frames are not sent back to where they came from. Thus no frame circles, and a peer on the
+destination's own host, whose frames must go there and back, is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hostagent.flow import (
+    IN_PORT,
+    Action,
+    Controller,
+    Drop,
+    Flow,
+    Goto,
+    Match,
+    Move,
+    Output,
+    Resubmit,
+    SetField,
+    canonical,
+)
+from hostagent.flow import address_of as to_int
+from hostagent.model import Phase
+from hostagent.pipeline.guard import guard_flows
+from hostagent.pipeline.tables import (
+    FROM_TUNNEL,
+    FROM_VIF,
+    MAC_REGISTER,
+    SOURCE_MOVES,
+    SWITCH_COOKIE,
+    Family,
+    Origin,
+    Table,
+    family_of,
+)
+from netmgr.contract.types import VifState
+
+__all__ = ["NetworkPorts", "PortView", "Wire", "network_flows", "vtep_flows"]
+
+_SIGNAL_BYTES = 64
+"""Bytes of the guest's first frames that the agent gets to see. Open vSwitch queues at most 100 of them for a
+connection that does not read, so a loud guest cannot flood the agent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wire:
+    """How a network leaves the bridge."""
+
+    vtep: str  # of this host on the switch
+    tunnel: int  # ofport of the tunnel port of the network's type
+    tun_id: int  # the network's segment as the tunnel's key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortView:
+    """What the pipeline must know of one port of the network, on this host."""
+
+    mac: int
+    mac_text: str
+    ips: tuple[str, ...] = ()
+    here: bool = False  # this host holds it
+    state: VifState = VifState.DARK
+    phase: Phase = Phase.STEADY
+    ofport: int = 0  # of its tap; 0 while there is none
+    holder_vtep: str = ""  # of another host that holds it
+    incoming_vtep: str = ""  # of another host that it is going to
+    relay_vtep: str = ""
+    live: bool = False  # held elsewhere, and not parked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkPorts:
+    """One network: its key, its way out (None while the tunnel has no ofport) and its ports, no MAC twice."""
+
+    key: int
+    wire: Wire | None
+    ports: tuple[PortView, ...]
+
+
+def network_flows(network: NetworkPorts) -> Iterator[Flow]:
+    """All flows of *network*. Without a wire its ports on this host still reach each other."""
+    yield from _classify(network)
+    for port in network.ports:
+        if port.ofport and port.state is not VifState.DARK:
+            yield from guard_flows(ofport=port.ofport, mac=port.mac_text, ips=port.ips, cookie=network.key)
+            if port.state is VifState.INCOMING:
+                yield _signal(network.key, port.ofport)
+        yield from _deliver(network.key, port)
+        if network.wire is not None:
+            yield from _migrate(network.key, port, family_of(network.wire.vtep))
+            yield from _locate(network.key, port, network.wire.vtep)
+    yield from _flood(network)
+    if network.wire is not None:
+        yield from _send(network.key, network.wire)
+
+
+def vtep_flows(vteps: Iterable[str], family: Family) -> Iterator[Flow]:
+    """TUNNEL: a frame is original when LOCATE's answer for its source MAC is the VTEP it came from."""
+    for vtep in vteps:
+        address = to_int(vtep)
+        source = Match(family.tun_src, address)
+        steady = (SetField("reg0", Origin.TUNNEL), Goto(Table.FORWARD))
+        moving = (SetField("reg0", Origin.TUNNEL | Origin.MOVING), Goto(Table.FORWARD))
+        at_holder = (source, Match(family.holder, address))
+        yield _row(Table.TUNNEL, 100, SWITCH_COOKIE, (*at_holder, Match(family.incoming, 0)), steady)
+        yield _row(Table.TUNNEL, 90, SWITCH_COOKIE, at_holder, moving)
+        yield _row(Table.TUNNEL, 90, SWITCH_COOKIE, (source, Match(family.incoming, address)), moving)
+
+
+# --- one concern each ---------------------------------------------------------------------------------------------
+
+
+def _classify(network: NetworkPorts) -> Iterator[Flow]:
+    enter = SetField("metadata", network.key)
+    for port in network.ports:
+        if port.ofport and port.state is not VifState.DARK:
+            actions = (enter, SetField("reg0", Origin.VIF), Goto(Table.GUARD))
+            yield _row(Table.CLASSIFY, 100, network.key, (Match("in_port", port.ofport),), actions)
+    if network.wire is not None:
+        conditions = (Match("in_port", network.wire.tunnel), Match("tun_id", network.wire.tun_id))
+        locate = (Move("eth_src", MAC_REGISTER, 48), Resubmit(Table.LOCATE), Goto(Table.TUNNEL))
+        yield _row(Table.CLASSIFY, 100, network.key, conditions, (enter, *locate))
+
+
+def _signal(key: int, ofport: int) -> Flow:
+    return _row(Table.SIGNAL, 100, key, (Match("in_port", ofport),), (Controller(_SIGNAL_BYTES), Goto(Table.FORWARD)))
+
+
+def _deliver(key: int, port: PortView) -> Iterator[Flow]:
+    """FORWARD: to the tap of a lit port; frames for a dark one of this host end here, unflooded."""
+    if port.state is VifState.LIT or port.here:
+        lit = port.state is VifState.LIT and port.ofport
+        actions: tuple[Action, ...] = (Output(port.ofport),) if lit else Drop
+        yield _row(Table.FORWARD, 100, key, (Match("metadata", key), Match("eth_dst", port.mac)), actions)
+
+
+def _migrate(key: int, port: PortView, family: Family) -> Iterator[Flow]:
+    destination = (Match("metadata", key), Match("eth_dst", port.mac))
+    if port.phase in (Phase.INCOMING, Phase.ACTIVATED) and port.relay_vtep:
+        source = Match(family.tun_src, to_int(port.relay_vtep))
+        actions: tuple[Action, ...] = (Output(port.ofport),) if port.ofport else Drop
+        yield _row(Table.TUNNEL, 120, key, (*destination, source), actions)
+    target = _detour(port)
+    if target:
+        away = (SetField(family.tun_dst, to_int(target)), Goto(Table.SEND))
+        back = Match(family.tun_src, to_int(target))
+        yield _row(Table.FORWARD, 115, key, (*destination, SOURCE_MOVES, back), Drop)
+        yield _row(Table.FORWARD, 110, key, (*destination, FROM_TUNNEL), away)
+        if port.phase is Phase.REDIRECTING:
+            yield _row(Table.FORWARD, 110, key, (*destination, FROM_VIF), away)
+
+
+def _detour(port: PortView) -> str:
+    """VTEP that frames for *port* are sent on to; empty for none."""
+    if port.phase in (Phase.REDIRECTING, Phase.RELAYING):
+        return port.relay_vtep
+    if port.state is VifState.INCOMING:
+        return port.holder_vtep
+    return ""
+
+
+def _locate(key: int, port: PortView, own_vtep: str) -> Iterator[Flow]:
+    if port.state is VifState.LIT and not port.here:
+        return  # alive on this host already: nobody else speaks for it here
+    holder = port.holder_vtep if port.holder_vtep != own_vtep else ""
+    incoming = port.incoming_vtep if port.incoming_vtep != own_vtep else ""
+    if holder or incoming:
+        yield _locate_row(key, port.mac, holder, incoming)
+
+
+@lru_cache(maxsize=1 << 16)
+def _locate_row(key: int, mac: int, holder: str, incoming: str) -> Flow:
+    """The one flow of a remote port; remembered, because there are many and few change."""
+    actions: list[Action] = []
+    if holder:
+        actions.append(SetField(family_of(holder).holder, to_int(holder)))
+    if incoming:
+        actions.append(SetField(family_of(incoming).incoming, to_int(incoming)))
+    return _row(Table.LOCATE, 100, key, (Match("metadata", key), Match(MAC_REGISTER, mac)), tuple(actions))
+
+
+def _flood(network: NetworkPorts) -> Iterator[Flow]:
+    taps = sorted(port.ofport for port in network.ports if port.state is VifState.LIT and port.ofport)
+    here: tuple[Action, ...] = tuple(map(Output, taps))
+    network_match = Match("metadata", network.key)
+    away: list[Action] = []
+    if network.wire is not None:
+        family = family_of(network.wire.vtep)
+        away.append(SetField("tun_id", network.wire.tun_id))
+        for vtep in sorted({port.holder_vtep for port in network.ports if port.live} - {network.wire.vtep, ""}):
+            away += (SetField(family.tun_dst, to_int(vtep)), Output(network.wire.tunnel))
+        yield _row(Table.FLOOD, 100, network.key, (network_match, FROM_TUNNEL), here)
+    outputs = here + tuple(away) if len(away) > 1 else here
+    yield _row(Table.FLOOD, 100, network.key, (network_match, FROM_VIF), outputs)
+
+
+def _send(key: int, wire: Wire) -> Iterator[Flow]:
+    segment = SetField("tun_id", wire.tun_id)
+    network_match = Match("metadata", key)
+    yield _row(Table.SEND, 100, key, (network_match, FROM_VIF), (segment, Output(wire.tunnel)))
+    yield _row(Table.SEND, 100, key, (network_match, FROM_TUNNEL), (segment, Output(IN_PORT)))
+
+
+def _row(table: Table, priority: int, cookie: int, conditions: tuple[Match, ...], actions: tuple[Action, ...]) -> Flow:
+    return Flow(table=table, priority=priority, cookie=cookie, match=canonical(conditions), actions=actions)

@@ -1,0 +1,169 @@
+"""VIFs on this host: which are seen, and what the manager must be asked or told about each.
+
+Theory of operation. A VIF is an interface on one of our bridges whose external_ids carry `iface-id` (see `vifs`); its
+UUID leads over the mapping table to the port, and the port's location says whether this host holds it. From that, and
+from when each was last seen, two things follow, compared whole each time and never remembered as deeds:
+
+- *claims*: a VIF is plugged here whose port this host does not hold, or holds parked;
+- *releases*: a port is held here, or coming here, whose VIF has been gone for a while. A granted claim gives the tap
+  time to appear; a vswitchd that is away or restarting is no sign of absence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from hostagent.flow import Flow
+from hostagent.model import Bridge, Desired, Interface, Unread
+from hostagent.names import SWITCH_KEY, is_ours
+from hostagent.vifs import taps_of, vif_of
+from netmgr.contract.types import Location, ReleaseReason
+
+__all__ = ["ABSENT_S", "NETWORK_KEY", "SeenVif", "due_claims", "due_releases", "seen_vifs", "unpark", "wanted_networks"]
+
+NETWORK_KEY = "opaque-network"
+"""external_ids key by which whoever plugs an endpoint without libvirt may say for which network it is."""
+
+ABSENT_S = 1.0
+"""A VIF is gone when it has not been seen for so long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenVif:
+    """An interface with a VIF's UUID on one of our bridges. `plugged` is False while the datapath has no port for it.
+
+    `twin_of` names the OVS port that has this UUID already; only that one may be lit.
+    """
+
+    vif_uuid: UUID
+    ovs_port: str
+    bridge: str
+    mac: str
+    vm_uuid: UUID | None
+    network_uuid: UUID | None
+    plugged: bool
+    ofport: int = 0
+    twin_of: str = ""
+    external_ids: Mapping[str, str]
+
+
+def seen_vifs(bridges: Sequence[Bridge], flows: Mapping[str, frozenset[Flow] | Unread]) -> tuple[SeenVif, ...]:
+    """VIFs on our bridges, sorted by UUID; *flows* say which of two with one UUID is lit already."""
+    found = []
+    for bridge in bridges:
+        if not is_ours(bridge.external_ids) or SWITCH_KEY not in bridge.external_ids:
+            continue
+        has = flows.get(bridge.name, frozenset())
+        taps = taps_of(bridge, has if isinstance(has, frozenset) else ())
+        found += [_seen(bridge, interface, vif) for vif, interface in taps.by_vif.items()]
+        for interface in taps.doubles:
+            vif = vif_of(interface)
+            assert vif is not None
+            found.append(replace(_seen(bridge, interface, vif), twin_of=taps.by_vif[vif].name))
+    return tuple(sorted(found, key=lambda vif: (vif.vif_uuid, bool(vif.twin_of), vif.ovs_port)))
+
+
+def unpark(
+    locations: Mapping[UUID, Location], *, vifs: Sequence[SeenVif], host: UUID, ports: Mapping[UUID, UUID]
+) -> Mapping[UUID, Location]:
+    """*locations* where a port that this host holds counts as not parked while its VIF is plugged here.
+
+    The manager may be away: the recorded holder's guest was started then, and it shall not stay dark until the manager
+    has heard of it. No other host can get the port without the manager, whose word ends this. *ports* is by VIF.
+    """
+    here = {}
+    for vif in vifs:
+        location = locations.get(ports[vif.vif_uuid]) if vif.plugged and vif.vif_uuid in ports else None
+        if location is not None and location.parked and location.holder_host == host:
+            here[location.port_uuid] = replace(location, parked=False)
+    return {**locations, **here} if here else locations
+
+
+def due_claims(
+    *, locations: Mapping[UUID, Location], vifs: Sequence[SeenVif], host: UUID, ports: Mapping[UUID, UUID]
+) -> tuple[SeenVif, ...]:
+    """VIFs that are plugged here without this host being their port's holder or incoming host. *ports* is by VIF."""
+    due = []
+    for vif in vifs:
+        if vif.twin_of or not vif.plugged:
+            continue
+        location = locations.get(ports[vif.vif_uuid]) if vif.vif_uuid in ports else None
+        mine = location is not None and location.holder_host == host and not location.parked
+        coming = location is not None and location.incoming_host == host
+        if not (mine or coming):
+            due.append(vif)
+    return tuple(due)
+
+
+def due_releases(
+    *,
+    desired: Desired,
+    host: UUID,
+    absent_since: Mapping[UUID, float],
+    granted_until: Mapping[UUID, float],
+    now: float,
+) -> tuple[tuple[Location, ReleaseReason], ...]:
+    """Ports whose VIF has gone from here: to be parked by their holder, or given up by the incoming host.
+
+    *absent_since* is by VIF: when it was first found absent; *granted_until* is by VIF too: until when a granted claim
+    waits for its tap. Both in the seconds of *now*.
+    """
+    due = []
+    for port_uuid, location in desired.locations.items():
+        if host not in (location.holder_host, location.incoming_host):
+            continue
+        port = desired.ports.get(port_uuid)
+        if port is None or port.vif_uuid is None:
+            continue
+        since = absent_since.get(port.vif_uuid)
+        if since is None or now - since < ABSENT_S or granted_until.get(port.vif_uuid, 0.0) > now:
+            continue
+        if location.incoming_host == host:
+            due.append((location, ReleaseReason.ABORTED))
+        elif not location.parked and location.incoming_host is None:
+            due.append((location, ReleaseReason.STOPPED))
+    return tuple(due)
+
+
+def wanted_networks(
+    *, desired: Desired, vifs: Sequence[SeenVif], ports: Mapping[UUID, UUID], claimed: Sequence[UUID]
+) -> frozenset[UUID]:
+    """Networks whose ports and locations this host needs: those with a VIF here, those of ports it holds or that are
+    coming or just went, and those being claimed. *ports* is by VIF."""
+    wanted = set(claimed)
+    for vif in vifs:
+        port = desired.ports.get(ports[vif.vif_uuid]) if vif.vif_uuid in ports else None
+        if port is not None:
+            wanted.add(port.network_uuid)
+        elif vif.network_uuid is not None:
+            wanted.add(vif.network_uuid)
+    wanted.update(desired.locations[uuid].network_uuid for uuid in desired.phases if uuid in desired.locations)
+    if desired.host is not None:
+        for location in desired.locations.values():
+            if desired.host.uuid in (location.holder_host, location.incoming_host) and not location.parked:
+                wanted.add(location.network_uuid)
+    return frozenset(wanted)
+
+
+def _seen(bridge: Bridge, interface: Interface, vif: UUID) -> SeenVif:
+    ids = interface.external_ids
+    return SeenVif(
+        vif_uuid=vif,
+        ovs_port=interface.name,
+        bridge=bridge.name,
+        mac=ids.get("attached-mac", "").lower(),
+        vm_uuid=_uuid(ids.get("vm-id", "")),
+        network_uuid=_uuid(ids.get(NETWORK_KEY, "")),
+        plugged=interface.ofport is not None and interface.ofport > 0,
+        ofport=interface.ofport or 0,
+        external_ids=ids,
+    )
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        return None

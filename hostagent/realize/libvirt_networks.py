@@ -1,0 +1,213 @@
+"""libvirt networks: one for each opaque network, with its UUID and name, over the switch's bridge.
+
+Theory of operation. A network of ours is known by the element in its metadata; one that lost it to an edit is still
+known by its bridge, whose name only we give. Its XML says nothing but where taps go: libvirt admits no `<mtu>` beside
+`<forward mode='bridge'/>`, so the MTU is an attribute of our metadata, where whoever defines a domain may read it.
+What libvirt shows, persistent and live, is compared with what we define, so an edit of either shows. XML is read once
+and again after libvirt's event for that network, or when a full reading is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape, quoteattr
+
+import libvirt
+
+from hostagent.model import DefineNetwork, LibvirtNetwork, RemoveNetwork, Unread
+from hostagent.realize.errors import RealizeError
+from hostagent.realize.libvirt_link import LibvirtLink
+
+__all__ = ["LibvirtNetworks", "network_xml", "parse_network"]
+
+_NAMESPACE = "urn:opaque-networks:1"
+_OURS = f"{{{_NAMESPACE}}}network"
+_BRIDGE = re.compile(r"osw-[0-9a-f]{10}\Z")
+
+
+class LibvirtNetworks:
+    """Reads and changes libvirt's networks over a `LibvirtLink`."""
+
+    def __init__(self, link: LibvirtLink, *, on_change: Callable[[], None]) -> None:
+        self._link = link
+        self._on_change = on_change
+        self._cache: dict[str, LibvirtNetwork] = {}
+        link.subscribe(connected=self._register, changed=self._reconnected)
+
+    async def read(self, *, full: bool = False) -> tuple[LibvirtNetwork, ...] | Unread:
+        """All libvirt networks, sorted by name, foreign ones too; `Unread` without libvirtd.
+
+        With *full* nothing comes from the cache.
+        """
+        if full:
+            self._cache.clear()
+        try:
+            return await self._link.call(self._read)
+        except RealizeError as error:
+            return Unread(error.sentence)
+
+    async def apply(self, step: DefineNetwork | RemoveNetwork) -> None:
+        """Carry one step out. Taps that are plugged stay plugged.
+
+        Raises:
+            RealizeError: libvirt refused, or a foreign network is in the way.
+        """
+        if isinstance(step, DefineNetwork):
+            await self._link.call(lambda conn: _define(conn, step))
+        else:
+            await self._link.call(lambda conn: _remove(conn, step))
+        self._cache.pop(str(step.uuid), None)
+
+    # --- in libvirt's threads --------------------------------------------------------------------------------------
+
+    def _read(self, conn: Any) -> tuple[LibvirtNetwork, ...]:
+        found: dict[str, LibvirtNetwork] = {}
+        for network in conn.listAllNetworks():
+            key = network.UUIDString()
+            value = self._cache.get(key)
+            if value is None:
+                try:
+                    value = _read_network(network)
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+                        continue  # went away since it was listed
+                    raise
+                self._cache[key] = value
+            found[key] = value
+        return tuple(sorted(found.values(), key=lambda network: network.name))
+
+    def _register(self, conn: Any) -> None:
+        conn.networkEventRegisterAny(None, libvirt.VIR_NETWORK_EVENT_ID_LIFECYCLE, self._event, None)
+
+    def _event(self, _conn: Any, network: Any, _event: int, _detail: int, _opaque: Any) -> None:
+        self._link.dispatch(self._forget, network.UUIDString())
+
+    # --- on the event loop -----------------------------------------------------------------------------------------
+
+    def _forget(self, key: str) -> None:
+        self._cache.pop(key, None)
+        self._on_change()
+
+    def _reconnected(self) -> None:
+        self._cache.clear()
+        self._on_change()
+
+
+def network_xml(step: DefineNetwork) -> str:
+    """The XML that realizes *step*."""
+    return (
+        "<network>"
+        f"<name>{escape(step.name)}</name>"
+        f"<uuid>{step.uuid}</uuid>"
+        f'<metadata><opaque:network xmlns:opaque="{_NAMESPACE}" owner="hostagent" mtu="{step.mtu}"/></metadata>'
+        "<forward mode='bridge'/>"
+        f"<bridge name={quoteattr(step.bridge)}/>"
+        "<virtualport type='openvswitch'/>"
+        "</network>"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedNetwork:
+    """What one XML of a network says; `plain` is False when it says more than we define."""
+
+    bridge: str
+    mtu: int
+    ours: bool
+    plain: bool
+
+
+def parse_network(xml: str) -> ParsedNetwork:
+    """Read libvirt's XML of a network; it comes from libvirtd, which has checked it."""
+    root = ElementTree.fromstring(xml)
+    bridge, mtu, mark = "", 0, False
+    seen: dict[str, bool] = {}  # element -> as we define it
+    for child in root:
+        if child.tag in ("name", "uuid"):
+            continue
+        if child.tag == "metadata":
+            elements = list(child)
+            marks = [element for element in elements if element.tag == _OURS]
+            mark = bool(marks) and marks[0].get("owner") == "hostagent"
+            text = marks[0].get("mtu", "") if marks else ""
+            mtu = int(text) if text.isdecimal() else 0
+            seen["metadata"] = mark and len(elements) == 1
+        elif child.tag == "bridge":
+            bridge = child.get("name", "")
+            seen["bridge"] = set(child.attrib) == {"name"}
+        elif child.tag == "forward":
+            seen["forward"] = child.attrib == {"mode": "bridge"} and not len(child)
+        elif child.tag == "virtualport":
+            seen["virtualport"] = child.attrib == {"type": "openvswitch"} and not len(child)
+        else:
+            seen[child.tag] = False
+    plain = set(seen) == {"metadata", "bridge", "forward", "virtualport"} and all(seen.values())
+    return ParsedNetwork(bridge=bridge, mtu=mtu, ours=mark or bool(_BRIDGE.match(bridge)), plain=plain)
+
+
+def _read_network(network: Any) -> LibvirtNetwork:
+    active = bool(network.isActive())
+    persistent = bool(network.isPersistent())
+    kept = parse_network(network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE if persistent else 0))
+    live = parse_network(network.XMLDesc(0)) if active else kept
+    return LibvirtNetwork(
+        uuid=UUID(network.UUIDString()),
+        name=network.name(),
+        bridge=kept.bridge,
+        mtu=kept.mtu,
+        ours=kept.ours or live.ours,
+        active=active,
+        autostart=persistent and bool(network.autostart()),
+        as_defined=persistent and kept.plain and live == kept,
+    )
+
+
+def _define(conn: Any, step: DefineNetwork) -> None:
+    network = _lookup(conn, step.uuid)
+    if network is not None:
+        before = _read_network(network)
+        if not before.ours:
+            raise RealizeError(
+                f"network {step.name} ({step.uuid}): a libvirt network of this UUID, named {before.name!r}, was made by"
+                " somebody else and is left alone; remove it with `virsh net-undefine` to let ours in"
+            )
+        if before.name != step.name:  # libvirt can't rename
+            _remove(conn, RemoveNetwork(uuid=step.uuid))
+    try:
+        network = conn.networkDefineXML(network_xml(step))
+    except libvirt.libvirtError as error:
+        raise RealizeError(f"network {step.name} ({step.uuid}): libvirt refused its definition: {error}") from None
+    wanted = parse_network(network_xml(step))
+    if network.isActive() and parse_network(network.XMLDesc(0)) != wanted:
+        network.destroy()  # of a network over a foreign bridge: no tap is touched
+    if not network.isActive():
+        network.create()
+    if not network.autostart():
+        network.setAutostart(1)
+
+
+def _remove(conn: Any, step: RemoveNetwork | DefineNetwork) -> None:
+    network = _lookup(conn, step.uuid)
+    if network is None:
+        return
+    if not _read_network(network).ours:
+        raise RealizeError(f"libvirt network {network.name()} ({step.uuid}) is not ours and is left alone")
+    persistent = network.isPersistent()
+    if network.isActive():
+        network.destroy()
+    if persistent:
+        network.undefine()
+
+
+def _lookup(conn: Any, uuid: UUID) -> Any:
+    try:
+        return conn.networkLookupByUUIDString(str(uuid))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+            return None
+        raise

@@ -1,0 +1,277 @@
+"""Flows to OpenFlow 1.5 bytes and back: matches (OXM), actions, instructions, flow-mods, flow descriptions.
+
+OpenFlow 1.5 because its dump returns what was sent: masked set-field and copy-field exist, so nothing comes back as
+another action than the one that went in. Nicira extensions of Open vSwitch carry registers, tunnel addresses, resubmit
+and ct. Layouts: OpenFlow 1.5.1, and `nicira-ext.h`, `ofp-actions.c` of Open vSwitch. Pure: bytes in, values out.
+
+What has no value in `hostagent.flow` survives decoding as raw bytes, so that a flow of a stranger can be named and
+deleted strictly.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final
+
+from hostagent.flow import (
+    FIELDS,
+    Action,
+    Controller,
+    Ct,
+    Field,
+    Flow,
+    Goto,
+    Match,
+    Move,
+    Output,
+    Raw,
+    RawMatch,
+    Resubmit,
+    SetField,
+    WriteMetadata,
+    canonical,
+)
+
+__all__ = ["ADD", "DELETE_STRICT", "decode_match", "decode_stats", "encode_flow_mod", "encode_match"]
+
+ADD: Final = 0
+DELETE_STRICT: Final = 4
+
+_CONTROLLER: Final = 0xFFFFFFFD
+_ANY: Final = 0xFFFFFFFF
+_NX_VENDOR: Final = 0x2320
+_FLOW_MOD: Final = struct.Struct("!QQBBHHHIIIHH")
+_FLOW_DESC: Final = struct.Struct("!H2xBxHHHHHQ")
+_EXTRAS: Final = ("idle_timeout", "hard_timeout", "flags", "importance")
+
+
+def encode_flow_mod(command: int, flow: Flow) -> bytes:
+    """Body of a flow-mod that adds *flow*, or deletes exactly its table, priority and match."""
+    extra = dict(flow.extra) if command == ADD else {}
+    head = _FLOW_MOD.pack(
+        flow.cookie if command == ADD else 0,
+        0,
+        flow.table,
+        command,
+        extra.get("idle_timeout", 0),
+        extra.get("hard_timeout", 0),
+        flow.priority,
+        _ANY,
+        _ANY,
+        _ANY,
+        extra.get("flags", 0),
+        extra.get("importance", 0),
+    )
+    return head + encode_match(flow.match) + (_encode_instructions(flow.actions) if command == ADD else b"")
+
+
+def decode_stats(body: bytes, known: dict[bytes, Flow] | None = None) -> Iterator[Flow]:
+    """The flows in the body of one OFPMP_FLOW_DESC reply.
+
+    *known* maps encodings to flows that were decoded before; it is read and extended, and makes a second dump cheap.
+    """
+    memo = {} if known is None else known
+    at = 0
+    while at < len(body):
+        length, table, priority, idle, hard, flags, importance, cookie = _FLOW_DESC.unpack_from(body, at)
+        match_at = at + _FLOW_DESC.size
+        match_length = int.from_bytes(body[match_at + 2 : match_at + 4], "big")
+        stats_at = match_at + _pad8(match_length)
+        stats_length = int.from_bytes(body[stats_at + 2 : stats_at + 4], "big")
+        instructions_at = stats_at + _pad8(stats_length)
+        # all but the counters
+        key = body[at + 4 : stats_at] + body[instructions_at : at + length]
+        flow = memo.get(key)
+        if flow is None:
+            extra = tuple(
+                (name, value) for name, value in zip(_EXTRAS, (idle, hard, flags, importance), strict=True) if value
+            )
+            flow = memo[key] = Flow(
+                table=table,
+                priority=priority,
+                cookie=cookie,
+                match=decode_match(body[match_at + 4 : match_at + match_length]),
+                actions=_decode_instructions(body[instructions_at : at + length]),
+                extra=extra,
+            )
+        yield flow
+        at += length
+
+
+# --- matches ------------------------------------------------------------------------------------------------------
+
+
+def encode_match(items: tuple[Match | RawMatch, ...]) -> bytes:
+    """An `ofp_match`, padded."""
+    data = b"".join(map(_encode_oxm, items))
+    length = 4 + len(data)
+    return struct.pack("!HH", 1, length) + data + b"\0" * (_pad8(length) - length)
+
+
+def decode_match(data: bytes) -> tuple[Match | RawMatch, ...]:
+    """Conditions of the OXM fields in *data*: canonical, those without a name last and in their order."""
+    named: list[Match] = []
+    raw: list[RawMatch] = []
+    at = 0
+    while at < len(data):
+        header = int.from_bytes(data[at : at + 4], "big")
+        length = header & 0xFF
+        masked = bool(header & 0x100)
+        if header >> 16 == 0xFFFF:  # experimenter class: four more bytes name it; kept within the value
+            masked = False
+        half = length // 2 if masked else length
+        value = data[at + 4 : at + 4 + half]
+        mask = data[at + 4 + half : at + 4 + length] if masked else b""
+        name = _NAMES.get((header >> 16, header >> 9 & 0x7F, half))
+        if name is None:
+            raw.append(RawMatch(header & ~0x100 if masked else header, value, mask))
+        else:
+            named.append(Match(name, int.from_bytes(value, "big"), int.from_bytes(mask, "big") if masked else None))
+        at += 4 + length
+    return (*canonical(named), *raw)
+
+
+def _encode_oxm(item: Match | RawMatch) -> bytes:
+    if isinstance(item, RawMatch):
+        header = item.header | (0x100 if item.mask else 0)
+        return header.to_bytes(4, "big") + item.value + item.mask
+    return _encode_field(item.field, item.value, item.mask)
+
+
+def _encode_field(name: str, value: int, mask: int | None) -> bytes:
+    plain, masked, width = _HEADERS[name]
+    if mask is None:
+        return plain + value.to_bytes(width, "big")
+    return masked + value.to_bytes(width, "big") + mask.to_bytes(width, "big")
+
+
+def _headers(field: Field) -> tuple[bytes, bytes, int]:
+    width = field.bits // 8
+    return (
+        struct.pack("!HBB", field.oxm_class, field.number << 1, width),
+        struct.pack("!HBB", field.oxm_class, field.number << 1 | 1, 2 * width),
+        width,
+    )
+
+
+_HEADERS: Final = {name: _headers(field) for name, field in FIELDS.items()}
+_NAMES: Final = {(field.oxm_class, field.number, field.bits // 8): name for name, field in FIELDS.items()}
+# Other headers of the same fields: OpenFlow's own number where we send Nicira's, and the other way round.
+_NAMES.update({(0x0001, 16, 8): "tun_id"})
+
+
+# --- actions and instructions -------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def _encode_instructions(actions: tuple[Action, ...]) -> bytes:
+    applied = b""
+    after = b""
+    for action in actions:
+        match action:
+            case Goto(table):
+                after += struct.pack("!HHB3x", 1, 8, table)
+            case WriteMetadata(value, mask):
+                after += struct.pack("!HH4xQQ", 2, 24, value, (1 << 64) - 1 if mask is None else mask)
+            case Raw("instruction", data):
+                after += data
+            case _:
+                applied += _encode_action(action)
+    if applied:
+        applied = struct.pack("!HH4x", 4, 8 + len(applied)) + applied
+    return applied + after
+
+
+def _encode_action(action: Action) -> bytes:
+    match action:
+        case Output(port):
+            return struct.pack("!HHIH6x", 0, 16, port, 0)
+        case Controller(max_len):
+            return struct.pack("!HHIH6x", 0, 16, _CONTROLLER, max_len)
+        case SetField(name, value, mask):
+            field = _encode_field(name, value, mask)
+            length = _pad8(4 + len(field))
+            return struct.pack("!HH", 25, length) + field + b"\0" * (length - 4 - len(field))
+        case Move(src, dst, bits):
+            return struct.pack("!HHHHH2x", 28, 24, bits, 0, 0) + _HEADERS[src][0] + _HEADERS[dst][0] + b"\0" * 4
+        case Resubmit(table):
+            return struct.pack("!HHIHHB3x", 0xFFFF, 16, _NX_VENDOR, 14, 0xFFF8, table)
+        case Ct(zone, commit, table):
+            return struct.pack("!HHIHHIHB3xH", 0xFFFF, 24, _NX_VENDOR, 35, int(commit), 0, zone, table, 0)
+        case Raw(_, data):
+            return data
+        case Goto() | WriteMetadata():
+            raise AssertionError("an instruction is no action")
+
+
+@lru_cache(maxsize=4096)
+def _decode_instructions(data: bytes) -> tuple[Action, ...]:
+    result: list[Action] = []
+    for kind, part in _records(data):
+        if kind == 4:
+            result.extend(_decode_action(number, action) for number, action in _records(part[8:]))
+        elif kind == 1:
+            result.append(Goto(part[4]))
+        elif kind == 2:
+            value, mask = struct.unpack_from("!QQ", part, 8)
+            result.append(WriteMetadata(value, None if mask == (1 << 64) - 1 else mask))
+        else:
+            result.append(Raw("instruction", part))
+    return tuple(result)
+
+
+def _decode_action(number: int, data: bytes) -> Action:
+    action: Action | None = None
+    if number == 0:
+        port, max_len = struct.unpack_from("!IH", data, 4)
+        action = Controller(max_len) if port == _CONTROLLER else Output(port)
+    elif number == 25:
+        header = int.from_bytes(data[4:8], "big")
+        end = 8 + (header & 0xFF)
+        items = [*_oxm_named(data[4:end])]
+        action = SetField(*items[0]) if items else None
+    elif number == 28:
+        bits, src_at, dst_at = struct.unpack_from("!HHH", data, 4)
+        src, dst = _field_of(data[12:16]), _field_of(data[16:20])
+        action = Move(src, dst, bits) if src and dst and not src_at and not dst_at else None
+    elif number == 0xFFFF and len(data) >= 10 and data[4:8] == _NX_VENDOR.to_bytes(4, "big"):
+        subtype = int.from_bytes(data[8:10], "big")
+        if subtype == 14 and data[10:12] == b"\xff\xf8":
+            action = Resubmit(data[12])
+        elif subtype == 35 and len(data) == 24:
+            flags, zone_source, zone, table, alg = struct.unpack_from("!HIHB3xH", data, 10)
+            action = Ct(zone, bool(flags), table) if flags <= 1 and not zone_source and not alg else None
+    # exact or not at all: what would be sent back differently is kept as it is
+    return action if action is not None else Raw("action", data)
+
+
+def _oxm_named(data: bytes) -> Iterator[Match]:
+    header = int.from_bytes(data[:4], "big")
+    masked = bool(header & 0x100)
+    width = (header & 0xFF) // (2 if masked else 1)
+    name = _NAMES.get((header >> 16, header >> 9 & 0x7F, width))
+    if name is not None and header >> 16 != 0xFFFF:
+        value = int.from_bytes(data[4 : 4 + width], "big")
+        mask = int.from_bytes(data[4 + width : 4 + 2 * width], "big") if masked else None
+        yield Match(name, value, mask)
+
+
+def _field_of(header: bytes) -> str | None:
+    number = int.from_bytes(header, "big")
+    return _NAMES.get((number >> 16, number >> 9 & 0x7F, number & 0xFF))
+
+
+def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(data):
+        kind, length = struct.unpack_from("!HH", data, at)
+        if length < 8:
+            raise ValueError(f"a record of {length} bytes in {data.hex()}")
+        yield kind, data[at : at + length]
+        at += length
+
+
+def _pad8(length: int) -> int:
+    return (length + 7) // 8 * 8

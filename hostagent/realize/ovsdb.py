@@ -1,0 +1,331 @@
+"""The host's OVSDB: bridges, ports and interfaces, read and changed over one connection.
+
+Theory of operation. Open vSwitch's own IDL keeps a copy of four tables, and of them only the columns that `model`
+speaks of. It runs in one thread, which alone touches it. After each change of the copy the thread makes a new frozen
+snapshot (rows that did not change keep their value, so one change costs one conversion) and publishes it; the event
+loop reads the snapshot without a lock and without waiting, and is told through `on_change`. Without a connection the
+snapshot is `Unread`: a server that went away has not removed our bridges.
+
+`apply` sends one transaction for all its steps. Columns that others write too (`Open_vSwitch:bridges`,
+`Bridge:ports`, every `external_ids` and `other_config`) are changed with *mutate*, so that two writers never undo
+each other. A transaction also bumps `next_cfg` and waits for `cur_cfg`, as ovs-vsctl does: when `apply` returns,
+vswitchd has seen the change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import ovs.db.idl
+import ovs.dirs
+import ovs.json
+import ovs.poller
+import structlog
+
+from hostagent.model import Bridge, Interface, OvsPort, PutBridge, PutPort, RemoveBridge, RemovePort, Unread
+from hostagent.realize.errors import RealizeError
+from hostagent.realize.ovsdb_write import write_step
+
+__all__ = ["DEFAULT_REMOTE", "OvsDb", "OvsStep"]
+
+OvsStep = PutBridge | RemoveBridge | PutPort | RemovePort
+DEFAULT_REMOTE = "unix:/run/openvswitch/db.sock"
+
+_COLUMNS = {
+    "Open_vSwitch": ["bridges", "next_cfg", "cur_cfg", "ovs_version", "datapath_types"],
+    "Bridge": ["name", "datapath_type", "fail_mode", "external_ids", "other_config", "ports"],
+    "Port": ["name", "interfaces", "external_ids", "bond_mode"],
+    "Interface": [
+        "name",
+        "type",
+        "ofport",
+        "options",
+        "external_ids",
+        "mtu",
+        "mtu_request",
+        "link_state",
+        "error",
+    ],
+}
+log = structlog.get_logger(__name__)
+_POLL_MS = 1000  # bounds every wait of the thread; nothing depends on it
+
+
+class OvsDb:
+    """One connection to the host's ovsdb-server. Made on the event loop; `start` it, `close` it."""
+
+    def __init__(self, remote: str = DEFAULT_REMOTE, *, on_change: Callable[[], None]) -> None:
+        self._remote = remote
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._snapshot: tuple[Bridge, ...] | Unread = Unread(f"not yet connected to {remote}")
+        self._jobs: deque[_Job] = deque()
+        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="ovsdb", daemon=True)
+
+    def start(self) -> None:
+        """Connect in the background; `on_change` follows once the tables are here."""
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Disconnect; changes nothing on the host."""
+        self._stop = True
+        self._wake()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, 5)
+
+    def read_bridges(self) -> tuple[Bridge, ...] | Unread:
+        """All bridges of the host, sorted by name, foreign ones too; `Unread` without a connection. Never waits."""
+        return self._snapshot
+
+    async def apply(self, steps: Sequence[OvsStep], *, deadline_s: float = 10.0) -> None:
+        """Carry all *steps* out in one transaction and wait until vswitchd has taken it over.
+
+        Raises:
+            RealizeError: no connection, refused, or no answer within the deadline; then nothing or everything of it
+                is done, and the next reading tells.
+        """
+        job = _Job(steps=tuple(steps), done=self._loop.create_future(), deadline=time.monotonic() + deadline_s)
+        self._jobs.append(job)
+        self._wake()
+        try:
+            await asyncio.wait_for(job.done, deadline_s + 1)
+        except TimeoutError:
+            raise RealizeError(f"OVSDB {self._remote}: no answer to a transaction within {deadline_s:g} s") from None
+
+    # --- the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stop:
+            try:
+                self._serve()
+            except Exception as error:  # a reply that the IDL does not digest must not leave the agent blind
+                log.error("ovsdb: reading anew", remote=self._remote, error=repr(error))
+                self._snapshot = Unread(f"OVSDB {self._remote} sent what could not be read: {error}")
+                self._call(self._on_change)
+                time.sleep(1)
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+
+    def _serve(self) -> None:
+        helper = ovs.db.idl.SchemaHelper(schema_json=_schema())
+        for table, columns in _COLUMNS.items():
+            helper.register_columns(table, columns)
+        idl = _Idl(self._remote, helper, probe_interval=5000)
+        idl._session.reconnect.set_backoff(100, 1000)
+        current: _Job | None = None
+        seen: tuple[bool, int] | None = None
+        try:
+            while not self._stop:
+                idl.run()
+                state = (_connected(idl), idl.change_seqno)
+                if state != seen:
+                    seen = state
+                    self._publish(idl)
+                # What run() brought is looked at before the thread sleeps: its data may complete a job.
+                current = self._work(idl, current)
+                poller = ovs.poller.Poller()
+                idl.wait(poller)
+                if current is not None and current.txn is not None:
+                    current.txn.wait(poller)
+                poller.fd_wait(self._wake_r, select.POLLIN)
+                poller.timer_wait(_POLL_MS)
+                if not self._jobs or current is not None:
+                    poller.block()
+                self._drain()
+        finally:
+            for job in [*([current] if current else []), *self._jobs]:
+                self._finish(job, f"OVSDB {self._remote}: the connection was given up; retrying")
+            self._jobs.clear()
+            idl.close()
+
+    def _work(self, idl: _Idl, job: _Job | None) -> _Job | None:
+        """Advance the job under way, or begin the next one; the job that now waits, if any."""
+        if job is None:
+            if not self._jobs:
+                return None
+            job = self._jobs.popleft()
+        if job.cfg is not None:
+            rows = idl.tables["Open_vSwitch"].rows.values()
+            if any(row.cur_cfg >= job.cfg for row in rows):
+                return self._finish(job, None)
+        elif not _connected(idl):
+            return self._finish(job, f"OVSDB {self._remote} does not answer; retrying when it does")
+        else:
+            sentence = self._commit(idl, job)
+            if sentence is not None:
+                return self._finish(job, sentence)
+            if job.txn is None and job.cfg is None:
+                return self._finish(job, None)
+        if time.monotonic() >= job.deadline:
+            what = "ovs-vswitchd has not taken the change over" if job.cfg is not None else "no answer"
+            return self._finish(job, f"OVSDB {self._remote}: {what} in time; retrying")
+        return job
+
+    def _commit(self, idl: _Idl, job: _Job) -> str | None:
+        """Send the job's transaction, or look at its fate; a sentence when it failed."""
+        if job.txn is None:
+            job.txn = ovs.db.idl.Transaction(idl)
+            root = next(iter(idl.tables["Open_vSwitch"].rows.values()), None)
+            if root is None:
+                job.txn.abort()
+                return f"OVSDB {self._remote}: table Open_vSwitch is empty; run `ovs-vsctl init`"
+            job.txn.add_comment("hostagent")
+            try:
+                for step in job.steps:
+                    write_step(idl, job.txn, root, step)
+            except RealizeError as error:
+                job.txn.abort()
+                return error.sentence
+            root.increment("next_cfg")
+        status = job.txn.commit()
+        kinds = ovs.db.idl.Transaction
+        if status == kinds.INCOMPLETE:
+            return None
+        if status == kinds.TRY_AGAIN:
+            job.txn = None
+            job.tries += 1
+            return None if job.tries < 5 else f"OVSDB {self._remote}: the transaction met others five times; retrying"
+        if status == kinds.UNCHANGED:
+            job.txn = None
+            return None
+        if status == kinds.SUCCESS:
+            job.cfg = job.txn.get_increment_new_value()
+            return None
+        return f"OVSDB {self._remote} refused the change: {job.txn.get_error() or kinds.status_to_string(status)}"
+
+    def _finish(self, job: _Job, sentence: str | None) -> _Job | None:
+        """Tell the job's outcome; None, the job that is under way now."""
+
+        def tell() -> None:
+            if job.done.done():
+                return
+            if sentence is None:
+                job.done.set_result(None)
+            else:
+                job.done.set_exception(RealizeError(sentence))
+
+        self._call(tell)
+        return None
+
+    def _publish(self, idl: _Idl) -> None:
+        before = self._snapshot
+        if _connected(idl):
+            self._snapshot = idl.snapshot()
+        else:
+            self._snapshot = Unread(f"OVSDB {self._remote} does not answer")
+        if self._snapshot != before:
+            self._call(self._on_change)
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            assert self._loop.is_closed()  # nobody is left to tell
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # full: the thread will wake anyway; closed: it has ended
+            os.write(self._wake_w, b"x")
+
+    def _drain(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_r, 4096)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Job:
+    steps: tuple[OvsStep, ...]
+    done: asyncio.Future[None]
+    deadline: float  # time.monotonic()
+    txn: Any = None
+    cfg: int | None = None  # next_cfg that vswitchd must reach
+    tries: int = 0
+
+
+class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
+    """The IDL with frozen values of its rows, made once for each change of a row."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._interfaces: dict[UUID, Interface] = {}
+        self._ports: dict[UUID, tuple[Any, OvsPort]] = {}
+        self._session_seen = -1
+
+    def notify(self, event: str, row: Any, updates: Any = None) -> None:
+        self._interfaces.pop(row.uuid, None)
+        self._ports.pop(row.uuid, None)
+
+    def snapshot(self) -> tuple[Bridge, ...]:
+        seqno = self._session.get_seqno()
+        if seqno != self._session_seen:  # a new connection sends the tables anew and notifies of no removal
+            self._session_seen = seqno
+            self._interfaces.clear()
+            self._ports.clear()
+        bridges = []
+        for row in self.tables["Bridge"].rows.values():
+            ports = tuple(sorted((self._port(port) for port in row.ports), key=lambda port: port.name))
+            bridges.append(
+                Bridge(
+                    name=row.name,
+                    datapath_type=row.datapath_type,
+                    fail_mode=_one(row.fail_mode, ""),
+                    external_ids=dict(row.external_ids),
+                    other_config=dict(row.other_config),
+                    ports=ports,
+                )
+            )
+        return tuple(sorted(bridges, key=lambda bridge: bridge.name))
+
+    def _port(self, row: Any) -> OvsPort:
+        cached = self._ports.get(row.uuid)
+        rows = row.interfaces if cached is None else cached[0]
+        interfaces = tuple(self._interface(interface) for interface in rows)
+        if cached is not None and all(a is b for a, b in zip(cached[1].interfaces, interfaces, strict=True)):
+            return cached[1]
+        port = OvsPort(
+            name=row.name,
+            interfaces=interfaces,
+            external_ids=dict(row.external_ids),
+            bond_mode=_one(row.bond_mode, ""),
+        )
+        self._ports[row.uuid] = (rows, port)
+        return port
+
+    def _interface(self, row: Any) -> Interface:
+        value = self._interfaces.get(row.uuid)
+        if value is None:
+            value = self._interfaces[row.uuid] = Interface(
+                name=row.name,
+                type=row.type,
+                ofport=_one(row.ofport, None),
+                options=dict(row.options),
+                external_ids=dict(row.external_ids),
+                mtu=_one(row.mtu, None),
+                mtu_request=_one(row.mtu_request, None),
+                link_state=_one(row.link_state, ""),
+                error=_one(row.error, ""),
+            )
+        return value
+
+
+def _one(column: list[Any], default: Any) -> Any:
+    return column[0] if column else default
+
+
+def _connected(idl: _Idl) -> bool:
+    return bool(idl._session.is_connected() and idl.state == idl.IDL_S_MONITORING)
+
+
+def _schema() -> Any:
+    return ovs.json.from_file(os.path.join(ovs.dirs.PKGDATADIR, "vswitch.ovsschema"))

@@ -1,0 +1,143 @@
+"""Steps as writes to rows of the IDL inside an open transaction.
+
+Only differences are written, so a step that is already true costs nothing; shared maps and sets are mutated, never
+replaced. `options` of an interface is the exception: it belongs to the step that made the interface, whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hostagent.model import Interface, PutBridge, PutPort, RemoveBridge, RemovePort
+from hostagent.realize.errors import RealizeError
+
+__all__ = ["write_step"]
+
+
+def write_step(idl: Any, txn: Any, root: Any, step: PutBridge | RemoveBridge | PutPort | RemovePort) -> None:
+    """Add *step* to transaction *txn*; *root* is the row of Open_vSwitch.
+
+    Raises:
+        RealizeError: a name is taken by something that is not where the step wants it.
+    """
+    if isinstance(step, PutBridge):
+        _put_bridge(idl, txn, root, step)
+    elif isinstance(step, RemoveBridge):
+        bridge = _row(idl, "Bridge", step.name)
+        if bridge is not None:
+            root.delvalue("bridges", bridge)
+    elif isinstance(step, PutPort):
+        _put_port(idl, txn, step)
+    else:
+        bridge = _row(idl, "Bridge", step.bridge)
+        port = _row(idl, "Port", step.name)
+        if bridge is not None and port is not None and port in bridge.ports:
+            bridge.delvalue("ports", port)
+
+
+def _put_bridge(idl: Any, txn: Any, root: Any, step: PutBridge) -> None:
+    bridge = _row(idl, "Bridge", step.name)
+    if bridge is None:
+        if _row(idl, "Port", step.name) is not None:
+            raise RealizeError(
+                f"bridge {step.name}: a port of another bridge has this name; remove it with `ovs-vsctl del-port`"
+            )
+        interface = txn.insert(idl.tables["Interface"])
+        interface.name = step.name
+        interface.type = "internal"
+        port = txn.insert(idl.tables["Port"])
+        port.name = step.name
+        port.interfaces = [interface]
+        bridge = txn.insert(idl.tables["Bridge"])
+        bridge.name = step.name
+        bridge.datapath_type = step.datapath_type
+        bridge.fail_mode = [step.fail_mode] if step.fail_mode else []
+        bridge.external_ids = dict(step.external_ids)
+        bridge.other_config = dict(step.other_config)
+        bridge.ports = [port]
+        root.addvalue("bridges", bridge)
+        return
+    if bridge.datapath_type != step.datapath_type:
+        bridge.datapath_type = step.datapath_type
+    fail_mode = [step.fail_mode] if step.fail_mode else []
+    if bridge.fail_mode != fail_mode:
+        bridge.fail_mode = fail_mode
+    _put_keys(bridge, "external_ids", step.external_ids)
+    _put_keys(bridge, "other_config", step.other_config)
+
+
+def _put_port(idl: Any, txn: Any, step: PutPort) -> None:
+    bridge = _row(idl, "Bridge", step.bridge)
+    if bridge is None:
+        raise RealizeError(f"port {step.name}: bridge {step.bridge} is gone; it is made first and the port retried")
+    if step.name == step.bridge:  # LOCAL: made with its bridge; only its MTU is ours to ask for
+        for interface in step.interfaces:
+            row = _row(idl, "Interface", interface.name)
+            if row is not None and interface.mtu_request is not None and row.mtu_request != [interface.mtu_request]:
+                row.mtu_request = [interface.mtu_request]
+        return
+    port = _row(idl, "Port", step.name)
+    wanted = {interface.name for interface in step.interfaces}
+    if port is None:
+        port = txn.insert(idl.tables["Port"])
+        port.name = step.name
+        port.external_ids = dict(step.external_ids)
+        if step.bond_mode:
+            port.bond_mode = [step.bond_mode]
+        port.interfaces = [_put_interface(idl, txn, None, interface) for interface in step.interfaces]
+        bridge.addvalue("ports", port)
+        return
+    if port not in bridge.ports:
+        raise RealizeError(
+            f"port {step.name}: wanted in {step.bridge}, found in another bridge; remove it there with"
+            f" `ovs-vsctl del-port {step.name}`"
+        )
+    present = {interface.name: interface for interface in port.interfaces}
+    for interface in step.interfaces:
+        row = _put_interface(idl, txn, present.get(interface.name), interface)
+        if interface.name not in present:
+            port.addvalue("interfaces", row)
+    for name, row in present.items():
+        if name not in wanted:
+            port.delvalue("interfaces", row)
+    bond_mode = [step.bond_mode] if step.bond_mode else []
+    if port.bond_mode != bond_mode:
+        port.bond_mode = bond_mode
+    _put_keys(port, "external_ids", step.external_ids)
+
+
+def _put_interface(idl: Any, txn: Any, row: Any, wanted: Interface) -> Any:
+    if row is None:
+        holder = _row(idl, "Interface", wanted.name)
+        if holder is not None:
+            raise RealizeError(
+                f"interface {wanted.name}: already on another OVS port; one interface can be in one port only"
+            )
+        row = txn.insert(idl.tables["Interface"])
+        row.name = wanted.name
+        row.type = wanted.type
+        row.options = dict(wanted.options)
+        row.external_ids = dict(wanted.external_ids)
+        if wanted.mtu_request is not None:
+            row.mtu_request = [wanted.mtu_request]
+        return row
+    if row.type != wanted.type:
+        row.type = wanted.type
+    if dict(row.options) != dict(wanted.options):
+        row.options = dict(wanted.options)
+    if wanted.mtu_request is not None and row.mtu_request != [wanted.mtu_request]:
+        row.mtu_request = [wanted.mtu_request]
+    _put_keys(row, "external_ids", wanted.external_ids)
+    return row
+
+
+def _put_keys(row: Any, column: str, wanted: Mapping[str, str]) -> None:
+    present = dict(getattr(row, column))
+    for key, value in wanted.items():
+        if present.get(key) != value:
+            row.setkey(column, key, value)
+
+
+def _row(idl: Any, table: str, name: str) -> Any:
+    return next((row for row in idl.tables[table].rows.values() if row.name == name), None)

@@ -1,0 +1,287 @@
+"""What the pushed objects mean on this very host: bridges, PNICs, addresses, tunnels, and what cannot be.
+
+Theory of operation. `plan`, `flows` and `health` must agree on every choice that the definition leaves to the host, so
+the choices are made here, once, as a pure function of what is wanted and what was read:
+
+- A switch is carried when the manager pushed it. Its PNICs are those offered at join whose names match its globs: the
+  first by name where teaming is single, all where it is a bond. The choice looks at names only, so that a PNIC that
+  fails does not silently make room for another.
+- Switches with the same PNICs share one uplink bridge. A PNIC can be in one bridge only, so of two switches that want
+  it in different sets the one with the lower UUID has it, and the other is rejected.
+- A *blocked* switch is frozen: nothing of it is made and nothing of it is removed, and the flows of what exists are
+  kept up. What works is not torn down because a cable was pulled.
+- An *excluded* network has no flows (another one has its segment). An *undefined* network is not given to libvirt.
+
+Problems are sentences: the object, what was wanted, what was found, what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from ipaddress import ip_interface
+from uuid import UUID
+
+from hostagent.model import Bridge, Desired, Link, Observed, OvsPort, Unread
+from hostagent.names import is_ours, network_key, switch_bridge, tunnel_port, uplink_bridge
+from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
+
+__all__ = ["Resolved", "SwitchIntent", "resolve", "tunnel_key"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchIntent:
+    """One switch on this host."""
+
+    switch: OpaqueSwitch
+    bridge: str
+    vtep: str  # CIDR; empty while none is assigned
+    pnics: tuple[str, ...]  # sorted; empty while none fits
+    uplink: str  # bridge of the PNICs; empty without them
+    networks: tuple[OpaqueNetwork, ...]  # by UUID, without those excluded
+    blocked: tuple[str, ...] = ()  # why it cannot be realized as wanted
+    foreign: bool = False  # a bridge of its name exists and is not ours: hands off
+
+    @property
+    def vtep_address(self) -> str:
+        """The VTEP without prefix length; empty while none is assigned."""
+        return self.vtep.partition("/")[0]
+
+    @property
+    def types(self) -> tuple[NetworkType, ...]:
+        """Tunnel types in use."""
+        return tuple(sorted({network.type for network in self.networks}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """All switches of this host, and all that cannot be realized."""
+
+    switches: Mapping[UUID, SwitchIntent]
+    undefined: frozenset[UUID]  # networks that libvirt must not be given
+    rejections: tuple[tuple[Ref, str], ...]
+
+
+def resolve(desired: Desired, observed: Observed) -> Resolved:
+    """What *desired* means on the host that *observed* shows."""
+    problems: list[tuple[Ref, str]] = []
+    undefined: set[UUID] = set()
+    networks = _networks(desired, observed, problems, undefined)
+    switches = {}
+    taken: dict[str, tuple[tuple[str, ...], OpaqueSwitch]] = {}
+    for uuid, switch in sorted(desired.switches.items()):
+        vtep = _vtep(desired, uuid)
+        pnics = _choose_pnics(switch, desired.offered_pnics)
+        blocked = [*_switch_problems(switch, vtep, pnics, desired, observed)]
+        clash = next((pnic for pnic in pnics if pnic in taken and taken[pnic][0] != pnics), None)
+        if clash:
+            other = taken[clash][1]
+            blocked.append(
+                f"switch {switch.name}: PNIC {clash} is the uplink of switch {other.name} already, in another set of "
+                "PNICs; give both switches the same set, or sets that do not overlap"
+            )
+        else:
+            taken.update(dict.fromkeys(pnics, (pnics, switch)))
+        foreign = _foreign_bridge(switch_bridge(uuid), observed)
+        if foreign:
+            blocked.append(_foreign_sentence(f"switch {switch.name}", switch_bridge(uuid)))
+        if pnics and _foreign_bridge(uplink_bridge(pnics), observed):
+            blocked.append(_foreign_sentence(f"switch {switch.name}", uplink_bridge(pnics)))
+        problems += [(Ref(kind=Kind.SWITCH, uuid=uuid), sentence) for sentence in blocked]
+        switches[uuid] = intent = SwitchIntent(
+            switch=switch,
+            bridge=switch_bridge(uuid),
+            vtep=vtep,
+            pnics=pnics,
+            uplink=uplink_bridge(pnics) if pnics else "",
+            networks=networks.get(uuid, ()),
+            blocked=tuple(blocked),
+            foreign=foreign,
+        )
+        problems += _tunnel_problems(intent, observed)
+    return Resolved(switches=switches, undefined=frozenset(undefined), rejections=tuple(problems))
+
+
+def tunnel_key(network: OpaqueNetwork) -> int:
+    """The tunnel's key of a network: its VNI, or its VSID above eight bits of flow id (RFC 7637)."""
+    return network.segment_id << 8 if network.type is NetworkType.NVGRE else network.segment_id
+
+
+# --- switches -----------------------------------------------------------------------------------------------------
+
+
+def _vtep(desired: Desired, switch: UUID) -> str:
+    assignments = desired.host.vteps if desired.host is not None else ()
+    return next((item.address for item in assignments if item.switch_uuid == switch), "")
+
+
+def _choose_pnics(switch: OpaqueSwitch, offered: tuple[str, ...]) -> tuple[str, ...]:
+    fitting = sorted({name for name in offered if any(fnmatchcase(name, glob) for glob in switch.pnic_globs)})
+    return tuple(fitting[:1] if switch.teaming is Teaming.SINGLE else fitting)
+
+
+def _switch_problems(
+    switch: OpaqueSwitch, vtep: str, pnics: tuple[str, ...], desired: Desired, observed: Observed
+) -> Iterator[str]:
+    name = f"switch {switch.name}"
+    if not vtep:
+        yield f"{name}: the manager has assigned this host no VTEP address on it; enlarge the switch's VTEP pool"
+    if not pnics:
+        offered = ", ".join(desired.offered_pnics) or "none"
+        yield (
+            f"{name}: wants a PNIC that matches {', '.join(switch.pnic_globs)}, but this host offers {offered}; "
+            "offer one with `hostagent join --pnic`, or change the switch's PNICs"
+        )
+    if isinstance(observed.links, Unread):
+        return
+    links = {link.name: link for link in observed.links}
+    ours = _own_uplink_of(observed)
+    for pnic in pnics:
+        yield from _pnic_problems(name, switch, links.get(pnic), pnic, ours.get(pnic, ""), observed)
+    if vtep:
+        yield from _vtep_problems(name, vtep, links, observed)
+
+
+def _pnic_problems(
+    name: str, switch: OpaqueSwitch, link: Link | None, pnic: str, in_ours: str, observed: Observed
+) -> Iterator[str]:
+    if link is None:
+        yield f"{name}: PNIC {pnic} does not exist on this host; plug it in, or offer another one"
+        return
+    if link.mtu < switch.mtu:
+        yield (
+            f"{name}: PNIC {pnic} has an MTU of {link.mtu}, the switch needs {switch.mtu}; raise the MTU of {pnic} "
+            "and of the underlay, or lower the switch's"
+        )
+    if in_ours:
+        return
+    foreign = _bridge_of(pnic, observed)
+    if foreign or link.master:
+        yield f"{name}: PNIC {pnic} is in bridge or bond {foreign or link.master}, which is not ours; take it out"
+    addresses = [address for address in link.addresses if not ip_interface(address).ip.is_link_local]
+    if addresses:
+        yield (
+            f"{name}: PNIC {pnic} carries {', '.join(addresses)}, which would be cut off in a bridge; move the "
+            "address elsewhere, or offer another PNIC"
+        )
+
+
+def _vtep_problems(name: str, vtep: str, links: Mapping[str, Link], observed: Observed) -> Iterator[str]:
+    own = {bridge.name for bridge in _bridges(observed) if is_ours(bridge.external_ids)}
+    address = ip_interface(vtep).ip
+    for link in links.values():
+        if link.name not in own and any(ip_interface(one).ip == address for one in link.addresses):
+            yield f"{name}: its VTEP address {address} is on {link.name} already; remove it there"
+
+
+def _tunnel_problems(intent: SwitchIntent, observed: Observed) -> Iterator[tuple[Ref, str]]:
+    if intent.foreign:
+        return
+    ports = {port.name: port for bridge in _bridges(observed) if bridge.name == intent.bridge for port in bridge.ports}
+    for kind in intent.types:
+        sentence = _tunnel_error(ports.get(tunnel_port(kind, intent.switch.uuid)))
+        if sentence:
+            for network in intent.networks:
+                if network.type is kind:
+                    yield (
+                        Ref(kind=Kind.NETWORK, uuid=network.uuid),
+                        f"network {network.name}: Open vSwitch refuses its {kind} tunnel port: {sentence}; "
+                        "remove what stands in its way, it is retried",
+                    )
+
+
+def _tunnel_error(port: OvsPort | None) -> str:
+    for interface in port.interfaces if port is not None else ():
+        if interface.ofport == -1 or interface.error:
+            return interface.error or "it gave no reason"
+    return ""
+
+
+def _bridges(observed: Observed) -> tuple[Bridge, ...]:
+    return () if isinstance(observed.bridges, Unread) else observed.bridges
+
+
+def _foreign_bridge(name: str, observed: Observed) -> bool:
+    return any(bridge.name == name and not is_ours(bridge.external_ids) for bridge in _bridges(observed))
+
+
+def _foreign_sentence(name: str, bridge: str) -> str:
+    return f"{name}: a bridge {bridge} exists that this agent did not make; rename or remove it"
+
+
+def _own_uplink_of(observed: Observed) -> dict[str, str]:
+    """Bridge of ours by the name of an interface on it."""
+    return {
+        interface.name: bridge.name
+        for bridge in _bridges(observed)
+        if is_ours(bridge.external_ids)
+        for port in bridge.ports
+        for interface in port.interfaces
+    }
+
+
+def _bridge_of(interface_name: str, observed: Observed) -> str:
+    for bridge in _bridges(observed):
+        if any(one.name == interface_name for port in bridge.ports for one in port.interfaces):
+            return bridge.name
+    return ""
+
+
+# --- networks -----------------------------------------------------------------------------------------------------
+
+
+def _networks(
+    desired: Desired, observed: Observed, problems: list[tuple[Ref, str]], undefined: set[UUID]
+) -> dict[UUID, tuple[OpaqueNetwork, ...]]:
+    """Networks by switch, without the excluded ones."""
+    by_switch: dict[UUID, list[OpaqueNetwork]] = {}
+    segments: dict[tuple[UUID, NetworkType, int], OpaqueNetwork] = {}
+    keys: dict[int, OpaqueNetwork] = {}
+    for network in _by_seniority(desired, observed):
+        ref = Ref(kind=Kind.NETWORK, uuid=network.uuid)
+        switch = desired.switches.get(network.switch_uuid)
+        if switch is None:
+            problems.append((ref, f"network {network.name}: its switch {network.switch_uuid} is not on this host"))
+            continue
+        segment = (switch.uuid, network.type, network.segment_id)
+        senior = segments.get(segment) or keys.get(network_key(network.uuid))
+        if senior is not None:
+            problems.append(
+                (
+                    ref,
+                    f"network {network.name}: {network.type} segment {network.segment_id} is carried for network "
+                    f"{senior.name} ({senior.uuid}) on this host; it is retried after that one's removal",
+                )
+            )
+            continue
+        segments[segment] = keys[network_key(network.uuid)] = network
+        by_switch.setdefault(switch.uuid, []).append(network)
+        for sentence in _definition_problems(network, switch, _vtep(desired, switch.uuid), observed):
+            problems.append((ref, sentence))
+            undefined.add(network.uuid)
+    return {switch: tuple(sorted(found, key=lambda one: one.uuid)) for switch, found in by_switch.items()}
+
+
+def _by_seniority(desired: Desired, observed: Observed) -> list[OpaqueNetwork]:
+    """Networks that libvirt has by their UUID first: of two that clash, the one in use stays."""
+    known = observed.libvirt_networks
+    defined = set() if isinstance(known, Unread) else {network.uuid for network in known if network.ours}
+    return sorted(desired.networks.values(), key=lambda network: (network.uuid not in defined, network.uuid))
+
+
+def _definition_problems(network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str, observed: Observed) -> Iterator[str]:
+    overhead = (42 if network.type is NetworkType.NVGRE else 50) + (20 if ":" in vtep else 0)
+    if network.mtu + overhead > switch.mtu:
+        yield (
+            f"network {network.name}: its MTU of {network.mtu} and {overhead} bytes of {network.type} do not fit "
+            f"the {switch.mtu} of switch {switch.name}; lower the network's MTU to {switch.mtu - overhead}"
+        )
+    if isinstance(observed.libvirt_networks, Unread):
+        return
+    for other in observed.libvirt_networks:
+        if not other.ours and (other.uuid == network.uuid or other.name == network.name):
+            yield (
+                f"network {network.name}: libvirt has a network {other.name} ({other.uuid}) that this agent did not "
+                "make; rename or undefine it"
+            )

@@ -1,0 +1,123 @@
+"""The agent's state as plain values, for `hostagent show`, `vif` and `flows`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hostagent.agent import Agent
+from hostagent.identity import Identity
+from hostagent.model import Unread
+from hostagent.names import switch_bridge
+from hostagent.state import State
+
+__all__ = ["flows_of", "show_of", "vifs_of"]
+
+
+def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
+    """Host, sync, switches, networks and VIFs."""
+    desired, report = agent.desired(), agent.report()
+    switch_status = {status.switch_uuid: status for status in report.switches}
+    network_status = {status.network_uuid: status for status in report.networks}
+    switches = []
+    for switch in sorted(desired.switches.values(), key=lambda item: item.name):
+        status = switch_status.get(switch.uuid)
+        switches.append(
+            {
+                "uuid": str(switch.uuid),
+                "name": switch.name,
+                "opaque": True,
+                "bridge": switch_bridge(switch.uuid),
+                "status": status.status.value if status else "down",
+                "health": status.health if status else 0,
+                "reasons": list(status.reasons) if status else ["not yet read"],
+                "pnics": list(status.pnics) if status else [],
+                "vteps": list(status.vteps) if status else [],
+                "datapath": status.datapath if status else "",
+                "zones": [desired.zones[uuid].name for uuid in switch.zone_uuids if uuid in desired.zones],
+            }
+        )
+    networks = []
+    for network in sorted(desired.networks.values(), key=lambda item: item.name):
+        sick = network_status.get(network.uuid)
+        unread = network.switch_uuid not in switch_status
+        on = desired.switches.get(network.switch_uuid)
+        zone = desired.zones.get(network.zone_uuid)
+        networks.append(
+            {
+                "uuid": str(network.uuid),
+                "name": network.name,
+                "opaque": True,
+                "type": network.type.value,
+                "segment": network.segment_id,
+                "switch": on.name if on else "",
+                "zone": zone.name if zone else "",
+                "mtu": network.mtu,
+                "status": sick.status.value if sick else "down" if unread else "up",
+                "health": sick.health if sick else 0 if unread else 100,
+                "reasons": list(sick.reasons) if sick else ["not yet read"] if unread else [],
+            }
+        )
+    return {
+        "host": {
+            "uuid": str(identity.host_uuid),
+            "name": desired.host.name if desired.host else identity.host_name,
+            "pnics": list(identity.pnics),
+            "datapath": identity.datapath,
+            "view_address": identity.view_address,
+        },
+        "sync": {
+            "connected": agent.sync.connected,
+            "age_s": round(agent.sync.away_s, 1),
+            "why_away": "" if agent.sync.connected else agent.sync.why_away,
+            "in_sync": agent.in_sync,
+            "revision": state.revision,
+            "managers": list(identity.managers),
+        },
+        "switches": switches,
+        "networks": networks,
+        "vifs": vifs_of(agent, state),
+        "failures": list(agent.failures()),
+    }
+
+
+def vifs_of(agent: Agent, state: State) -> list[dict[str, Any]]:
+    """The VIFs plugged here, each with its port, location and phase."""
+    desired = agent.desired()
+    result = []
+    for status in agent.report().vifs:
+        port = state.ports.get(status.port_uuid) if status.port_uuid is not None else None
+        location = desired.locations.get(status.port_uuid) if status.port_uuid is not None else None
+        network = state.networks.get(status.network_uuid) if status.network_uuid is not None else None
+        record = state.vifs.get(status.vif_uuid)
+        phase = desired.phases.get(status.port_uuid) if status.port_uuid is not None else None
+        result.append(
+            {
+                "vif": str(status.vif_uuid),
+                "state": status.state.value,
+                "reason": status.reason,
+                "network": network.name if network else str(status.network_uuid or ""),
+                "port": port.name if port else "",
+                "port_uuid": str(status.port_uuid or ""),
+                "ovs_port": status.ovs_port,
+                "mac": port.mac if port else "",
+                "ips": list(port.ips) if port else [],
+                "vm": (record.vm_name if record else "") or str(status.vm_uuid or ""),
+                "phase": phase.value if phase else "steady",
+                "holder": str(location.holder_host or "") if location else "",
+                "incoming": str(location.incoming_host or "") if location else "",
+                "location_version": location.version if location else 0,
+            }
+        )
+    return result
+
+
+def flows_of(agent: Agent) -> dict[str, list[str]]:
+    """By bridge: its flows in ovs-ofctl's syntax, as last read, sorted by table and priority."""
+    result = {}
+    for bridge, flows in agent.host.cached().flows.items():
+        if isinstance(flows, Unread):
+            result[bridge] = [f"# unread: {flows.reason}"]
+        else:
+            ordered = sorted(flows, key=lambda flow: (flow.table, -flow.priority, str(flow)))
+            result[bridge] = [str(flow) for flow in ordered]
+    return result

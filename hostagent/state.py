@@ -1,0 +1,360 @@
+"""What the agent knows when it starts: SQLite on the host's disk.
+
+Theory of operation. Everything the manager pushed is kept as it came (kind, UUID, version, message), with the store
+it came from; so an agent that starts without a manager realizes its last word, and one that reconnects says what it
+has and is sent the difference. Beside it: the VIF mapping table, notes of migrations that libvirt announced, and for
+every port the highest version of its location ever seen, which outlives the object: a manager restored from a backup
+can't revive a claim that was fenced since (rule 13).
+
+Writes are durable (WAL, `synchronous=FULL`) and made in one transaction a batch. All values are held in memory too,
+reads never touch the disk. A database that SQLite or the codec can't read is moved aside with a sentence and an empty
+one begun: the manager sends everything again, and what is realized stays until it has.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from netmgr.contract.codec import ContractError, decode_object, encode_object
+from netmgr.contract.proto import objects_pb2
+from netmgr.contract.types import (
+    Constructs,
+    HostConfig,
+    Kind,
+    Location,
+    LogicalPort,
+    Object,
+    OpaqueNetwork,
+    OpaqueSwitch,
+    Ref,
+    TransportZone,
+    ref_of,
+)
+
+__all__ = ["State", "StateError", "VifRecord", "read_boot_id"]
+
+log = structlog.get_logger(__name__)
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE objects (
+    kind TEXT NOT NULL, uuid TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, uuid)
+) WITHOUT ROWID;
+CREATE TABLE seen (port_uuid TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE vifs (
+    vif_uuid TEXT PRIMARY KEY, port_uuid TEXT NOT NULL, network_uuid TEXT NOT NULL, mac TEXT NOT NULL,
+    vm_uuid TEXT NOT NULL, vm_name TEXT NOT NULL, ovs_port TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE notes (vm_uuid TEXT PRIMARY KEY, at_unix REAL NOT NULL) WITHOUT ROWID;
+"""
+
+
+class StateError(Exception):
+    """What should be kept could not be written; nothing of it is remembered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VifRecord:
+    """One line of the VIF mapping table: VIF → logical port → OVS port, as last known on this host."""
+
+    vif_uuid: UUID
+    port_uuid: UUID
+    network_uuid: UUID
+    mac: str = ""
+    vm_uuid: UUID | None = None
+    vm_name: str = ""
+    ovs_port: str = ""
+
+
+class State:
+    """The agent's memory. Use from one thread; open a second one with `read_only` to look at it from outside."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path = path
+        self.store_id = ""
+        self.revision = 0  # of the last whole Update, realized or not
+        self.host: HostConfig | None = None
+        self.zones: dict[UUID, TransportZone] = {}
+        self.switches: dict[UUID, OpaqueSwitch] = {}
+        self.networks: dict[UUID, OpaqueNetwork] = {}
+        self.ports: dict[UUID, LogicalPort] = {}
+        self.locations: dict[UUID, Location] = {}
+        self.port_by_vif: dict[UUID, UUID] = {}
+        self.vifs: dict[UUID, VifRecord] = {}
+        self.notes: dict[UUID, float] = {}
+        self.refs: dict[tuple[Kind, UUID], int] = {}
+        self.refused_locations: dict[UUID, str] = {}
+        """By port: why the location last sent was refused; gone with the next good one."""
+        self._seen: dict[UUID, int] = {}
+        self._db = self._open(read_only)
+
+    def close(self) -> None:
+        self._db.close()
+
+    # --- what the manager pushed -----------------------------------------------------------------------------------
+
+    def have(self) -> tuple[Ref, ...]:
+        """Everything held, for Hello."""
+        return tuple(Ref(kind=kind, uuid=uuid, version=version) for (kind, uuid), version in self.refs.items())
+
+    def take(
+        self, upserts: Iterable[Object], removals: Iterable[Ref] = (), *, revision: int | None = None
+    ) -> tuple[Ref, ...]:
+        """Keep *upserts*, drop *removals*, in one durable transaction; references that really changed.
+
+        A location older than the newest ever seen for its port is refused, and left out of the answer.
+
+        Raises:
+            StateError: the disk refused; then memory is again what the disk holds.
+        """
+        changed: list[Ref] = []
+        try:
+            with self._db:
+                for ref in removals:
+                    if self._drop(ref.kind, ref.uuid):
+                        changed.append(Ref(kind=ref.kind, uuid=ref.uuid))
+                for item in upserts:
+                    if self._keep(item):
+                        changed.append(ref_of(item))
+                if revision is not None:
+                    self._set_meta("revision", str(revision))
+        except sqlite3.Error as error:
+            self._forget_all()
+            self._load(self._db)
+            raise StateError(f"{self._path} can't be written ({error}); free disk space or repair the disk") from None
+        if revision is not None:
+            self.revision = revision
+        return tuple(changed)
+
+    def keep_only(self, refs: Iterable[Ref]) -> tuple[Ref, ...]:
+        """Drop every object that *refs* do not name: the end of a first difference from another store."""
+        wanted = {(ref.kind, ref.uuid) for ref in refs}
+        surplus = [Ref(kind=kind, uuid=uuid) for kind, uuid in self.refs if (kind, uuid) not in wanted]
+        return self.take((), surplus)
+
+    def set_store(self, store_id: str) -> None:
+        """Remember which store the objects come from."""
+        with self._db:
+            self._set_meta("store_id", store_id)
+        self.store_id = store_id
+
+    def newest_location(self, port_uuid: UUID) -> int:
+        """The highest version of this port's location ever seen; 0 for none."""
+        return self._seen.get(port_uuid, 0)
+
+    # --- what the host itself knows --------------------------------------------------------------------------------
+
+    def put_vif(self, record: VifRecord) -> None:
+        """Write one line of the mapping table."""
+        if self.vifs.get(record.vif_uuid) == record:
+            return
+        self.vifs[record.vif_uuid] = record
+        with self._db:
+            self._db.execute(
+                "REPLACE INTO vifs VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    str(record.vif_uuid),
+                    str(record.port_uuid),
+                    str(record.network_uuid),
+                    record.mac,
+                    str(record.vm_uuid or ""),
+                    record.vm_name,
+                    record.ovs_port,
+                ),
+            )
+
+    def remember_ovs_port(self, vif_uuid: UUID, ovs_port: str) -> None:
+        """Note under which OVS port a VIF of the mapping table was seen last."""
+        record = self.vifs.get(vif_uuid)
+        if record is not None:
+            self.put_vif(replace(record, ovs_port=ovs_port))
+
+    def forget_vif(self, vif_uuid: UUID) -> None:
+        """Remove one line of the mapping table; the port itself is the manager's."""
+        if self.vifs.pop(vif_uuid, None) is not None:
+            with self._db:
+                self._db.execute("DELETE FROM vifs WHERE vif_uuid = ?", (str(vif_uuid),))
+
+    def note_migration(self, vm_uuid: UUID, *, at_unix: float) -> None:
+        """libvirt said that this VM is migrating in."""
+        self.notes[vm_uuid] = at_unix
+        with self._db:
+            self._db.execute("REPLACE INTO notes VALUES (?, ?)", (str(vm_uuid), at_unix))
+
+    def forget_migrations(self, *, before_unix: float) -> None:
+        """Drop notes older than this moment."""
+        stale = [vm for vm, at in self.notes.items() if at < before_unix]
+        if not stale:
+            return
+        for vm in stale:
+            del self.notes[vm]
+        with self._db:
+            self._db.execute("DELETE FROM notes WHERE at_unix < ?", (before_unix,))
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _keep(self, item: Object) -> bool:
+        ref = ref_of(item)
+        body = item.body
+        if isinstance(body, Location):
+            if body.version < self._seen.get(ref.uuid, 0):
+                sentence = (
+                    f"port {ref.uuid}: location version {body.version} is older than {self._seen[ref.uuid]}, which this"
+                    " host has seen; was the manager's store restored from a backup?"
+                )
+                log.warning("location refused", reason=sentence)
+                self.refused_locations[ref.uuid] = sentence
+                return False
+            self.refused_locations.pop(ref.uuid, None)
+            if body.version > self._seen.get(ref.uuid, 0):
+                self._seen[ref.uuid] = body.version
+                self._db.execute("REPLACE INTO seen VALUES (?, ?)", (str(ref.uuid), body.version))
+        same = self.refs.get((ref.kind, ref.uuid)) == item.version and self._table(ref.kind).get(ref.uuid) == body
+        if not same:
+            raw = encode_object(item).SerializeToString()
+            self._db.execute("REPLACE INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
+            self._remember(item)
+        return not same
+
+    def _remember(self, item: Object) -> None:
+        ref = ref_of(item)
+        self._unindex(ref.kind, ref.uuid)
+        self.refs[ref.kind, ref.uuid] = item.version
+        self._table(ref.kind)[ref.uuid] = item.body
+        if isinstance(item.body, HostConfig):
+            self.host = item.body
+        elif isinstance(item.body, LogicalPort) and item.body.vif_uuid is not None:
+            self.port_by_vif[item.body.vif_uuid] = item.body.uuid
+
+    def _drop(self, kind: Kind, uuid: UUID) -> bool:
+        if self.refs.pop((kind, uuid), None) is None:
+            return False
+        self._unindex(kind, uuid)
+        del self._table(kind)[uuid]
+        if kind is Kind.HOST:
+            self.host = None
+        if kind is Kind.LOCATION:
+            self.refused_locations.pop(uuid, None)
+        self._db.execute("DELETE FROM objects WHERE kind = ? AND uuid = ?", (kind.value, str(uuid)))
+        return True
+
+    def _unindex(self, kind: Kind, uuid: UUID) -> None:
+        if kind is Kind.PORT:
+            before = self.ports.get(uuid)
+            if before is not None and before.vif_uuid is not None and self.port_by_vif.get(before.vif_uuid) == uuid:
+                del self.port_by_vif[before.vif_uuid]
+
+    def _table(self, kind: Kind) -> dict[UUID, Constructs]:
+        if kind is Kind.HOST:
+            return self._hosts
+        tables = {
+            Kind.ZONE: self.zones,
+            Kind.SWITCH: self.switches,
+            Kind.NETWORK: self.networks,
+            Kind.PORT: self.ports,
+            Kind.LOCATION: self.locations,
+        }
+        return tables[kind]  # type: ignore[return-value]
+
+    def _set_meta(self, key: str, value: str) -> None:
+        self._db.execute("REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def _open(self, read_only: bool) -> sqlite3.Connection:
+        self._hosts: dict[UUID, Constructs] = {}
+        if read_only:
+            db = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)
+            self._load(db)
+            return db
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            return self._open_file()
+        except (sqlite3.DatabaseError, ContractError, DecodeError, ValueError) as error:
+            aside = self._path.with_name(f"{self._path.name}.damaged-{int(time.time())}")
+            for suffix in ("", "-wal", "-shm"):
+                part = Path(f"{self._path}{suffix}")
+                if part.exists():
+                    part.rename(f"{aside}{suffix}")
+            log.error(
+                "state database unreadable: moved aside, beginning empty; the manager sends everything again",
+                path=str(self._path),
+                moved_to=str(aside),
+                error=str(error),
+            )
+            State._forget_all(self)
+            return self._open_file()
+
+    def _open_file(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=5)
+        try:
+            self._path.chmod(0o600)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+            elif version != _SCHEMA_VERSION:
+                raise sqlite3.DatabaseError(f"made by another version of the agent (schema {version})")
+            self._load(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _load(self, db: sqlite3.Connection) -> None:
+        meta = dict(db.execute("SELECT key, value FROM meta"))
+        self.store_id = meta.get("store_id", "")
+        self.revision = int(meta.get("revision", "0"))
+        self._seen.update((UUID(port), version) for port, version in db.execute("SELECT * FROM seen"))
+        for (raw,) in db.execute("SELECT body FROM objects"):
+            self._remember(decode_object(objects_pb2.Object.FromString(raw)))
+        for vif, port, network, mac, vm, vm_name, ovs_port in db.execute("SELECT * FROM vifs"):
+            self.vifs[UUID(vif)] = VifRecord(
+                vif_uuid=UUID(vif),
+                port_uuid=UUID(port),
+                network_uuid=UUID(network),
+                mac=mac,
+                vm_uuid=UUID(vm) if vm else None,
+                vm_name=vm_name,
+                ovs_port=ovs_port,
+            )
+        self.notes.update((UUID(vm), at) for vm, at in db.execute("SELECT * FROM notes"))
+
+    def _forget_all(self) -> None:
+        self.store_id, self.revision, self.host = "", 0, None
+        for table in (self.zones, self.switches, self.networks, self.ports, self.locations):
+            table.clear()
+        for index in (self.port_by_vif, self.vifs, self.notes, self.refs, self._seen, self._hosts):
+            index.clear()
+
+
+def read_boot_id(
+    run_dir: Path, *, make: Callable[[], str], kernel: Path = Path("/proc/sys/kernel/random/boot_id")
+) -> str:
+    """An id of this boot of this host: the kernel's boot id, and one of ours kept in *run_dir*.
+
+    The kernel's alone would be shared by hosts that are namespaces of one machine; a fresh /run makes a fresh id.
+    *make* gives a new random text when the run directory holds none.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+    path = run_dir / "boot-id"
+    kernel_id = kernel.read_text().strip()
+    try:
+        kept, own = path.read_text().split()
+        if kept == kernel_id:
+            return f"{kernel_id}/{own}"
+    except (OSError, ValueError):
+        pass  # none yet, or of another boot: make one
+    own = make()
+    fresh = path.with_suffix(".new")
+    fresh.write_text(f"{kernel_id} {own}\n")
+    fresh.rename(path)
+    return f"{kernel_id}/{own}"

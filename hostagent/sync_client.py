@@ -1,0 +1,303 @@
+"""The host's end of the Sync stream.
+
+Theory of operation. One task keeps one stream open: connect, Hello (what is on disk), then read. What comes is put on
+disk first and then told to the agent, which acknowledges when it is realized; so the agent never realizes what it could
+forget. Keepalive notices a dead manager in 8 s; a lost stream is opened again with exponential backoff and full jitter,
+so that a restarted manager does not meet all hosts at once, and with the next of several manager addresses in turn.
+
+Claims are questions with numbers; they are answered, refused, or fail when the stream is lost, and nobody waits longer
+than its deadline. Subscribe, Ack, HostReport are levels: only the newest unsent one of each is kept, and all are sent
+anew after a reconnect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+from uuid import UUID
+
+import grpc
+import structlog
+
+from hostagent.identity import Identity
+from hostagent.state import State, StateError
+from netmgr.contract.codec import ContractError, decode_object, decode_ref, encode, encode_ref
+from netmgr.contract.proto import sync_pb2, sync_pb2_grpc
+from netmgr.contract.types import Claim, HostReport, Location, LogicalPort, Ref, ReleaseReason, ref_of
+
+__all__ = ["Grant", "Listener", "ManagerAway", "Refused", "SyncClient"]
+
+log = structlog.get_logger(__name__)
+
+_BACKOFF_S_MIN, _BACKOFF_S_MAX = 0.2, 10.0
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+class ManagerAway(Exception):
+    """No answer from any manager; the sentence says which was tried and what is known."""
+
+
+class Refused(Exception):
+    """The manager refused a claim; the message is its sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A granted claim; both objects are on disk already."""
+
+    port: LogicalPort
+    location: Location
+
+
+class Listener(Protocol):
+    """Who is told what the stream brings; called on the event loop, must not wait."""
+
+    def on_objects(self, changed: Sequence[Ref]) -> None:
+        """These objects changed on disk (or went, where they are no longer held)."""
+
+    def on_revision(self, revision: int, *, initial: bool) -> None:
+        """Everything up to *revision* is on disk: realize it, then `acknowledge`."""
+
+    def on_connection(self, connected: bool) -> None:
+        """The stream is open and Welcome was read, or it is lost."""
+
+
+class SyncClient:
+    """Keeps the stream. `start` it, `close` it."""
+
+    def __init__(
+        self, *, identity: Identity, state: State, listener: Listener, boot_id: str, agent_version: str
+    ) -> None:
+        self._identity = identity
+        self._state = state
+        self._listener = listener
+        self._boot_id = boot_id
+        self._agent_version = agent_version
+        self._networks: tuple[UUID, ...] = ()
+        self._pending: dict[int, asyncio.Future[Grant]] = {}
+        self._numbers = itertools.count(1)
+        self._outbox: Outbox | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._why = "no manager reached yet"
+        self._away_since = time.monotonic()
+
+    # --- for the agent ---------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        return self._outbox is not None
+
+    @property
+    def why_away(self) -> str:
+        """Why there is no stream, one sentence."""
+        return self._why
+
+    @property
+    def away_s(self) -> float:
+        """Seconds since the stream was lost; 0 while it is open."""
+        return 0.0 if self.connected else time.monotonic() - self._away_since
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep(), name="sync")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def subscribe(self, networks: Iterable[UUID]) -> None:
+        """Want ports and locations of exactly these networks from now on."""
+        wanted = tuple(sorted(networks))
+        if wanted != self._networks:
+            self._networks = wanted
+            if self._outbox is not None:
+                self._outbox.put("subscribe", sync_pb2.Subscribe(network_uuids=[str(uuid) for uuid in wanted]))
+
+    def acknowledge(self, revision: int, rejections: Iterable[tuple[Ref, str]]) -> None:
+        """Everything up to *revision* is realized, but for the rejections."""
+        message = sync_pb2.Ack(
+            revision=revision,
+            rejections=[sync_pb2.Rejection(object=encode_ref(ref), reason=reason) for ref, reason in rejections],
+        )
+        if self._outbox is not None:
+            self._outbox.put("ack", message)
+
+    def report(self, report: HostReport) -> None:
+        """Tell the whole status of the host; lost without a stream, so repeat it on each connection."""
+        if self._outbox is not None:
+            self._outbox.put("report", encode(report))
+
+    def activated(self, location: Location) -> None:
+        """The guest runs here: ask the manager to move the location."""
+        if self._outbox is not None:
+            message = sync_pb2.Activated(port_uuid=str(location.port_uuid), version=location.version)
+            self._outbox.put("activated", message, key=str(location.port_uuid))
+
+    def release(self, location: Location, why: ReleaseReason) -> None:
+        """The VIF left this host, or did not come."""
+        if self._outbox is not None:
+            message = sync_pb2.Release(port_uuid=str(location.port_uuid), version=location.version, why=why.value)
+            self._outbox.put("release", message, key=str(location.port_uuid))
+
+    async def claim(self, claim: Claim, *, deadline_s: float = 5.0) -> Grant:
+        """Ask for a port; the granted port and location are on disk when this returns.
+
+        Raises:
+            Refused: the manager said no.
+            ManagerAway: no stream, lost meanwhile, or no answer within the deadline.
+        """
+        if self._outbox is None:
+            raise ManagerAway(self._why)
+        number = next(self._numbers)
+        future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self._pending[number] = future
+        self._outbox.put("claim", encode(replace(claim, request_id=number)), key=str(number))
+        try:
+            return await asyncio.wait_for(future, deadline_s)
+        except TimeoutError:
+            raise ManagerAway(f"the network manager did not answer a claim within {deadline_s:g} s") from None
+        finally:
+            self._pending.pop(number, None)
+
+    # --- the task --------------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        failures = 0
+        for address in itertools.cycle(self._identity.managers):
+            try:
+                await self._run_stream(address)
+                self._why = f"the network manager at {address} closed the stream"
+            except grpc.aio.AioRpcError as error:
+                self._why = _sentence(address, error)
+            except (ContractError, StateError) as error:
+                self._why = f"the stream from {address} was given up: {error}"
+            failures = self._lost(failures)
+            ceiling = min(_BACKOFF_S_MAX, _BACKOFF_S_MIN * 2 ** min(failures, 10))
+            await asyncio.sleep(random.uniform(_BACKOFF_S_MIN / 4, ceiling))
+
+    def _lost(self, failures: int) -> int:
+        was_connected = self._outbox is not None
+        self._outbox = None
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(ManagerAway(self._why))
+        if was_connected:
+            self._away_since = time.monotonic()
+            self._listener.on_connection(False)
+            log.warning("sync: lost", reason=self._why)
+            return 0
+        if failures in (0, 3) or failures % 30 == 0:
+            log.warning("sync: no stream, trying again", reason=self._why, attempts=failures + 1)
+        return failures + 1
+
+    async def _run_stream(self, address: str) -> None:
+        credentials = grpc.ssl_channel_credentials(
+            self._identity.ca_pem, self._identity.key_pem, self._identity.cert_pem
+        )
+        options = (*_OPTIONS, ("grpc.ssl_target_name_override", self._identity.manager_name))
+        async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
+            outbox = Outbox()
+            hello = sync_pb2.Hello(
+                host_uuid=str(self._identity.host_uuid),
+                boot_id=self._boot_id,
+                agent_version=self._agent_version,
+                store_id=self._state.store_id,
+                have=[encode_ref(ref) for ref in self._state.have()],
+                network_uuids=[str(uuid) for uuid in self._networks],
+                view_address=self._identity.view_address,
+            )
+            outbox.put("hello", hello)
+            stub: Any = sync_pb2_grpc.SyncStub(channel)  # type: ignore[no-untyped-call]
+            stream = stub.Stream(outbox.messages())
+            await self._read(stream, outbox, address)
+
+    async def _read(self, stream: Any, outbox: Outbox, address: str) -> None:
+        initial: set[Ref] = set()
+        strange_store = False
+        async for message in stream:
+            body = message.WhichOneof("body")
+            if body == "welcome":
+                strange_store = bool(self._state.store_id) and self._state.store_id != message.welcome.store_id
+                self._state.set_store(message.welcome.store_id)
+                self._outbox = outbox
+                log.info("sync: connected", manager=address, revision=message.welcome.revision)
+                self._listener.on_connection(True)
+            elif body == "update":
+                self._take(message.update, initial, strange_store=strange_store)
+            elif body == "answer":
+                self._answer(message.answer)
+            else:
+                log.warning("sync: message of a newer manager ignored")
+
+    def _take(self, update: sync_pb2.Update, initial: set[Ref], *, strange_store: bool) -> None:
+        upserts = [decode_object(item) for item in update.upserts]
+        removals = [decode_ref(ref) for ref in update.removals]
+        changed = list(self._state.take(upserts, removals, revision=update.revision if update.last else None))
+        if update.initial and strange_store:
+            # Another store: what it did not send is not there. Dropped only once its whole word is here.
+            initial.update(Ref(kind=ref_of(item).kind, uuid=ref_of(item).uuid) for item in upserts)
+            if update.last:
+                changed.extend(self._state.keep_only(initial))
+        if changed:
+            self._listener.on_objects(changed)
+        if update.last:
+            self._listener.on_revision(update.revision, initial=update.initial)
+
+    def _answer(self, answer: sync_pb2.ClaimAnswer) -> None:
+        future = self._pending.get(answer.request_id)
+        if answer.refusal:
+            if future is not None and not future.done():
+                future.set_exception(Refused(answer.refusal))
+            return
+        port, location = decode_object(answer.port), decode_object(answer.location)
+        if not isinstance(port.body, LogicalPort) or not isinstance(location.body, Location):
+            raise ContractError("ClaimAnswer: wanted a port and a location")
+        # Kept even when nobody waits any more: it is the manager's word on where the port is.
+        changed = self._state.take((port, location))
+        if changed:
+            self._listener.on_objects(changed)
+        if future is not None and not future.done():
+            future.set_result(Grant(port=port.body, location=location.body))
+
+
+class Outbox:
+    """Messages on their way up: in order, and of each level only the newest."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, str], Any] = {}
+        self._filled = asyncio.Event()
+
+    def put(self, body: str, message: Any, *, key: str = "") -> None:
+        self._waiting.pop((body, key), None)  # a newer word goes to the end: never before what it builds on
+        self._waiting[body, key] = sync_pb2.HostMessage(**{body: message})
+        self._filled.set()
+
+    async def messages(self) -> Any:
+        """Messages for the stream, for as long as it is read."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            while self._waiting:
+                yield self._waiting.pop(next(iter(self._waiting)))
+
+
+def _sentence(address: str, error: grpc.aio.AioRpcError) -> str:
+    details = error.details() or "no details"
+    if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
+        return f"the network manager at {address} refuses this host: {details}"
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return f"the network manager at {address} can't be reached: {details}"
+    return f"the stream to the network manager at {address} failed: {error.code().name.lower()}: {details}"

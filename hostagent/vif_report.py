@@ -1,0 +1,108 @@
+"""How each VIF of this host fares: lit, dark or incoming, and why.
+
+A VIF is reported lit only when the switch has its flows, not when it should have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from hostagent.flow import Flow, Match
+from hostagent.model import Bridge, Desired, Interface, Observed, Phase, Unread
+from hostagent.names import SWITCH_KEY, is_ours
+from hostagent.pipeline.tables import Table
+from hostagent.resolve import Resolved
+from hostagent.vifs import standing, taps_of, vif_of
+from netmgr.contract.types import LogicalPort, VifState, VifStatus
+
+__all__ = ["vif_statuses"]
+
+
+def vif_statuses(*, desired: Desired, observed: Observed, resolved: Resolved) -> tuple[VifStatus, ...]:
+    """One for each VIF plugged into a bridge of ours, sorted; two for one that is plugged twice."""
+    if isinstance(observed.bridges, Unread) or desired.host is None:
+        return ()
+    by_vif = {port.vif_uuid: port for port in desired.ports.values() if port.vif_uuid is not None}
+    home = {network.uuid: i.bridge for i in resolved.switches.values() for network in i.networks}
+    found: list[VifStatus] = []
+    for bridge in observed.bridges:
+        if is_ours(bridge.external_ids) and SWITCH_KEY in bridge.external_ids:
+            found.extend(_of_bridge(bridge, desired, desired.host.uuid, observed, by_vif, home))
+    return tuple(sorted(found, key=lambda one: (one.vif_uuid, one.ovs_port)))
+
+
+def _of_bridge(
+    bridge: Bridge,
+    desired: Desired,
+    host: UUID,
+    observed: Observed,
+    by_vif: dict[UUID, LogicalPort],
+    home: dict[UUID, str],
+) -> Iterator[VifStatus]:
+    flows = observed.flows.get(bridge.name)
+    realized = flows if isinstance(flows, frozenset) else frozenset()
+    taps = taps_of(bridge, realized)
+    for vif, tap in taps.by_vif.items():
+        port = by_vif.get(vif)
+        state, reason = _state(vif, tap, port, bridge, desired, host, realized, home)
+        yield _status(vif, tap, port, state, reason)
+    for tap in taps.doubles:
+        double = vif_of(tap)
+        assert double is not None
+        first = taps.by_vif[double].name
+        reason = f"VIF {double} is plugged twice: {first} has it, {tap.name} stays dark; give it a UUID of its own"
+        yield _status(double, tap, by_vif.get(double), VifState.DARK, reason)
+
+
+def _state(
+    vif: UUID,
+    tap: Interface,
+    port: LogicalPort | None,
+    bridge: Bridge,
+    desired: Desired,
+    host: UUID,
+    realized: frozenset[Flow],
+    home: dict[UUID, str],
+) -> tuple[VifState, str]:
+    if port is None:
+        return VifState.DARK, f"VIF {vif}: no logical port is known for it on this host; create and attach one"
+    if home.get(port.network_uuid) != bridge.name:
+        wanted = home.get(port.network_uuid, "none of this host's bridges")
+        return (
+            VifState.DARK,
+            f"VIF {vif} is plugged into {bridge.name}, but the network of its port {port.name} is on {wanted}",
+        )
+    location = desired.locations.get(port.uuid)
+    phase = desired.phases.get(port.uuid, Phase.STEADY)
+    state, reason = standing(port=port, location=location, phase=phase, host=host)
+    if state is VifState.DARK:
+        return state, reason
+    if tap.ofport is None or tap.ofport < 0:
+        return VifState.DARK, f"VIF {vif}: Open vSwitch has no port for {tap.name}: {tap.error or 'not yet'}"
+    if state is VifState.LIT and not any(_admits(flow, tap.ofport) for flow in realized):
+        return VifState.DARK, f"VIF {vif}: its flows are not in {bridge.name} yet"
+    return state, reason
+
+
+def _admits(flow: Flow, ofport: int) -> bool:
+    return flow.table == Table.CLASSIFY and flow.match == (Match("in_port", ofport),)
+
+
+def _status(vif: UUID, tap: Interface, port: LogicalPort | None, state: VifState, reason: str) -> VifStatus:
+    return VifStatus(
+        vif_uuid=vif,
+        port_uuid=port.uuid if port is not None else None,
+        network_uuid=port.network_uuid if port is not None else None,
+        state=state,
+        reason=reason,
+        ovs_port=tap.name,
+        vm_uuid=_vm_of(tap),
+    )
+
+
+def _vm_of(tap: Interface) -> UUID | None:
+    try:
+        return UUID(tap.external_ids["vm-id"])
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,92 @@
+"""Which tap belongs to which port, and whether the port may speak.
+
+A VIF is any interface on a bridge of ours whose `external_ids:iface-id` is a UUID; the port is found by it. A port is
+dark until everything is in order: it is up by the operator's word, its location is known, this host holds it or it is
+coming here, and its guest is not stopped (parked).
+
+A VIF UUID that appears twice on a bridge is an error of whoever plugged it. The one that is lit already stays lit, and
+the other one stays dark however loudly it announces itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from hostagent.flow import Flow, Match
+from hostagent.model import Bridge, Interface, Phase
+from hostagent.names import IFACE_ID, is_ours
+from hostagent.pipeline.tables import Table
+from netmgr.contract.types import Location, LogicalPort, VifState
+
+__all__ = ["Taps", "standing", "taps_of", "vif_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taps:
+    """The VIF interfaces of one bridge."""
+
+    by_vif: dict[UUID, Interface] = field(default_factory=dict)
+    doubles: tuple[Interface, ...] = ()  # a VIF UUID that another interface carries already
+
+
+def vif_of(interface: Interface) -> UUID | None:
+    """The VIF whose tap *interface* is; None when it is none."""
+    if is_ours(interface.external_ids):
+        return None
+    try:
+        return UUID(interface.external_ids[IFACE_ID])
+    except (KeyError, ValueError):
+        return None
+
+
+def taps_of(bridge: Bridge, flows: Iterable[Flow] = ()) -> Taps:
+    """The VIFs plugged into *bridge*; *flows* are those it has, and say which of two doubles is lit already."""
+    found: dict[UUID, list[Interface]] = {}
+    for port in bridge.ports:
+        for interface in port.interfaces:
+            vif = vif_of(interface)
+            if vif is not None:
+                found.setdefault(vif, []).append(interface)
+    doubled = any(len(interfaces) > 1 for interfaces in found.values())
+    lit = _lit_ofports(flows) if doubled else frozenset()
+    by_vif = {}
+    doubles: list[Interface] = []
+    for vif, interfaces in found.items():
+        # lit before dark, then usable before not, then the lower number: the earlier plug
+        first, *others = sorted(
+            interfaces, key=lambda one: (one.ofport not in lit, one.ofport is None or one.ofport < 0, one.ofport or 0)
+        )
+        by_vif[vif] = first
+        doubles += others
+    return Taps(by_vif=by_vif, doubles=tuple(doubles))
+
+
+def standing(*, port: LogicalPort, location: Location | None, phase: Phase, host: UUID) -> tuple[VifState, str]:
+    """Whether *port* may speak on *host*, and if not, why, in a sentence."""
+    if not port.admin_up:
+        return VifState.DARK, f"port {port.name} is set down by its operator"
+    if location is None:
+        return VifState.DARK, f"port {port.name}: no location is known for it on this host"
+    if location.holder_host == host:
+        if location.parked:
+            return VifState.DARK, f"port {port.name} is parked: its guest is stopped"
+        return VifState.LIT, ""
+    if location.incoming_host == host:
+        if phase is Phase.ACTIVATED:
+            return VifState.LIT, ""
+        return VifState.INCOMING, f"port {port.name} is migrating in; it is lit at the guest's first frame"
+    if location.holder_host is None:
+        return VifState.DARK, f"port {port.name} is held by no host; the manager has not granted it to this one"
+    return VifState.DARK, f"port {port.name} is held by host {location.holder_host}, not by this one"
+
+
+def _lit_ofports(flows: Iterable[Flow]) -> frozenset[int | None]:
+    return frozenset(
+        item.value
+        for flow in flows
+        if flow.table == Table.CLASSIFY
+        for item in flow.match
+        if isinstance(item, Match) and item.field == "in_port"
+    )

@@ -1,0 +1,53 @@
+"""What every route needs, and the helpers they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import Query
+
+from netmgr.api.ports import Authority, FleetReader
+from netmgr.api.waiting import TIMEOUT_S_MAX, realization_view, wait_realized
+from netmgr.contract.types import Kind
+from netmgr.model import Change
+from netmgr.service.realization import targets_of
+from netmgr.store import Store
+
+__all__ = ["Context", "Timeout", "Wait"]
+
+Wait = Annotated[
+    Literal["realized"] | None,
+    Query(description="Hold the answer until every reachable host has confirmed; it then has `realization`."),
+]
+Timeout = Annotated[float, Query(ge=0, le=TIMEOUT_S_MAX, description="Seconds to wait at most.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The parts of the manager that routes use."""
+
+    store: Store
+    fleet: FleetReader
+    authority: Authority
+    sync_port: int
+
+    def acked(self) -> dict[UUID, int]:
+        """The revision each host has acknowledged."""
+        return {uuid: live.acked_revision for uuid, live in self.fleet.lives().items()}
+
+    async def waited(
+        self,
+        view: dict[str, Any],
+        *,
+        keys: Iterable[tuple[Kind, UUID]] = (),
+        changes: Iterable[Change] = (),
+        timeout_s: float,
+    ) -> dict[str, Any]:
+        """*view* with `realization` of these objects and changes, waited for."""
+        with self.store.read() as world:
+            targets = targets_of(world, keys=keys, changes=changes)
+        found = await wait_realized(self.store, self.fleet, targets, timeout_s=timeout_s)
+        return {**view, "realization": realization_view(found)}

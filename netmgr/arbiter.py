@@ -1,0 +1,330 @@
+"""Who may hold a port: the one place where locations are decided, as pure functions of `World`.
+
+Theory of operation. A port is *unbound*, *held* by one host (whose guest is running, or *parked*: stopped there) and,
+while a guest migrates, *incoming* at one other. A host asks before the tap exists:
+
+    found                                  start         migrate-in    why
+    unbound, or its holder is gone         holder        holder        nobody to ask
+    held by the claimant                   holder        holder        an agent that restarts asks again; unparks
+    incoming at the claimant               as it is      as it is      asked twice; holder if the source has parked it
+    parked elsewhere                       holder        holder        a stopped guest starts where it likes
+    held elsewhere                         refused       incoming      only its own migration may take a running VIF
+    incoming at a third host               refused       refused       one migration at a time
+
+Later the destination says that the guest runs there (*activation*: it becomes holder), or one side gives up
+(*release*).
+
+A location's version only grows. Releases and activations name the version that the host acted on: if the location has
+changed since, what the host says is about something that is over, and it is ignored, with two exceptions. Parking by
+the holder changes nothing for the incoming host, which may still activate. And a grant to another changes nothing for
+the holder, whose guest may still stop. Both say only what the host itself knows best.
+
+A version is the larger of its predecessor plus one and `now_ms`. The clock decides nothing between two versions of one
+port; it makes whatever is decided after a backup of the store was restored newer than anything decided before, so that
+hosts, which keep the highest version they have seen, believe it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from netmgr.contract.types import (
+    AttachMode,
+    Claim,
+    ClaimIntent,
+    Kind,
+    Location,
+    LogicalPort,
+    OpaqueNetwork,
+    ReleaseReason,
+)
+from netmgr.model import HostRecord, World
+
+__all__ = ["Grant", "Refusal", "decide_activation", "decide_claim", "decide_release"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """The claimant may plug. `created`: the port is new; the location may equal the one in the world."""
+
+    port: LogicalPort
+    location: Location
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What is not done, and why, in one sentence."""
+
+    sentence: str
+
+
+def decide_claim(world: World, *, host: UUID, claim: Claim, new_port_uuid: UUID, now_ms: int = 0) -> Grant | Refusal:
+    """May *host* plug this VIF? Same claim, same answer: repeating it changes nothing.
+
+    *new_port_uuid* names the port that the claim of an unknown VIF creates on a network that attaches by itself.
+    """
+    record = world.hosts.get(host)
+    if record is None:
+        return Refusal(f"host {host} is not enrolled; join it again")
+    port = _port_of_vif(world, claim.vif_uuid)
+    network_uuid = port.network_uuid if port else claim.network_uuid
+    if network_uuid is None:
+        return Refusal(
+            f"VIF {claim.vif_uuid} is attached to no port, and the claim names no network to create one on; "
+            "attach it to a port"
+        )
+    network = world.networks.get(network_uuid)
+    if network is None:
+        return Refusal(f"network {network_uuid} does not exist; VIF {claim.vif_uuid} can't be plugged into it")
+    out_of_reach = _out_of_reach(world, record, network)
+    if out_of_reach:
+        return out_of_reach
+    if port is None:
+        return _create(world, record, network, claim, new_port_uuid, now_ms)
+    mismatch = _mismatch(world, port, network, claim)
+    if mismatch:
+        return mismatch
+    decided = _arbitrate(world, record, network, port, claim, now_ms)
+    return decided if isinstance(decided, Refusal) else Grant(port=port, location=decided, created=False)
+
+
+def decide_activation(
+    world: World, *, host: UUID, port_uuid: UUID, version: int, now_ms: int = 0
+) -> Location | Refusal | None:
+    """The guest runs on *host*, which acted on *version*: the new location, None if it is so already, or why not."""
+    found = _location(world, host, port_uuid, version)
+    if not isinstance(found, Location):
+        return found
+    if found.holder_host == host:
+        if not found.parked:
+            return None
+        return _stale(world, found, host, version) or _changed(found, now_ms, parked=False)
+    if found.incoming_host != host:
+        return Refusal(
+            f"{_port_words(world, port_uuid)} is {_whereabouts(world, found)}, not coming to host "
+            f"{_host_name(world, host)}: the guest there stays dark"
+        )
+    if not found.parked:  # parking by the source leaves the grant as it was
+        stale = _stale(world, found, host, version)
+        if stale:
+            return stale
+    return _changed(
+        found,
+        now_ms,
+        holder_host=host,
+        holder_vtep=found.incoming_vtep,
+        incoming_host=None,
+        incoming_vtep="",
+        parked=False,
+    )
+
+
+def decide_release(
+    world: World, *, host: UUID, port_uuid: UUID, version: int, why: ReleaseReason, now_ms: int = 0
+) -> Location | Refusal | None:
+    """The VIF left *host*, or did not come, or stayed: the new location, None if it is so already, or why not."""
+    found = _location(world, host, port_uuid, version)
+    if not isinstance(found, Location):
+        return found
+    moving = found.incoming_host is not None
+    if found.incoming_host == host and why is not ReleaseReason.RESUMED:
+        # A grant whose source has parked since is still the grant that the host gives back.
+        stale = None if found.parked else _stale(world, found, host, version)
+        return stale or _changed(found, now_ms, incoming_host=None, incoming_vtep="")
+    if found.holder_host != host:
+        return None
+    if why is ReleaseReason.STOPPED:
+        if found.parked:
+            return None
+        stale = None if moving else _stale(world, found, host, version)
+        return stale or _changed(found, now_ms, parked=True)
+    if moving:  # the source runs on, or calls the move off
+        return _stale(world, found, host, version) or _changed(found, now_ms, incoming_host=None, incoming_vtep="")
+    if why is ReleaseReason.ABORTED and not found.parked:  # a start that failed
+        return _stale(world, found, host, version) or _changed(found, now_ms, parked=True)
+    return None
+
+
+def _arbitrate(
+    world: World, record: HostRecord, network: OpaqueNetwork, port: LogicalPort, claim: Claim, now_ms: int
+) -> Location | Refusal:
+    host = record.uuid
+    found = world.locations.get(port.uuid) or Location(port_uuid=port.uuid, network_uuid=network.uuid, mac=port.mac)
+    holder = found.holder_host if found.holder_host in world.hosts else None
+    incoming = found.incoming_host if found.incoming_host in world.hosts else None
+    as_holder = {
+        "network_uuid": network.uuid,
+        "mac": port.mac,
+        "holder_host": host,
+        "holder_vtep": _vtep(record, network),
+        "incoming_host": None,
+        "incoming_vtep": "",
+        "parked": False,
+    }
+    if holder == host:
+        if found.parked:
+            return _changed(found, now_ms, **as_holder)
+        return found
+    if incoming == host:
+        if holder is None or (found.parked and claim.intent is ClaimIntent.START):
+            return _changed(found, now_ms, **as_holder)
+        return found
+    if incoming is not None:
+        return Refusal(
+            f"{_port_words(world, port.uuid)} is {_whereabouts(world, found)}: a migration to host "
+            f"{_host_name(world, incoming)} is under way; wait for its end"
+        )
+    if holder is None or found.parked:
+        return _changed(found, now_ms, **as_holder)
+    if claim.intent is ClaimIntent.MIGRATE_IN:
+        return _changed(found, now_ms, incoming_host=host, incoming_vtep=_vtep(record, network))
+    return Refusal(
+        f"{_port_words(world, port.uuid)} is held by host {_host_name(world, holder)}, where its guest runs; "
+        f"stop it there or migrate it, before it can start on host {record.name}"
+    )
+
+
+def _create(
+    world: World, record: HostRecord, network: OpaqueNetwork, claim: Claim, new_port_uuid: UUID, now_ms: int
+) -> Grant | Refusal:
+    if network.attach_mode is AttachMode.MANUAL:
+        return Refusal(
+            f"VIF {claim.vif_uuid} is attached to no port, and network {network.name} takes only ports made for it "
+            f"(attach mode manual); make one and attach the VIF: netmgr port create, netmgr port attach"
+        )
+    mac = claim.mac.lower()
+    if not _UNICAST_MAC.fullmatch(mac):
+        return Refusal(
+            f"VIF {claim.vif_uuid} on network {network.name} needs a unicast MAC like 52:54:00:12:34:56, "
+            f"got {claim.mac!r}"
+        )
+    other = world.unique.get(("mac", network.uuid, mac))
+    if other is not None:
+        return Refusal(
+            f"MAC {mac} on network {network.name} belongs to {_port_words(world, other)}, VIF "
+            f"{world.ports[other].vif_uuid or 'none'}, not to VIF {claim.vif_uuid}; "
+            "give the guest's interface that interfaceid, or another MAC"
+        )
+    port = LogicalPort(
+        uuid=new_port_uuid,
+        name=_free_name(world, network, claim),
+        network_uuid=network.uuid,
+        vif_uuid=claim.vif_uuid,
+        mac=mac,
+    )
+    location = Location(
+        port_uuid=port.uuid,
+        network_uuid=network.uuid,
+        mac=mac,
+        holder_host=record.uuid,
+        holder_vtep=_vtep(record, network),
+        version=max(1, now_ms),
+    )
+    return Grant(port=port, location=location, created=True)
+
+
+_UNICAST_MAC = re.compile(r"(?!00:00:00:00:00:00)[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
+_NAME_LENGTH_MAX = 63
+
+
+def _free_name(world: World, network: OpaqueNetwork, claim: Claim) -> str:
+    """The VM's name, made fit to be a port's, with as much of the VIF's UUID as it takes to be unique."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", claim.vm_name).strip("._-")
+    vif = str(claim.vif_uuid)
+    tries = [stem[:_NAME_LENGTH_MAX], f"{stem[: _NAME_LENGTH_MAX - 9]}-{vif[:8]}"] if stem else []
+    for name in tries:
+        if ("name", Kind.PORT, network.uuid, name) not in world.unique:
+            return name
+    return vif
+
+
+def _out_of_reach(world: World, record: HostRecord, network: OpaqueNetwork) -> Refusal | None:
+    zone = world.zones.get(network.zone_uuid)
+    zone_name = zone.name if zone else str(network.zone_uuid)
+    if network.zone_uuid not in record.zone_uuids:
+        return Refusal(
+            f"network {network.name} ({network.uuid}) spans transport zone {zone_name}, which host {record.name} is "
+            f"not in; use a host of zone {zone_name}, or add the host to it"
+        )
+    if not _vtep(record, network):
+        return Refusal(
+            f"host {record.name} has no VTEP address on the switch of network {network.name} "
+            f"(zone {zone_name}); enlarge the switch's VTEP pool"
+        )
+    return None
+
+
+def _mismatch(world: World, port: LogicalPort, network: OpaqueNetwork, claim: Claim) -> Refusal | None:
+    if claim.network_uuid is not None and claim.network_uuid != port.network_uuid:
+        asked = world.networks.get(claim.network_uuid)
+        return Refusal(
+            f"VIF {claim.vif_uuid} is attached to {_port_words(world, port.uuid)}, not to network "
+            f"{asked.name if asked else claim.network_uuid}; connect the guest to {network.name}, or detach the VIF"
+        )
+    if claim.mac and claim.mac.lower() != port.mac:
+        return Refusal(
+            f"{_port_words(world, port.uuid)} has MAC {port.mac}, but VIF {claim.vif_uuid} comes with {claim.mac}; "
+            "make the two equal"
+        )
+    return None
+
+
+def _location(world: World, host: UUID, port_uuid: UUID, version: int) -> Location | Refusal | None:
+    """The location of the port, if what *host* says of it can have a meaning."""
+    found = world.locations.get(port_uuid)
+    if found is None:
+        return None  # gone since; the removal is on its way to the host
+    if version > found.version:
+        return Refusal(
+            f"host {_host_name(world, host)} acted on version {version} of the location of "
+            f"{_port_words(world, port_uuid)}, but the store knows only {found.version}: was a backup restored?"
+        )
+    return found
+
+
+def _stale(world: World, found: Location, host: UUID, version: int) -> Refusal | None:
+    if version == found.version:
+        return None
+    return Refusal(
+        f"host {_host_name(world, host)} acted on version {version} of the location of "
+        f"{_port_words(world, found.port_uuid)}, which is {_whereabouts(world, found)} since version {found.version}"
+    )
+
+
+def _changed(found: Location, now_ms: int, **changes: object) -> Location:
+    return replace(found, version=max(found.version + 1, now_ms), **changes)  # type: ignore[arg-type]
+
+
+def _vtep(record: HostRecord, network: OpaqueNetwork) -> str:
+    """VTEP address of the host on the network's switch, without prefix length; empty without one."""
+    return next((v.address.split("/")[0] for v in record.vteps if v.switch_uuid == network.switch_uuid), "")
+
+
+def _port_of_vif(world: World, vif_uuid: UUID) -> LogicalPort | None:
+    port_uuid = world.port_by_vif.get(vif_uuid)
+    return None if port_uuid is None else world.ports[port_uuid]
+
+
+def _host_name(world: World, uuid: UUID) -> str:
+    host = world.hosts.get(uuid)
+    return host.name if host else str(uuid)
+
+
+def _port_words(world: World, uuid: UUID) -> str:
+    port = world.ports.get(uuid)
+    if port is None:
+        return f"port {uuid}"
+    network = world.networks.get(port.network_uuid)
+    return f"port {port.name} of network {network.name if network else port.network_uuid}"
+
+
+def _whereabouts(world: World, found: Location) -> str:
+    if found.holder_host is None:
+        return "unbound"
+    words = f"{'parked at' if found.parked else 'held by'} host {_host_name(world, found.holder_host)}"
+    if found.incoming_host is not None:
+        words += f" and incoming at host {_host_name(world, found.incoming_host)}"
+    return words

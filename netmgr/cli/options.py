@@ -1,0 +1,173 @@
+"""What the resources' commands take and show: one description a kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+__all__ = ["RESOURCE_OPTIONS", "ResourceOptions", "Seconds"]
+
+Decorator = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceOptions:
+    """One kind of resource on the command line. Option names are those of the API's fields."""
+
+    kind: str
+    path: str
+    help: str
+    columns: tuple[str, ...]
+    set_help: str
+    delete_help: str
+    create_help: str = ""  # empty: not created here
+    create_options: tuple[Decorator, ...] = ()
+    set_options: tuple[Decorator, ...] = ()
+    waits: bool = True
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]
+    """A duration such as 90s, 30m, 1h, 2d, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d{1,9})([smhd]?)", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no duration; write 90s, 30m, 1h or 2d", param, context)
+        return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _zones(*, required: bool = False) -> Decorator:
+    help = "Transport zone, by name or UUID; may be repeated."
+    return click.option("--zone", "zones", multiple=True, required=required, help=help)
+
+
+_PNICS = click.option(
+    "--pnic",
+    "pnic_globs",
+    multiple=True,
+    metavar="GLOB",
+    help="PNICs that carry it, by name; may be repeated.  [default: *]",
+)
+_SWITCH_MTU = click.option("--mtu", type=int, help="Largest underlay packet in bytes, 1280 to 9216.  [default: 1600]")
+_TEAMING = click.option("--teaming", type=click.Choice(["single", "active-backup"]), help="How several PNICs share it.")
+_ATTACH_MODE = click.option(
+    "--attach-mode", type=click.Choice(["auto", "manual"]), help="Whether ports are made for unknown VIFs that plug in."
+)
+_NETWORK_MTU = click.option("--mtu", type=int, help="Largest guest packet in bytes.  [default: what the switch leaves]")
+_SUBNETS = click.option("--subnet", "subnets", multiple=True, metavar="CIDR", help="In use on it; may be repeated.")
+_IPS = click.option("--ip", "ips", multiple=True, help="Address it may use; may be repeated; none allows any.")
+_MAC = click.option("--mac", help="Its only source MAC.  [default: made of its UUID]")
+
+RESOURCE_OPTIONS = (
+    ResourceOptions(
+        kind="zone",
+        path="zones",
+        help="Transport zones: sets of hosts that networks may span.",
+        columns=("name", "kind", "switch", "hosts", "uuid"),
+        create_help="Create a transport zone.\n\n\b\n  netmgr zone create a",
+        create_options=(click.option("--kind", type=click.Choice(["overlay", "vlan"])),),
+        set_help="Rename a zone.\n\n\b\n  netmgr zone set a --name rack-a",
+        delete_help="Delete zones. Refused while switches, networks or hosts are in them; they are named.",
+        waits=False,
+    ),
+    ResourceOptions(
+        kind="switch",
+        path="switches",
+        help="Opaque switches: on every host of their zones, one bridge.",
+        columns=("name", "zone", "status", "health", "mtu", "vtep_pool", "pnic_globs", "reasons", "uuid"),
+        create_help=(
+            "Create an opaque switch. Its hosts get a VTEP address each from the pool.\n\n\b\n"
+            "  netmgr switch create sw-a --zone a --vtep-pool 10.200.0.0/24 --pnic 'eth*' --mtu 1650"
+        ),
+        create_options=(
+            _zones(required=True),
+            click.option("--vtep-pool", required=True, metavar="CIDR", help="Addresses for VTEPs, IPv4 or IPv6."),
+            _PNICS,
+            _SWITCH_MTU,
+            _TEAMING,
+        ),
+        set_help=(
+            "Change a switch. Lists are replaced whole.\n\n\b\n  netmgr switch set sw-a --mtu 9000 --wait realized"
+        ),
+        set_options=(
+            _zones(),
+            click.option("--vtep-pool", metavar="CIDR", help="Hosts outside of it get new addresses."),
+            _PNICS,
+            _SWITCH_MTU,
+            _TEAMING,
+        ),
+        delete_help="Delete switches. Refused while networks are on them; they are named.",
+    ),
+    ResourceOptions(
+        kind="network",
+        path="networks",
+        help="Opaque networks: virtual layer 2s, each on all hosts of a zone.",
+        columns=("name", "type", "zone", "segment_id", "mtu", "status", "health", "ports", "reasons", "uuid"),
+        create_help=(
+            "Create an opaque network.\n\n\b\n"
+            "  netmgr network create blue --zone a --subnet 10.10.0.0/24 --wait realized --timeout 10"
+        ),
+        create_options=(
+            click.option("--zone", required=True, help="Transport zone it spans, by name or UUID."),
+            click.option("--type", type=click.Choice(["vxlan", "geneve", "nvgre"]), help="[default: vxlan]"),
+            click.option("--segment-id", type=int, help="VNI or VSID, 1 to 16777215.  [default: the lowest free]"),
+            _ATTACH_MODE,
+            _NETWORK_MTU,
+            _SUBNETS,
+        ),
+        set_help="Change a network. Lists are replaced whole.\n\n\b\n  netmgr network set blue --mtu 1400",
+        set_options=(
+            _ATTACH_MODE,
+            _NETWORK_MTU,
+            _SUBNETS,
+            click.option("--no-subnets", is_flag=True, help="Take all subnets off."),
+        ),
+        delete_help="Delete networks. Refused while VIFs are attached to their ports; they are named.",
+    ),
+    ResourceOptions(
+        kind="host",
+        path="hosts",
+        help="Hosts. They enrol themselves with a token: see `netmgr host token`.",
+        columns=("name", "zones", "connected", "in_sync", "status", "health", "vteps", "reasons", "uuid"),
+        set_help=(
+            "Rename a host or change its zones, which are replaced whole.\n\n\b\n"
+            "  netmgr host set h1 --zone a --zone b --wait realized"
+        ),
+        set_options=(_zones(), click.option("--no-zones", is_flag=True, help="Take it out of all zones.")),
+        delete_help=(
+            "Forget hosts; their certificates open nothing any more. Refused while they hold ports of running VMs."
+        ),
+    ),
+    ResourceOptions(
+        kind="port",
+        path="ports",
+        help="Logical ports: where VIFs attach to networks. NAME, or NETWORK/NAME where several have it.",
+        columns=("name", "network", "mac", "ips", "vif_uuid", "host", "incoming_host", "parked", "vif_state", "uuid"),
+        create_help=(
+            "Create a port. In networks of attach mode auto, ports also come by themselves.\n\n\b\n"
+            "  netmgr port create web1 --network blue --ip 10.10.0.11 --vif 0f6dbd3f-9c5b-4c0e-a0f7-52f6a4f2b0c1"
+        ),
+        create_options=(
+            click.option("--network", required=True, help="By name or UUID."),
+            click.option("--vif", "vif_uuid", metavar="UUID", help="VIF to attach."),
+            _MAC,
+            _IPS,
+            click.option("--down/--up", "admin_down", default=None, help="Keep it dark."),
+        ),
+        set_help="Change a port. Lists are replaced whole.\n\n\b\n  netmgr port set blue/web1 --down",
+        set_options=(
+            _MAC,
+            _IPS,
+            click.option("--no-ips", is_flag=True, help="Allow any address."),
+            click.option("--down/--up", "admin_down", default=None, help="Keep it dark, or not."),
+        ),
+        delete_help="Delete ports. Refused while a host holds them for a running VM.",
+        waits=False,
+    ),
+)

@@ -1,0 +1,292 @@
+"""Edits of one transaction: a spec becomes a row, numbers are chosen, the rules look at it, it is put.
+
+What follows from an edit is put with it: hosts' VTEPs when zones or switches change, locations' addresses when VTEPs
+change, a port's location with the port, the quarantine of a removed network's segment id. So every committed revision
+is whole. The verbs in `netmgr.service` wrap one edit in one transaction; `apply` wraps many.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+from uuid import UUID, uuid4
+
+from netmgr import allocate, rules
+from netmgr.contract.types import (
+    AttachMode,
+    Kind,
+    Location,
+    LogicalPort,
+    NetworkType,
+    OpaqueNetwork,
+    OpaqueSwitch,
+    Teaming,
+    TransportZone,
+    ZoneKind,
+)
+from netmgr.encapsulation import network_mtu_max
+from netmgr.model import FREED_SEGMENT, FreedSegment, HostRecord, NetmgrError
+from netmgr.service.lookup import find_network, find_zone, find_zones
+from netmgr.service.specs import (
+    HostPatch,
+    NetworkPatch,
+    NetworkSpec,
+    PortPatch,
+    PortSpec,
+    SwitchPatch,
+    SwitchSpec,
+    ZonePatch,
+    ZoneSpec,
+)
+from netmgr.store import Transaction
+
+__all__ = [
+    "add_network",
+    "add_port",
+    "add_switch",
+    "add_zone",
+    "detach_port",
+    "drop_host",
+    "drop_network",
+    "drop_port",
+    "drop_switch",
+    "drop_zone",
+    "set_host",
+    "set_network",
+    "set_port",
+    "set_switch",
+    "set_zone",
+    "settle_vteps",
+]
+
+
+def add_zone(tx: Transaction, spec: ZoneSpec) -> TransportZone:
+    zone = TransportZone(uuid=uuid4(), name=spec.name, kind=ZoneKind(spec.kind))
+    rules.check_zone(tx.world, zone)
+    tx.put(zone)
+    return zone
+
+
+def set_zone(tx: Transaction, zone: TransportZone, patch: ZonePatch) -> TransportZone:
+    changed = replace(zone, **_given(patch, kind=ZoneKind))
+    rules.check_zone(tx.world, changed)
+    tx.put(changed)
+    return changed
+
+
+def drop_zone(tx: Transaction, zone: TransportZone) -> None:
+    rules.check_zone_removal(tx.world, zone)
+    tx.delete(Kind.ZONE, zone.uuid)
+
+
+def add_switch(tx: Transaction, spec: SwitchSpec) -> OpaqueSwitch:
+    switch = OpaqueSwitch(
+        uuid=uuid4(),
+        name=spec.name,
+        zone_uuids=find_zones(tx.world, spec.zones),
+        pnic_globs=tuple(spec.pnic_globs),
+        mtu=spec.mtu,
+        vtep_pool=spec.vtep_pool,
+        teaming=Teaming(spec.teaming),
+    )
+    return _put_switch(tx, switch)
+
+
+def set_switch(tx: Transaction, switch: OpaqueSwitch, patch: SwitchPatch) -> OpaqueSwitch:
+    values = _given(patch, pnic_globs=tuple, teaming=Teaming)
+    if "zones" in values:
+        values["zone_uuids"] = find_zones(tx.world, values.pop("zones"))
+    return _put_switch(tx, replace(switch, **values))
+
+
+def drop_switch(tx: Transaction, switch: OpaqueSwitch) -> None:
+    rules.check_switch_removal(tx.world, switch)
+    tx.delete(Kind.SWITCH, switch.uuid)
+    settle_vteps(tx)
+
+
+def add_network(tx: Transaction, spec: NetworkSpec, *, acked: Mapping[UUID, int]) -> OpaqueNetwork:
+    """*acked* are the revisions that hosts have acknowledged: they end quarantines of segment ids."""
+    for freed in rules.freed_segments_to_release(tx.world, acked=acked):
+        tx.delete(FREED_SEGMENT, freed.uuid)
+    zone = find_zone(tx.world, spec.zone)
+    switch = tx.world.switch_of_zone(zone.uuid)
+    if switch is None:
+        raise NetmgrError(
+            f"network {spec.name}: zone {zone.name} is carried by no switch; create one first: "
+            f"netmgr switch create NAME --zone {zone.name} --vtep-pool CIDR",
+            status=409,
+        )
+    network_type = NetworkType(spec.type)
+    network = OpaqueNetwork(
+        uuid=uuid4(),
+        name=spec.name,
+        type=network_type,
+        zone_uuid=zone.uuid,
+        switch_uuid=switch.uuid,
+        segment_id=allocate.segment_id(tx.world, switch) if spec.segment_id is None else spec.segment_id,
+        attach_mode=AttachMode(spec.attach_mode),
+        mtu=network_mtu_max(network_type, switch) if spec.mtu is None else spec.mtu,
+        subnets=tuple(spec.subnets),
+    )
+    rules.check_network(tx.world, network)
+    tx.put(network)
+    return network
+
+
+def set_network(tx: Transaction, network: OpaqueNetwork, patch: NetworkPatch) -> OpaqueNetwork:
+    values = _given(patch, type=NetworkType, attach_mode=AttachMode, subnets=tuple)
+    if "zone" in values:
+        values["zone_uuid"] = find_zone(tx.world, values.pop("zone")).uuid
+    changed = replace(network, **values)
+    rules.check_network(tx.world, changed)
+    tx.put(changed)
+    return changed
+
+
+def drop_network(tx: Transaction, network: OpaqueNetwork) -> None:
+    """Its segment id goes into quarantine, its unattached ports with it."""
+    rules.check_network_removal(tx.world, network)
+    for port_uuid in tuple(tx.world.ports_by_network.get(network.uuid, ())):
+        tx.delete(Kind.LOCATION, port_uuid)
+        tx.delete(Kind.PORT, port_uuid)
+    tx.delete(Kind.NETWORK, network.uuid)
+    carriers = (host.uuid for host in tx.world.hosts.values() if network.zone_uuid in host.zone_uuids)
+    tx.put(
+        FreedSegment(
+            uuid=network.uuid,
+            network_name=network.name,
+            switch_uuid=network.switch_uuid,
+            segment_id=network.segment_id,
+            host_uuids=tuple(sorted(carriers)),
+        )
+    )
+
+
+def set_host(tx: Transaction, host: HostRecord, patch: HostPatch) -> HostRecord:
+    values = _given(patch)
+    if "zones" in values:
+        values["zone_uuids"] = find_zones(tx.world, values.pop("zones"))
+    changed = replace(host, **values)
+    rules.check_host(tx.world, changed)
+    tx.put(changed)
+    settle_vteps(tx)
+    return tx.world.hosts[host.uuid]
+
+
+def drop_host(tx: Transaction, host: HostRecord) -> None:
+    rules.check_host_removal(tx.world, host)
+    for location in tuple(tx.world.locations.values()):
+        if location.holder_host == host.uuid:
+            _unbind(tx, location)
+    tx.delete(Kind.HOST, host.uuid)
+
+
+def add_port(tx: Transaction, spec: PortSpec) -> LogicalPort:
+    network = find_network(tx.world, spec.network)
+    uuid = uuid4()
+    mac = allocate.mac_of(tx.world, network_uuid=network.uuid, port_uuid=uuid) if spec.mac is None else spec.mac.lower()
+    port = LogicalPort(
+        uuid=uuid,
+        name=spec.name,
+        network_uuid=network.uuid,
+        vif_uuid=None if spec.vif_uuid is None else UUID(spec.vif_uuid),
+        mac=mac,
+        ips=_addresses(spec.ips),
+        admin_up=spec.admin_up,
+    )
+    rules.check_port(tx.world, port)
+    tx.put(port)
+    version = allocate.next_version(0, now_ms=_now_ms())
+    tx.put(Location(port_uuid=port.uuid, network_uuid=network.uuid, mac=port.mac, version=version))
+    return port
+
+
+def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPort:
+    values = _given(patch, vif_uuid=UUID, mac=str.lower, ips=_addresses)
+    if "network" in values:
+        values["network_uuid"] = find_network(tx.world, values.pop("network")).uuid
+    wanted_vif = values.get("vif_uuid", port.vif_uuid)
+    if port.vif_uuid is not None and wanted_vif != port.vif_uuid:
+        raise NetmgrError(
+            f"port {port.name}: VIF {port.vif_uuid} is attached to it; detach that before attaching {wanted_vif}",
+            status=409,
+        )
+    changed = replace(port, **values)
+    rules.check_port(tx.world, changed)
+    tx.put(changed)
+    location = tx.world.locations.get(port.uuid)
+    if location is not None and location.mac != changed.mac:
+        version = allocate.next_version(location.version, now_ms=_now_ms())
+        tx.put(replace(location, mac=changed.mac, version=version))
+    return changed
+
+
+def detach_port(tx: Transaction, port: LogicalPort, *, force: bool = False) -> LogicalPort:
+    if not force:
+        rules.check_port_release(tx.world, port, verb="detach")
+    detached = replace(port, vif_uuid=None)
+    tx.put(detached)
+    location = tx.world.locations.get(port.uuid)
+    if location is not None:
+        _unbind(tx, location)
+    return detached
+
+
+def drop_port(tx: Transaction, port: LogicalPort, *, force: bool = False) -> None:
+    if not force:
+        rules.check_port_release(tx.world, port, verb="delete")
+    tx.delete(Kind.LOCATION, port.uuid)
+    tx.delete(Kind.PORT, port.uuid)
+
+
+def settle_vteps(tx: Transaction) -> None:
+    """Give every host the VTEPs of its zones' switches, and every location the address of its host."""
+    hosts = allocate.reassigned_hosts(tx.world)
+    for host in hosts:
+        tx.put(host)
+    for location in allocate.relocated(tx.world, now_ms=_now_ms()) if hosts else ():
+        tx.put(location)
+
+
+def _put_switch(tx: Transaction, switch: OpaqueSwitch) -> OpaqueSwitch:
+    rules.check_switch(tx.world, switch)
+    tx.put(switch)
+    settle_vteps(tx)
+    return switch
+
+
+def _unbind(tx: Transaction, location: Location) -> None:
+    unbound = Location(
+        port_uuid=location.port_uuid,
+        network_uuid=location.network_uuid,
+        mac=location.mac,
+        version=allocate.next_version(location.version, now_ms=_now_ms()),
+    )
+    if replace(location, version=unbound.version) != unbound:
+        tx.put(unbound)
+
+
+def _given(patch: Any, **convert: Any) -> dict[str, Any]:
+    """The fields that the user has set, as a row has them; null means "leave alone"."""
+    values = patch.model_dump(exclude_unset=True, exclude_none=True)
+    return {name: convert[name](value) if name in convert else value for name, value in values.items()}
+
+
+def _addresses(texts: list[str]) -> tuple[str, ...]:
+    """Addresses in canonical form; what is none stays as it is, for the rules to refuse."""
+    return tuple(_canonical(text) for text in texts)
+
+
+def _canonical(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return text
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,180 @@
+"""What users may write, and the sentence when it does not fit.
+
+One model a kind for what is created (`…Spec`) and one for what is set (`…Patch`, every field optional). They fix names
+and types, no more: meaning is the matter of `rules`. Unknown fields and wrong types are refused with the path to them,
+and with the nearest known name, so that a typing error shows itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from netmgr.model import NetmgrError
+
+__all__ = [
+    "HostPatch",
+    "NetworkPatch",
+    "NetworkSpec",
+    "PortPatch",
+    "PortSpec",
+    "SwitchPatch",
+    "SwitchSpec",
+    "ZonePatch",
+    "ZoneSpec",
+    "parse",
+    "sentence_of",
+]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _uuid_text(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is no UUID") from None
+
+
+UuidText = Annotated[str, AfterValidator(_uuid_text)]
+NameList = Annotated[list[str], Field(max_length=1000)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ZoneSpec(_Model):
+    """A transport zone: a set of hosts that networks may span."""
+
+    name: str = Field(description="Unique among zones; 1 to 63 of A-Z a-z 0-9 . _ -")
+    kind: Literal["overlay", "vlan"] = "overlay"
+
+
+class ZonePatch(_Model):
+    """What may be set on a zone."""
+
+    name: str | None = None
+    kind: Literal["overlay", "vlan"] | None = Field(default=None, description="Can't be changed.")
+
+
+class SwitchSpec(_Model):
+    """An opaque switch: one bridge on every host of its zones."""
+
+    name: str
+    zones: NameList = Field(description="Names or UUIDs of its transport zones; a zone is on at most one switch.")
+    pnic_globs: NameList = Field(
+        default_factory=lambda: ["*"], description="On a host, the offered PNICs whose names match carry the switch."
+    )
+    mtu: int = Field(default=1600, description="Largest underlay packet in bytes, 1280 to 9216.")
+    vtep_pool: str = Field(description="CIDR that VTEP addresses of hosts are taken from, IPv4 or IPv6.")
+    teaming: Literal["single", "active-backup"] = "single"
+
+
+class SwitchPatch(_Model):
+    """What may be set on a switch."""
+
+    name: str | None = None
+    zones: NameList | None = None
+    pnic_globs: NameList | None = None
+    mtu: int | None = None
+    vtep_pool: str | None = None
+    teaming: Literal["single", "active-backup"] | None = None
+
+
+class NetworkSpec(_Model):
+    """An opaque network: a virtual layer 2 on a transport zone."""
+
+    name: str
+    zone: str = Field(description="Name or UUID of the transport zone it spans.")
+    type: Literal["vxlan", "geneve", "nvgre"] = "vxlan"
+    segment_id: int | None = Field(default=None, description="VNI or VSID, 1 to 16777215; chosen when not given.")
+    attach_mode: Literal["auto", "manual"] = Field(
+        default="auto", description="Whether a port is made for an unknown VIF that plugs in."
+    )
+    mtu: int | None = Field(default=None, description="Largest guest packet; default and most: what the switch leaves.")
+    subnets: NameList = Field(default_factory=list, description="CIDRs in use on it.")
+
+
+class NetworkPatch(_Model):
+    """What may be set on a network. Type, zone and segment id can't be changed."""
+
+    name: str | None = None
+    zone: str | None = Field(default=None, description="Can't be changed.")
+    type: Literal["vxlan", "geneve", "nvgre"] | None = Field(default=None, description="Can't be changed.")
+    segment_id: int | None = Field(default=None, description="Can't be changed.")
+    attach_mode: Literal["auto", "manual"] | None = None
+    mtu: int | None = None
+    subnets: NameList | None = None
+
+
+class HostPatch(_Model):
+    """What may be set on an enrolled host; everything else is the host's own word."""
+
+    name: str | None = None
+    zones: NameList | None = Field(default=None, description="Names or UUIDs of its transport zones, all of them.")
+
+
+class PortSpec(_Model):
+    """A logical port: a network's attachment point for one VIF."""
+
+    name: str
+    network: str = Field(description="Name or UUID of its network.")
+    vif_uuid: UuidText | None = Field(default=None, description="VIF attached to it.")
+    mac: str | None = Field(default=None, description="Unicast MAC; made of the port's UUID when not given.")
+    ips: NameList = Field(default_factory=list, description="Addresses it may use; none: any.")
+    admin_up: bool = Field(default=True, description="False keeps it dark.")
+
+
+class PortPatch(_Model):
+    """What may be set on a port. VIFs are attached and detached."""
+
+    name: str | None = None
+    network: str | None = Field(default=None, description="Can't be changed.")
+    vif_uuid: UuidText | None = Field(default=None, description="Attached when the port has none.")
+    mac: str | None = None
+    ips: NameList | None = None
+    admin_up: bool | None = None
+
+
+def parse(model: type[M], values: object, *, where: str) -> M:
+    """*values* as a *model*; *where* begins the path in the sentence.
+
+    Raises:
+        NetmgrError: 400, all that is wrong in one sentence each.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise NetmgrError(sentence_of(error.errors(), known=model.model_fields, where=where)) from None
+
+
+def sentence_of(errors: Iterable[Mapping[str, Any]], *, known: Iterable[str], where: str) -> str:
+    """Pydantic's errors as sentences: path, what was wanted, what was found, the nearest known name."""
+    return "; ".join(dict.fromkeys(_sentence(error, tuple(known), where) for error in errors))
+
+
+def _sentence(error: Mapping[str, Any], known: tuple[str, ...], where: str) -> str:
+    path = where + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error["loc"])
+    path = path.lstrip(".")
+    kind, found = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        wrong = str(error["loc"][-1])
+        nearest = difflib.get_close_matches(wrong, known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(sorted(known))}"
+        return f"{path}: unknown field; {hint}"
+    if kind == "missing":
+        return f"{path}: is missing"
+    if kind == "value_error":
+        return f"{path}: {error['ctx']['error']}"
+    wanted = error["msg"].removeprefix("Input should be ")
+    return f"{path}: wanted {wanted}, got {_shown(found)}"
+
+
+def _shown(found: object) -> str:
+    text = repr(found)
+    return f"{type(found).__name__} {text if len(text) <= 60 else text[:57] + '…'}"

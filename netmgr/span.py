@@ -1,0 +1,192 @@
+"""Who must know what: the span of each object, as pure functions of `World`.
+
+A host carries its own configuration, the zones it is in, the switches and networks of those zones, and of the ports
+and their locations only what it needs: those of the networks it subscribes to (it has a VIF there, so it forwards to
+all of them), and those it holds or is about to. A host that only holds a port of a network it has left keeps that port,
+so that it can be told who has it next, but nothing else of the network.
+
+One rule, read in three directions. `objects_for` is the whole of one host, `object_for` is one object of it, and
+`hosts_for` are the hosts one object goes to. After a commit, `touched` names the objects whose span or value a change
+may have altered; what a host must be sent then follows from these few keys, and the rest of the world is not looked at.
+A test holds the three directions to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from netmgr.contract.types import (
+    Constructs,
+    HostConfig,
+    Kind,
+    Location,
+    LogicalPort,
+    Object,
+    OpaqueNetwork,
+    OpaqueSwitch,
+    TransportZone,
+)
+from netmgr.model import Change, HostRecord, World
+
+__all__ = ["Holdings", "Key", "Touched", "host_config", "hosts_for", "object_for", "objects_for", "touched"]
+
+Key = tuple[Kind, UUID]
+
+_PUSHED = frozenset(Kind)
+
+
+@dataclass(slots=True)
+class Holdings:
+    """Which ports each host holds or is incoming for: the one index of locations that the span needs."""
+
+    ports_of: dict[UUID, set[UUID]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, world: World) -> Holdings:
+        """The index of all locations of *world*."""
+        holdings = cls()
+        for location in world.locations.values():
+            holdings.move(before=None, after=location)
+        return holdings
+
+    def move(self, *, before: Location | None, after: Location | None) -> None:
+        """Take one change of one port's location."""
+        for host in _parties(before):
+            self.ports_of[host].discard(before.port_uuid)  # type: ignore[union-attr]
+            if not self.ports_of[host]:
+                del self.ports_of[host]
+        for host in _parties(after):
+            self.ports_of.setdefault(host, set()).add(after.port_uuid)  # type: ignore[union-attr]
+
+    def of_host(self, host_uuid: UUID) -> Collection[UUID]:
+        """Ports that *host_uuid* holds or is incoming for."""
+        return self.ports_of.get(host_uuid, frozenset())
+
+
+@dataclass(slots=True)
+class Touched:
+    """What a set of changes may have altered: single objects, and hosts whose whole span must be looked at again."""
+
+    keys: set[Key] = field(default_factory=set)
+    hosts: set[UUID] = field(default_factory=set)
+
+
+def objects_for(
+    world: World, host_uuid: UUID, subscribed: Collection[UUID], held: Collection[UUID] | None = None
+) -> dict[Key, Object]:
+    """Everything *host_uuid* must hold, by kind and UUID; empty for a host that is not enrolled.
+
+    *subscribed* are the networks whose ports it wants. *held* are the ports it holds or is incoming for; without it,
+    all locations are searched. Kinds come in the order in which a host needs them.
+    """
+    if held is None:
+        held = Holdings.of(world).of_host(host_uuid)
+    keys = _keys_of_host(world, host_uuid, subscribed, held)
+    found = ((key, object_for(world, host_uuid, subscribed, key)) for key in keys)
+    return {key: item for key, item in found if item is not None}
+
+
+def object_for(world: World, host_uuid: UUID, subscribed: Collection[UUID], key: Key) -> Object | None:
+    """The object *key* as *host_uuid* must hold it, or None if it must not. Costs the same in a world of any size."""
+    host = world.hosts.get(host_uuid)
+    if host is None:
+        return None
+    kind, uuid = key
+    body: Constructs | None
+    if kind is Kind.HOST:
+        body = host_config(host) if uuid == host_uuid else None
+    else:
+        row = world.rows(kind).get(uuid)
+        assert row is None or isinstance(row, TransportZone | OpaqueSwitch | OpaqueNetwork | LogicalPort | Location)
+        body = row if row is not None and _spans(world, host, subscribed, row) else None
+    return None if body is None else Object(version=world.versions[key], body=body)
+
+
+def hosts_for(world: World, key: Key, subscribers: Mapping[UUID, Collection[UUID]]) -> Iterator[UUID]:
+    """Candidates for holding *key*: every host that must hold it is among them, a few others may be.
+
+    *subscribers* are the hosts by network they subscribe to. A port's candidates are found without a look at any host
+    that has nothing to do with its network.
+    """
+    kind, uuid = key
+    if kind is Kind.HOST:
+        yield uuid
+    elif kind in (Kind.PORT, Kind.LOCATION):
+        port, location = world.ports.get(uuid), world.locations.get(uuid)
+        if port is not None:
+            yield from subscribers.get(port.network_uuid, ())
+        yield from _parties(location)
+    else:
+        zones = _zones_of(world, key)
+        yield from (h.uuid for h in world.hosts.values() if not zones.isdisjoint(h.zone_uuids))
+
+
+def touched(world: World, changes: Iterable[Change]) -> Touched:
+    """What *changes* may have altered, judged in *world* after them. The value of an object includes who spans it."""
+    result = Touched()
+    for change in changes:
+        if change.kind not in _PUSHED:
+            continue  # of no concern to hosts: tokens, quarantined segments
+        kind = Kind(change.kind)
+        if kind is Kind.HOST:
+            result.hosts.add(change.uuid)
+        elif kind in (Kind.PORT, Kind.LOCATION):
+            result.keys |= {(Kind.PORT, change.uuid), (Kind.LOCATION, change.uuid)}
+        else:
+            result.keys.add((kind, change.uuid))
+        if kind is Kind.NETWORK:  # it may have appeared, gone or changed zone: its ports follow it
+            for port in world.ports_by_network.get(change.uuid, ()):
+                result.keys |= {(Kind.PORT, port), (Kind.LOCATION, port)}
+    return result
+
+
+def host_config(host: HostRecord) -> HostConfig:
+    """What a host is told of itself."""
+    return HostConfig(uuid=host.uuid, name=host.name, zone_uuids=host.zone_uuids, vteps=host.vteps)
+
+
+def _keys_of_host(world: World, host_uuid: UUID, subscribed: Collection[UUID], held: Collection[UUID]) -> Iterator[Key]:
+    yield Kind.HOST, host_uuid
+    for kind in (Kind.ZONE, Kind.SWITCH, Kind.NETWORK):
+        yield from ((kind, uuid) for uuid in world.rows(kind))
+    ports = {port for network in subscribed for port in world.ports_by_network.get(network, ())} | set(held)
+    for kind in (Kind.PORT, Kind.LOCATION):
+        yield from ((kind, uuid) for uuid in ports)
+
+
+def _spans(
+    world: World,
+    host: HostRecord,
+    subscribed: Collection[UUID],
+    row: TransportZone | OpaqueSwitch | OpaqueNetwork | LogicalPort | Location,
+) -> bool:
+    if isinstance(row, TransportZone):
+        return row.uuid in host.zone_uuids
+    if isinstance(row, OpaqueSwitch):
+        return any(zone in host.zone_uuids for zone in row.zone_uuids)
+    if isinstance(row, OpaqueNetwork):
+        return row.zone_uuid in host.zone_uuids
+    location = row if isinstance(row, Location) else world.locations.get(row.uuid)
+    if host.uuid in _parties(location):
+        return True
+    network = world.networks.get(row.network_uuid)
+    return network is not None and network.uuid in subscribed and network.zone_uuid in host.zone_uuids
+
+
+def _zones_of(world: World, key: Key) -> set[UUID]:
+    kind, uuid = key
+    if kind is Kind.ZONE:
+        return {uuid}
+    if kind is Kind.SWITCH:
+        switch = world.switches.get(uuid)
+        return set(switch.zone_uuids) if switch else set()
+    network = world.networks.get(uuid)
+    return {network.zone_uuid} if network else set()
+
+
+def _parties(location: Location | None) -> set[UUID]:
+    if location is None:
+        return set()
+    return {host for host in (location.holder_host, location.incoming_host) if host is not None}

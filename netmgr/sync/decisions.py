@@ -1,0 +1,99 @@
+"""A host's claims, activations, releases and lasting facts, into the store: one rule, one transaction. All block.
+
+A question of a host never ends its stream because the store can't answer: a claim is then refused with the sentence of
+the store, and the guest is not plugged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import structlog
+
+from netmgr.arbiter import Refusal, decide_activation, decide_claim, decide_release
+from netmgr.contract import codec
+from netmgr.contract.proto import sync_pb2
+from netmgr.contract.types import Claim, Kind, Location, Object, ReleaseReason
+from netmgr.model import NetmgrError, World
+from netmgr.store import Store
+
+__all__ = ["activate", "answer_claim", "note_pnics", "release"]
+
+log = structlog.get_logger(__name__)
+
+
+def answer_claim(store: Store, host: UUID, claim: Claim, *, now_ms: int) -> sync_pb2.ClaimAnswer:
+    """The answer to *claim*; what it grants is on disk."""
+    try:
+        with store.transaction() as transaction:
+            world = transaction.world
+            decided = decide_claim(world, host=host, claim=claim, new_port_uuid=uuid4(), now_ms=now_ms)
+            if isinstance(decided, Refusal):
+                log.info("claim.refused", host=str(host), vif=str(claim.vif_uuid), reason=decided.sentence)
+                return sync_pb2.ClaimAnswer(request_id=claim.request_id, refusal=decided.sentence)
+            port, location = decided.port, decided.location
+            if decided.created:
+                transaction.put(port)
+            if world.locations.get(port.uuid) != location:
+                transaction.put(location)
+            answer = sync_pb2.ClaimAnswer(
+                request_id=claim.request_id,
+                port=codec.encode_object(Object(version=world.versions[Kind.PORT, port.uuid], body=port)),
+                location=codec.encode_object(Object(version=world.versions[Kind.LOCATION, port.uuid], body=location)),
+            )
+    except NetmgrError as error:
+        log.warning("claim.unanswered", host=str(host), vif=str(claim.vif_uuid), reason=error.sentence)
+        sentence = f"VIF {claim.vif_uuid} can't be granted now: {error.sentence}"
+        return sync_pb2.ClaimAnswer(request_id=claim.request_id, refusal=sentence)
+    log.info(
+        "claim.granted",
+        host=str(host),
+        vif=str(claim.vif_uuid),
+        port=str(port.uuid),
+        created=decided.created,
+        incoming=location.incoming_host == host,
+        version=location.version,
+    )
+    return answer
+
+
+def activate(store: Store, host: UUID, *, port_uuid: UUID, version: int, now_ms: int) -> None:
+    """Move the location to *host* if its word is about the location as it is."""
+
+    def decide(world: World) -> Location | Refusal | None:
+        return decide_activation(world, host=host, port_uuid=port_uuid, version=version, now_ms=now_ms)
+
+    _decide(store, host, port_uuid, "activation", decide)
+
+
+def release(store: Store, host: UUID, *, port_uuid: UUID, version: int, why: ReleaseReason, now_ms: int) -> None:
+    """Park the port or end the grant, if the host's word is about the location as it is."""
+
+    def decide(world: World) -> Location | Refusal | None:
+        return decide_release(world, host=host, port_uuid=port_uuid, version=version, why=why, now_ms=now_ms)
+
+    _decide(store, host, port_uuid, f"release.{why}", decide)
+
+
+def note_pnics(store: Store, host: UUID, pnics: tuple[str, ...]) -> None:
+    """Write down which PNICs the host has, if they are others than before."""
+    with store.transaction() as transaction:
+        record = transaction.world.hosts.get(host)
+        if record is not None and set(record.pnics) != set(pnics):
+            log.info("host.pnics_changed", host=record.name, before=record.pnics, after=pnics)
+            transaction.put(replace(record, pnics=pnics))
+
+
+def _decide(
+    store: Store, host: UUID, port_uuid: UUID, what: str, decide: Callable[[World], Location | Refusal | None]
+) -> None:
+    with store.transaction() as transaction:
+        decided = decide(transaction.world)
+        if isinstance(decided, Location):
+            transaction.put(decided)
+    if isinstance(decided, Refusal):
+        log.warning("location.ignored", what=what, host=str(host), port=str(port_uuid), reason=decided.sentence)
+    elif decided is not None:
+        log.info("location.moved", what=what, host=str(host), port=str(port_uuid), version=decided.version)

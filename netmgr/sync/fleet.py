@@ -1,0 +1,118 @@
+"""The hosts as this replica sees them over their streams: in memory, true since the host's latest word.
+
+Nothing here is durable: a restarted manager knows no host until it has connected again. `HostLive` values are replaced,
+never changed, so readers in any thread see one consistent value. Only the event loop's thread writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from uuid import UUID
+
+from netmgr.contract.types import HostReport, Kind
+from netmgr.model import HostLive
+
+__all__ = ["Fleet"]
+
+
+class Fleet:
+    """Implements `netmgr.api.ports.FleetReader`; callable from any thread where not said otherwise."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[UUID, HostLive] = {}
+        self._news = asyncio.Event()
+
+    # --- readers ---------------------------------------------------------------------------------------------------
+
+    def live(self, host_uuid: UUID) -> HostLive | None:
+        """The latest word of one host; None when it has not connected to this replica since its start."""
+        return self._hosts.get(host_uuid)
+
+    def lives(self) -> Mapping[UUID, HostLive]:
+        """A snapshot of all of them."""
+        return dict(self._hosts)
+
+    def connected_count(self) -> int:
+        """How many hosts have a stream open now."""
+        return sum(live.connected for live in self.lives().values())
+
+    def realized(self, host_uuid: UUID, kind: Kind, uuid: UUID, *, version: int) -> bool:
+        """True when a host of the object's span has confirmed *version* of it and rejects nothing of it.
+
+        Only for hosts in the object's span: no other is sent the revision, so no other acknowledges it.
+        """
+        live = self._hosts.get(host_uuid)
+        return live is not None and live.acked_revision >= version and (kind, uuid) not in live.rejections
+
+    def in_sync(self, host_uuid: UUID) -> bool:
+        """True when the host is connected and everything sent to it is acknowledged and nothing rejected."""
+        live = self._hosts.get(host_uuid)
+        return (
+            live is not None
+            and live.connected
+            and live.wanted_revision > 0
+            and live.acked_revision >= live.wanted_revision
+            and not live.rejections
+        )
+
+    async def changed(self, timeout_s: float) -> None:
+        """Return at the next acknowledgement, report, connect or disconnect of any host, or after *timeout_s*.
+
+        In the event loop's thread only. A change between two calls is missed: read after waiting, and bound the wait.
+        """
+        try:
+            await asyncio.wait_for(self._news.wait(), timeout_s)
+        except TimeoutError:
+            return
+
+    def news(self) -> asyncio.Event:
+        """Is set at the next change; take it before you read."""
+        return self._news
+
+    # --- writers: the event loop's thread --------------------------------------------------------------------------
+
+    def connect(self, host_uuid: UUID, *, agent_version: str, now_s: float) -> None:
+        """A stream was admitted. What the host had acknowledged before is asked anew; its last report stays."""
+        before = self._hosts.get(host_uuid)
+        report = before.report if before else HostReport()
+        self._put(
+            HostLive(host_uuid=host_uuid, connected=True, since=now_s, report=report, agent_version=agent_version)
+        )
+
+    def disconnect(self, host_uuid: UUID, *, now_s: float) -> None:
+        """The host's stream is gone."""
+        self._change(host_uuid, connected=False, since=now_s)
+
+    def forget(self, host_uuid: UUID) -> None:
+        """The host is enrolled no more."""
+        if self._hosts.pop(host_uuid, None) is not None:
+            self._notify()
+
+    def sent(self, host_uuid: UUID, *, revision: int) -> None:
+        """The host is about to be sent the last part of *revision*."""
+        self._change(host_uuid, wanted_revision=revision)
+
+    def acknowledge(self, host_uuid: UUID, *, revision: int, rejections: Mapping[tuple[str, UUID], str]) -> None:
+        """The host has realized everything up to *revision* but for *rejections*; it can't have more than was sent."""
+        live = self._hosts[host_uuid]
+        acked = max(live.acked_revision, min(revision, live.wanted_revision))
+        self._change(host_uuid, acked_revision=acked, rejections=dict(rejections))
+
+    def report(self, host_uuid: UUID, report: HostReport) -> None:
+        """The host's whole status."""
+        self._change(host_uuid, report=report)
+
+    def _change(self, host_uuid: UUID, **changes: object) -> None:
+        live = self._hosts.get(host_uuid)
+        if live is not None:
+            self._put(replace(live, **changes))  # type: ignore[arg-type]
+
+    def _put(self, live: HostLive) -> None:
+        self._hosts[live.host_uuid] = live
+        self._notify()
+
+    def _notify(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()

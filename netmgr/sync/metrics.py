@@ -1,0 +1,48 @@
+"""Prometheus metrics of the manager, read from the hub and the fleet when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from netmgr.contract.types import Kind
+from netmgr.sync.hub import Hub
+
+__all__ = ["metrics_text"]
+
+_COUNTS = {
+    "updates_sent": "Parts of updates sent to hosts",
+    "claims_granted": "Claims granted",
+    "claims_refused": "Claims refused",
+}
+
+
+def metrics_text(hub: Hub) -> bytes:
+    """All metrics in the text format of Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(hub))
+    return generate_latest(registry)
+
+
+class _Collector(Collector):
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def collect(self) -> Iterator[Metric]:
+        hub, lives = self._hub, self._hub.fleet.lives()
+        yield GaugeMetricFamily("netmgr_revision", "Newest revision of the store", value=hub.world.revision)
+        objects = GaugeMetricFamily("netmgr_objects", "Rows by kind", labels=["kind"])
+        for kind in Kind:
+            objects.add_metric([kind], len(hub.world.rows(kind)))
+        yield objects
+        connected = [live for live in lives.values() if live.connected]
+        in_sync = sum(hub.fleet.in_sync(live.host_uuid) for live in connected)
+        yield GaugeMetricFamily("netmgr_hosts_connected", "Hosts with an open stream", value=len(connected))
+        yield GaugeMetricFamily("netmgr_hosts_in_sync", "Hosts that have confirmed all they were sent", value=in_sync)
+        rejections = sum(len(live.rejections) for live in lives.values())
+        yield GaugeMetricFamily("netmgr_rejections", "Objects that hosts can't realize", value=rejections)
+        for name, words in _COUNTS.items():
+            yield CounterMetricFamily(f"netmgr_{name}", words, value=hub.counts[name])

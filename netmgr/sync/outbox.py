@@ -1,0 +1,112 @@
+"""What one host has been sent, and the difference to what it must hold now.
+
+The outbox never queues messages. It keeps the versions that the host was sent and the marks of what may have changed
+since; `take` compares the marked objects with the world as it is then. A slow host so costs a set of marks, gets the
+newest state when it reads again, and never what lay between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from uuid import UUID
+
+from netmgr.contract import codec
+from netmgr.contract.proto import sync_pb2
+from netmgr.contract.types import Kind, Object, Ref, ref_of
+from netmgr.model import World
+from netmgr.span import Holdings, Key, object_for, objects_for
+
+__all__ = ["OBJECTS_PER_UPDATE", "Batch", "Outbox"]
+
+OBJECTS_PER_UPDATE = 500
+_ORDER = {kind: place for place, kind in enumerate(Kind)}
+_RESEND = -1  # no version equals it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One difference: after it, the host holds what it must hold at *revision*."""
+
+    revision: int
+    upserts: tuple[Object, ...]
+    removals: tuple[Ref, ...]
+
+    def updates(self, *, initial: bool) -> Iterator[sync_pb2.Update]:
+        """The messages, encoded one by one; at least one. Removals first, then upserts in the order of need."""
+        items: Iterator[Object | Ref] = iter((*self.removals, *self.upserts))
+        part = tuple(islice(items, OBJECTS_PER_UPDATE))
+        while True:
+            following = tuple(islice(items, OBJECTS_PER_UPDATE))
+            yield sync_pb2.Update(
+                revision=self.revision,
+                upserts=(codec.encode_object(x) for x in part if isinstance(x, Object)),
+                removals=(codec.encode_ref(x) for x in part if isinstance(x, Ref)),
+                last=not following,
+                initial=initial,
+            )
+            if not following:
+                return
+            part = following
+
+
+class Outbox:
+    """The outgoing state of one stream."""
+
+    def __init__(self, host_uuid: UUID, subscribed: Collection[UUID]) -> None:
+        self.host_uuid = host_uuid
+        self.subscribed: frozenset[UUID] = frozenset(subscribed)
+        self._sent: dict[Key, int] = {}
+        self._marked: set[Key] = set()
+        self._whole = True
+
+    def assume(self, have: Iterable[Ref], *, trusted: bool) -> None:
+        """The host holds *have* already. Not *trusted*: it holds these objects, in contents that may not be ours."""
+        self._sent = {(ref.kind, ref.uuid): ref.version if trusted else _RESEND for ref in have}
+
+    def subscribe(self, world: World, subscribed: Collection[UUID]) -> None:
+        """From now on the host wants the ports of these networks, and no others."""
+        after = frozenset(subscribed)
+        for network in self.subscribed ^ after:
+            for port in world.ports_by_network.get(network, ()):
+                self.mark(((Kind.PORT, port), (Kind.LOCATION, port)))
+        self.subscribed = after
+
+    def mark(self, keys: Iterable[Key]) -> None:
+        """These objects may have changed for this host."""
+        self._marked.update(keys)
+
+    def mark_whole(self) -> None:
+        """Anything may have changed for this host."""
+        self._whole = True
+
+    @property
+    def marked(self) -> bool:
+        """True when `take` may find something."""
+        return self._whole or bool(self._marked)
+
+    def take(self, world: World, holdings: Holdings) -> Batch:
+        """The difference between what was sent and what *world* wants; from now on it counts as sent."""
+        if self._whole:
+            held = holdings.of_host(self.host_uuid)
+            wanted = objects_for(world, self.host_uuid, self.subscribed, held)
+            gone = [key for key in self._sent if key not in wanted]
+            found = list(wanted.items())
+        else:
+            looked = [(k, object_for(world, self.host_uuid, self.subscribed, k)) for k in self._marked]
+            gone = [key for key, item in looked if item is None and key in self._sent]
+            found = [(key, item) for key, item in looked if item is not None]
+        self._whole = False
+        self._marked.clear()
+        upserts = [item for key, item in found if self._sent.get(key) != item.version]
+        for key in gone:
+            del self._sent[key]
+        for item in upserts:
+            ref = ref_of(item)
+            self._sent[ref.kind, ref.uuid] = item.version
+        return Batch(
+            revision=world.revision,
+            upserts=tuple(sorted(upserts, key=lambda item: _ORDER[ref_of(item).kind])),
+            removals=tuple(Ref(kind=k, uuid=u) for k, u in sorted(gone, key=lambda key: -_ORDER[key[0]])),
+        )

@@ -1,0 +1,215 @@
+"""One host's stream, from its Hello to its end.
+
+Two tasks share a stream. The *reader* takes the host's messages one at a time, in order, and waits for each to be on
+disk before it reads the next: a host's release never overtakes its claim, and a host that asks faster than the store
+writes is slowed by gRPC's flow control instead of by a queue. The *writer* is the only one that writes: Welcome, the
+difference that brings the host level, then a difference whenever the outbox is marked. Answers to claims go first,
+even between two parts of a long difference; the same objects follow through the outbox.
+
+A message that does not fit the contract ends the stream with INVALID_ARGUMENT and changes nothing. A store that can't
+write ends it with UNAVAILABLE where the host would otherwise believe that its word was taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+
+from netmgr.contract import codec
+from netmgr.contract.codec import ContractError
+from netmgr.contract.proto import sync_pb2
+from netmgr.contract.types import Claim, HostReport, ReleaseReason
+from netmgr.identity import Peer
+from netmgr.model import NetmgrError
+from netmgr.sync import decisions
+from netmgr.sync.admission import Greeting, Refused, uuid_of
+from netmgr.sync.hub import Hub
+from netmgr.sync.outbox import Outbox
+
+__all__ = ["Session"]
+
+T = TypeVar("T")
+Write = Callable[[sync_pb2.ManagerMessage], Any]
+
+log = structlog.get_logger(__name__)
+
+
+class Session:
+    """An admitted stream; `run` serves it. Implements `netmgr.sync.hub.Stream`."""
+
+    def __init__(self, hub: Hub, peer: Peer, greeting: Greeting, host_name: str) -> None:
+        self.host_uuid = greeting.host_uuid
+        self.peer = peer
+        self.boot_id = greeting.boot_id
+        self.outbox = Outbox(greeting.host_uuid, greeting.network_uuids)
+        self._hub = hub
+        self._log = log.bind(host=host_name, host_uuid=str(greeting.host_uuid))
+        self._answers: deque[sync_pb2.ClaimAnswer] = deque()
+        self._awake = asyncio.Event()
+        self._end: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
+        self._ended = asyncio.Event()
+        self._job: asyncio.Future[Any] | None = None
+        if greeting.store_id == hub.store.store_id:
+            newest = max((ref.version for ref in greeting.have), default=0)
+            ahead = newest > hub.world.revision
+            if ahead:
+                self._log.error("host.ahead_of_store", host_revision=newest, store_revision=hub.world.revision)
+            self.outbox.assume(greeting.have, trusted=not ahead)
+
+    async def run(self, messages: AsyncIterator[sync_pb2.HostMessage], write: Write) -> None:
+        """Serve the stream until the host closes it.
+
+        Raises:
+            Refused: the stream was ended by this side.
+        """
+        tasks: list[asyncio.Future[None]] = [
+            asyncio.ensure_future(self._read(messages)),
+            asyncio.ensure_future(self._write(write)),
+        ]
+        try:
+            waits: list[asyncio.Future[Any]] = [*tasks, self._end]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if self._end.done():
+                raise self._end.result()
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if self._job is not None and not self._job.done():  # a thread can't be cancelled, only waited for
+                await asyncio.wait([self._job])
+            self._hub.remove(self)
+            self._ended.set()
+
+    def wake(self) -> None:
+        """The outbox has marks."""
+        self._awake.set()
+
+    def end(self, reason: Refused) -> None:
+        """Close the stream with this status, soon."""
+        if not self._end.done():
+            self._end.set_result(reason)
+
+    async def ended(self) -> None:
+        """Return when nothing of the stream is at work any more."""
+        await self._ended.wait()
+
+    # --- writer ----------------------------------------------------------------------------------------------------
+
+    async def _write(self, write: Write) -> None:
+        hub = self._hub
+        welcome = sync_pb2.Welcome(store_id=hub.store.store_id, revision=hub.world.revision)
+        await write(sync_pb2.ManagerMessage(welcome=welcome))
+        initial = True
+        while True:
+            await self._write_answers(write)
+            if self.outbox.marked:
+                batch = self.outbox.take(hub.world, hub.holdings)
+                if initial or batch.upserts or batch.removals:
+                    for update in batch.updates(initial=initial):
+                        if update.last:
+                            hub.fleet.sent(self.host_uuid, revision=update.revision)
+                        await write(sync_pb2.ManagerMessage(update=update))
+                        hub.counts["updates_sent"] += 1
+                        await self._write_answers(write)
+                    initial = False
+            if not self.outbox.marked and not self._answers:
+                await self._awake.wait()
+            self._awake.clear()
+
+    async def _write_answers(self, write: Write) -> None:
+        while self._answers:
+            await write(sync_pb2.ManagerMessage(answer=self._answers.popleft()))
+
+    # --- reader ----------------------------------------------------------------------------------------------------
+
+    async def _read(self, messages: AsyncIterator[sync_pb2.HostMessage]) -> None:
+        async for message in messages:
+            try:
+                await self._take(message)
+            except ContractError as error:
+                self._log.warning("host.bad_message", reason=str(error))
+                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
+            except NetmgrError as error:
+                raise Refused(grpc.StatusCode.UNAVAILABLE, error.sentence) from None
+
+    async def _take(self, message: sync_pb2.HostMessage) -> None:
+        body = message.WhichOneof("body")
+        if body == "ack":
+            self._take_ack(message.ack)
+        elif body == "claim":
+            claim = codec.decode(Claim, message.claim)
+            answer = await self._in_thread(
+                lambda: decisions.answer_claim(self._hub.store, self.host_uuid, claim, now_ms=_now_ms())
+            )
+            self._hub.counts["claims_refused" if answer.refusal else "claims_granted"] += 1
+            self._answers.append(answer)
+            self.wake()
+        elif body == "activated":
+            await self._take_activated(message.activated)
+        elif body == "release":
+            await self._take_release(message.release)
+        elif body == "subscribe":
+            networks = frozenset(uuid_of(x, "Subscribe.network_uuids") for x in message.subscribe.network_uuids)
+            self._hub.subscribe(self, networks)
+        elif body == "report":
+            await self._take_report(codec.decode(HostReport, message.report))
+        elif body == "hello":
+            raise ContractError("HostMessage: a second Hello; it opens a stream and comes once")
+        else:
+            raise ContractError("HostMessage: no body that this version knows; upgrade the manager first")
+
+    def _take_ack(self, ack: sync_pb2.Ack) -> None:
+        rejections = {}
+        for rejection in ack.rejections:
+            ref = codec.decode_ref(rejection.object)
+            rejections[str(ref.kind), ref.uuid] = rejection.reason
+        before = self._hub.fleet.live(self.host_uuid)
+        if before is not None and rejections != before.rejections:
+            for (kind, uuid), reason in rejections.items():
+                self._log.warning("host.rejects", kind=kind, uuid=str(uuid), reason=reason)
+        self._hub.fleet.acknowledge(self.host_uuid, revision=ack.revision, rejections=rejections)
+
+    async def _take_activated(self, message: sync_pb2.Activated) -> None:
+        port_uuid, version = uuid_of(message.port_uuid, "Activated.port_uuid"), message.version
+        store = self._hub.store
+        await self._in_thread(
+            lambda: decisions.activate(store, self.host_uuid, port_uuid=port_uuid, version=version, now_ms=_now_ms())
+        )
+
+    async def _take_release(self, message: sync_pb2.Release) -> None:
+        port_uuid, version = uuid_of(message.port_uuid, "Release.port_uuid"), message.version
+        try:
+            why = ReleaseReason(message.why)
+        except ValueError:
+            raise ContractError(f"Release.why: {message.why!r} is none of {', '.join(ReleaseReason)}") from None
+        store = self._hub.store
+        await self._in_thread(
+            lambda: decisions.release(
+                store, self.host_uuid, port_uuid=port_uuid, version=version, why=why, now_ms=_now_ms()
+            )
+        )
+
+    async def _take_report(self, report: HostReport) -> None:
+        self._hub.fleet.report(self.host_uuid, report)
+        record = self._hub.world.hosts.get(self.host_uuid)
+        names = tuple(pnic.name for pnic in report.pnics)
+        # A host that could not read its PNICs says none; that is no news of them.
+        if record is not None and names and set(names) != set(record.pnics):
+            await self._in_thread(lambda: decisions.note_pnics(self._hub.store, self.host_uuid, names))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        self._job = job = asyncio.ensure_future(asyncio.to_thread(work))
+        return await asyncio.shield(job)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,93 @@
+"""Labs for tests, and what a test needs before it may run.
+
+Tests marked `lab` need root and Open vSwitch, tests marked `e2e` libvirt and QEMU as well. Where that is missing they
+are skipped with the reason; with CI=true they fail instead, so that a green run means that they ran.
+
+A bare lab is up in a fifth of a second, so each test gets its own; heavier ones are shared, and their tests clean up
+after themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from scripts.labkit import Lab
+    from scripts.labkit.guest import GuestImage
+
+_TOOLS = {
+    "lab": ("ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovs-ofctl", "unshare", "nsenter", "setpriv", "ip", "ethtool"),
+    "e2e": ("libvirtd", "virsh", "qemu-system-x86_64", "busybox", "apt-get", "depmod"),
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, or in CI fail, a test whose surroundings are missing."""
+    wanted = [mark for mark in _TOOLS if item.get_closest_marker(mark)]
+    if wanted and (problem := _problem(wanted)):
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"in CI this test must run, but {problem}", pytrace=False)
+        pytest.skip(problem)
+
+
+def _problem(marks: list[str]) -> str:
+    """What keeps tests with these *marks* from running; empty when nothing does."""
+    if os.geteuid() != 0:
+        return "a lab needs root: it makes network namespaces"
+    wanted = [tool for mark in _TOOLS if mark in marks or "e2e" in marks for tool in _TOOLS[mark]]
+    absent = [tool for tool in wanted if shutil.which(tool) is None]
+    return f"{', '.join(absent)} not found; `make setup` installs what is missing" if absent else ""
+
+
+@pytest.fixture
+def make_lab() -> Iterator[Callable[..., Lab]]:
+    """Makes labs that end with the test: `make_lab(hosts=3, with_libvirt=False, …)`, as `Lab(…)`."""
+    from scripts.labkit import Lab
+
+    made: list[Lab] = []
+
+    def make(**options: Any) -> Lab:
+        lab = Lab(**options)
+        made.append(lab)
+        return lab.up(owned=True)
+
+    yield make
+    for lab in made:
+        lab.down()
+
+
+@pytest.fixture
+def bare_lab(make_lab: Callable[..., Lab]) -> Lab:
+    """Two hosts with Open vSwitch and nothing else, for this test alone."""
+    return make_lab(hosts=2, with_manager=False, with_agents=False, with_libvirt=False)
+
+
+@pytest.fixture(scope="module")
+def libvirt_lab() -> Iterator[Lab]:
+    """Two hosts with Open vSwitch and libvirt, without agents, shared by a module."""
+    from scripts.labkit import Lab
+
+    with Lab(hosts=2, with_manager=False, with_agents=False) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Three whole hosts, netmgr and vmctl, shared by the session; no zones yet. Leave it as you found it."""
+    from scripts.labkit import Lab
+
+    with Lab(hosts=3) as whole:
+        yield whole
+
+
+@pytest.fixture(scope="session")
+def guest_image() -> GuestImage:
+    """Kernel and initramfs of the lab's guest."""
+    from scripts.labkit import guest
+
+    return guest.build()

@@ -1,0 +1,118 @@
+"""The compute manager on whole hosts: networks by the word of real agents, VMs only where their network is.
+
+h1 and h2 are in zone a with network blue, h3 is in zone b (examples/two-zones.yaml).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from scripts.labkit import Lab
+    from scripts.labkit.guest import GuestImage
+
+pytestmark = pytest.mark.e2e
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "two-zones.yaml"
+MANAGER = "mgr"
+
+
+def vmctl(lab: Lab, *command: str, code: int = 0) -> str:
+    done = lab.exec(MANAGER, ["vmctl", *command], check=False)
+    assert done.returncode == code, f"{command}: {done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+def ask(lab: Lab, *command: str) -> Any:
+    return json.loads(vmctl(lab, *command, "-o", "json"))
+
+
+def until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not come about in time"
+        time.sleep(0.1)
+
+
+def ready(lab: Lab) -> bool:
+    networks = {network["name"]: network["hosts"] for network in ask(lab, "network", "list")}
+    in_sync = all(host["in_sync"] and not host["libvirt"] for host in ask(lab, "host", "list"))
+    return networks == {"blue": ["h1", "h2"], "green": ["h3"]} and in_sync
+
+
+@pytest.fixture(scope="module")
+def vms(lab: Lab, guest_image: GuestImage) -> Iterator[Lab]:
+    """vm1 on h1 and vm2 on h2, both on blue and running."""
+    from scripts.labkit.guest import COMMAND_LINE
+
+    lab.exec(MANAGER, ["netmgr", "apply", "-f", str(EXAMPLE), "--wait", "realized"])
+    until(lambda: ready(lab))
+    for number in (1, 2):
+        name, ip = f"vm{number}", f"10.10.0.{number}"
+        boot = ["--kernel", str(guest_image.kernel), "--initrd", str(guest_image.initrd)]
+        words = f"{COMMAND_LINE} ip={ip}/24 host={name}"
+        home = ["--host", f"h{number}", "--memory", "128", "--network", f"blue,ip={ip}"]
+        vmctl(lab, "vm", "define", name, *home, *boot, "--cmdline", words)
+        vmctl(lab, "vm", "start", name)
+    yield lab
+    for name in ("vm1", "vm2"):
+        vmctl(lab, "vm", "stop", name, "--force")
+        vmctl(lab, "vm", "undefine", name)
+
+
+def blue(lab: Lab) -> str:
+    return next(n["uuid"] for n in ask(lab, "network", "list") if n["name"] == "blue")
+
+
+def running(lab: Lab, host: str) -> list[str]:
+    """Names of the VMs that run there, by libvirt's own word."""
+    return lab.exec(host, ["virsh", "list", "--name"]).stdout.split()
+
+
+def test_vms_start_on_their_networks_and_are_lit(vms: Lab) -> None:
+    for number in (1, 2):
+        assert running(vms, f"h{number}") == [f"vm{number}"]
+        until(lambda name=f"vm{number}": ask(vms, "vm", "show", name)["vifs"][0]["state"] == "lit")
+        (vif,) = ask(vms, "vm", "show", f"vm{number}")["vifs"]
+        assert (vif["network"], vif["network_uuid"], vif["opaque"]) == ("blue", blue(vms), True)
+
+
+def test_host_of_another_zone_is_refused_before_anything_moves(vms: Lab) -> None:
+    sentence = (
+        f"network blue ({blue(vms)}) of zone a is not on h3, whose zones are b; add h3 to zone a "
+        "(netmgr host set h3 --zone b --zone a) or choose one of h1, h2"
+    )
+    assert vmctl(vms, "why-not", "vm1", "h3", code=1) == f"{sentence}\n"
+    before = vms.exec("h1", ["virsh", "domstate", "--reason", "vm1"]).stdout
+    assert vmctl(vms, "migrate", "vm1", "h3", code=2) == f"Error: {sentence}\n"
+    assert vms.exec("h1", ["virsh", "domstate", "--reason", "vm1"]).stdout == before
+    assert running(vms, "h1") == ["vm1"]
+    assert running(vms, "h3") == []
+    row = ask(vms, "migrate", "--list")[0]["migration"]
+    assert (row["state"], row["sentence"]) == ("failed", sentence)
+
+
+def test_vm_cannot_be_defined_where_its_network_is_not(vms: Lab) -> None:
+    assert "is not on h3" in vmctl(vms, "vm", "define", "vm9", "--network", "blue", "--host", "h3", code=2)
+    assert vms.exec("h3", ["virsh", "list", "--all", "--name"]).stdout.split() == []
+
+
+def test_vm_moves_to_the_host_that_carries_its_network_and_is_lit_there(vms: Lab) -> None:
+    assert vmctl(vms, "why-not", "vm1", "h2") == "vm1 may move to h2\n"
+    vif = ask(vms, "vm", "show", "vm1")["vifs"][0]["uuid"]
+    said = vmctl(vms, "migrate", "vm1", "h2")
+    assert re.search(r"vm1 is running on h2; \d+ ms in all, paused \d+ ms \(QEMU\)", said)
+    assert sorted(running(vms, "h2")) == ["vm1", "vm2"]
+    assert running(vms, "h1") == []
+    until(lambda: ask(vms, "vm", "show", "vm1")["vifs"][0]["state"] == "lit")
+    assert ask(vms, "vm", "show", "vm1")["vifs"][0]["uuid"] == vif
+    vmctl(vms, "migrate", "vm1", "h1")
+    assert running(vms, "h1") == ["vm1"]
+    until(lambda: ask(vms, "vm", "show", "vm1")["vifs"][0]["state"] == "lit")

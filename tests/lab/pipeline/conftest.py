@@ -1,0 +1,263 @@
+"""Three hosts, each a real ovs-vswitchd without devices, with real encapsulated frames on an underlay between them.
+
+A `Fabric` holds what netmgr would push (networks, ports, locations) and, for each host, what only it knows (phases).
+`settle` lets every host compile its flows from that and commit them over its OpenFlow connection. Then a test sends
+frames out of guests (`say`) and sees what guests hear (`hear`) and what went over the wires (`crossed`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from uuid import UUID, uuid5
+
+import pytest
+
+from hostagent.flows import compile_flows
+from hostagent.model import Bridge, Desired, Interface, Observed, OvsPort, Phase
+from hostagent.names import OWNER, SWITCH_KEY, switch_bridge, tunnel_port, uplink_bridge
+from hostagent.realize.openflow import OpenFlowConnection
+from hostagent.resolve import resolve
+from netmgr.contract.types import (
+    HostConfig,
+    Location,
+    LogicalPort,
+    NetworkType,
+    OpaqueNetwork,
+    OpaqueSwitch,
+    VtepAssignment,
+)
+from scripts.labkit.dummy_switch import DummySwitch, wire
+
+SPACE = UUID("11111111-2222-3333-4444-555555555555")
+SWITCH = OpaqueSwitch(uuid=UUID("aa" * 16), name="s1", zone_uuids=(), vtep_pool="10.0.0.0/24", pnic_globs=("p0",))
+OVS_TYPES = {NetworkType.VXLAN: "vxlan", NetworkType.GENEVE: "geneve", NetworkType.NVGRE: "gre"}
+
+
+def named(name: str) -> UUID:
+    """The UUID of whatever the tests call *name*."""
+    return uuid5(SPACE, name)
+
+
+def mac(number: int) -> str:
+    return f"02:00:00:00:00:{number:02x}"
+
+
+@dataclass
+class Host:
+    """One host: its switch, its VTEP, its phases, the packets that its flows sent to the agent."""
+
+    name: str
+    switch: DummySwitch
+    vtep: str
+    phases: dict[UUID, Phase] = field(default_factory=dict)
+    relay_vteps: dict[UUID, str] = field(default_factory=dict)
+    signals: list[tuple[int, int, int, bytes]] = field(default_factory=list)
+
+    @property
+    def uuid(self) -> UUID:
+        return named(self.name)
+
+    @property
+    def bridge(self) -> str:
+        return switch_bridge(SWITCH.uuid)
+
+    def read(self) -> Bridge:
+        """The integration bridge as OVSDB shows it."""
+        ports = []
+        for row in self.switch.interfaces():
+            ids = dict(row["external_ids"][1])
+            ofport = row["ofport"] if isinstance(row["ofport"], int) else None
+            interface = Interface(name=row["name"], type=row["type"], ofport=ofport, external_ids=ids)
+            if "iface-id" in ids or "opaque-owner" in ids:
+                ports.append(OvsPort(name=row["name"], interfaces=(interface,), external_ids=ids))
+        return Bridge(name=self.bridge, external_ids={**OWNER, SWITCH_KEY: str(SWITCH.uuid)}, ports=tuple(ports))
+
+
+class Fabric:
+    """Three hosts `h1`, `h2`, `h3`, and what the manager says to all of them."""
+
+    def __init__(self, hosts: dict[str, Host], underlay: DummySwitch) -> None:
+        self.hosts = hosts
+        self.underlay = underlay
+        self.networks: dict[UUID, OpaqueNetwork] = {}
+        self.ports: dict[UUID, LogicalPort] = {}
+        self.locations: dict[UUID, Location] = {}
+
+    def network(self, name: str, segment: int, kind: NetworkType = NetworkType.VXLAN) -> None:
+        self.networks[named(name)] = OpaqueNetwork(
+            uuid=named(name), name=name, zone_uuid=SPACE, switch_uuid=SWITCH.uuid, segment_id=segment, type=kind
+        )
+
+    def port(
+        self, name: str, number: int, network: str, host: str, *, ips: tuple[str, ...] = (), tap: bool = True
+    ) -> None:
+        """A logical port with MAC *number*, held by *host*, its tap plugged there."""
+        uuid = named(name)
+        self.ports[uuid] = LogicalPort(
+            uuid=uuid, name=name, network_uuid=named(network), vif_uuid=named(f"vif {name}"), mac=mac(number), ips=ips
+        )
+        self.locations[uuid] = Location(
+            port_uuid=uuid,
+            network_uuid=named(network),
+            holder_host=named(host),
+            holder_vtep=self.hosts[host].vtep,
+            version=1,
+            mac=mac(number),
+        )
+        if tap:
+            self.plug(name, host)
+
+    def plug(self, name: str, host: str) -> None:
+        one = self.hosts[host]
+        vif = named(f"vif {name}")
+        one.switch.add_port(one.bridge, f"{name}-{host}", f"external_ids:iface-id={vif}")
+
+    def relocate(self, name: str, **changes: str | bool | None) -> None:
+        """Change the location of a port: `holder`, `incoming` (names of hosts, None for nobody), `parked`."""
+        location = self.locations[named(name)]
+        for role in ("holder", "incoming"):
+            if role in changes:
+                host = changes[role]
+                assert host is None or isinstance(host, str)
+                values = {
+                    f"{role}_host": named(host) if host else None,
+                    f"{role}_vtep": self.hosts[host].vtep if host else "",
+                }
+                location = replace(location, **values)  # type: ignore[arg-type]
+        location = replace(location, parked=bool(changes.get("parked", location.parked)), version=location.version + 1)
+        self.locations[named(name)] = location
+
+    def phase(self, host: str, name: str, phase: Phase, relay: str = "") -> None:
+        self.hosts[host].phases[named(name)] = phase
+        if relay:
+            self.hosts[host].relay_vteps[named(name)] = self.hosts[relay].vtep
+
+    def desired(self, host: Host) -> Desired:
+        return Desired(
+            host=HostConfig(
+                uuid=host.uuid,
+                name=host.name,
+                vteps=(VtepAssignment(switch_uuid=SWITCH.uuid, address=f"{host.vtep}/24"),),
+            ),
+            switches={SWITCH.uuid: SWITCH},
+            networks=self.networks,
+            ports=self.ports,
+            locations=self.locations,
+            offered_pnics=("p0",),
+            phases=host.phases,
+            relay_vteps=host.relay_vteps,
+        )
+
+    def settle(self, *only: str) -> None:
+        """Let the hosts (or *only* some of them) realize what is wanted."""
+        for name in only or tuple(self.hosts):
+            asyncio.run(self._commit(self.hosts[name]))
+
+    async def _commit(self, host: Host) -> None:
+        async with connected(host) as connection:
+            await self._change(host, connection)
+
+    async def _change(self, host: Host, connection: OpenFlowConnection) -> None:
+        desired, bridge, realized = self.desired(host), host.read(), await connection.dump()
+        intent = resolve(desired, Observed(bridges=(bridge,))).switches[SWITCH.uuid]
+        wanted = compile_flows(desired=desired, intent=intent, bridge=bridge, realized=realized)
+        await connection.bundle([*(realized - wanted)], [*(wanted - realized)])
+        assert await connection.dump() == wanted
+
+    def watch(self, host: str, then: list[tuple[str, str, bytes]]) -> None:
+        """Settle *host*, and while its connection is open let guests `say` what *then* lists."""
+        asyncio.run(self._watch(self.hosts[host], then))
+
+    async def _watch(self, host: Host, then: list[tuple[str, str, bytes]]) -> None:
+        async with connected(host) as connection:
+            await self._change(host, connection)
+            for name, where, frame in then:
+                await asyncio.to_thread(self.say, name, where, frame)
+            await asyncio.sleep(0.05)
+
+    def say(self, name: str, host: str, frame: bytes) -> None:
+        """The guest of port *name* sends *frame* on *host*."""
+        self.hosts[host].switch.receive(f"{name}-{host}", frame)
+
+    def hear(self, name: str, host: str) -> list[bytes]:
+        """What arrived at the tap of *name* on *host* since the last call."""
+        return self.hosts[host].switch.sent(f"{name}-{host}")
+
+    def crossed(self, host: str) -> int:
+        """Frames that *host* has sent to the underlay since the last call."""
+        return len(self.hosts[host].switch.sent("p0"))
+
+
+@contextlib.asynccontextmanager
+async def connected(host: Host):  # type: ignore[no-untyped-def]
+    """An OpenFlow connection to *host*, whose packet-ins become its signals."""
+    connection = await OpenFlowConnection.connect(
+        f"{host.switch.rundir}/{host.bridge}.mgmt",
+        bridge=host.bridge,
+        on_change=lambda: None,
+        on_packet_in=lambda *packet: host.signals.append(packet),
+        on_close=lambda _: None,
+    )
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def _hosts() -> Iterator[tuple[dict[str, Host], DummySwitch]]:
+    with contextlib.ExitStack() as stack:
+        underlay = stack.enter_context(DummySwitch())
+        underlay.add_bridge("under", fail_mode="standalone")
+        hosts = {}
+        for index in (1, 2, 3):
+            host = Host(name=f"h{index}", switch=stack.enter_context(DummySwitch()), vtep=f"10.0.0.{index}")
+            _build(host, underlay, f"u{index}")
+            hosts[host.name] = host
+        uplink = uplink_bridge(("p0",))
+        macs = {
+            host.name: host.switch.vsctl("get", "Interface", uplink, "mac_in_use").strip().strip('"')
+            for host in hosts.values()
+        }
+        for one in hosts.values():
+            for other in hosts.values():
+                if one is not other:
+                    one.switch.appctl("tnl/neigh/set", uplink, other.vtep, macs[other.name])
+        yield hosts, underlay
+
+
+def _build(host: Host, underlay: DummySwitch, port: str) -> None:
+    uplink = uplink_bridge(("p0",))
+    switch = host.switch
+    switch.add_bridge(uplink, fail_mode="standalone")
+    index = host.vtep.rpartition(".")[2]
+    switch.vsctl("set", "Bridge", uplink, f"other_config:hwaddr=02:ff:00:00:00:0{index}")
+    switch.add_port(uplink, "p0")
+    underlay.add_port("under", port)
+    wire((underlay, port), (switch, "p0"))
+    switch.appctl("netdev-dummy/ip4addr", uplink, f"{host.vtep}/24")
+    switch.appctl("ovs/route/add", "10.0.0.0/24", uplink)
+    switch.add_bridge(host.bridge)
+    for kind, ovs_type in OVS_TYPES.items():
+        name = tunnel_port(kind, SWITCH.uuid)
+        # without local_ip: Open vSwitch asks the kernel whether that is a local address, and a dummy's is not
+        options = ["options:remote_ip=flow", "options:key=flow"]
+        mark = "external_ids:opaque-owner=hostagent"
+        switch.vsctl("add-port", host.bridge, name, "--", "set", "Interface", name, f"type={ovs_type}", mark, *options)
+
+
+@pytest.fixture
+def fabric(_hosts: tuple[dict[str, Host], DummySwitch]) -> Iterator[Fabric]:
+    """A fabric with nothing on it; the switches live as long as the module."""
+    hosts, underlay = _hosts
+    for host in hosts.values():
+        host.phases, host.relay_vteps, host.signals = {}, {}, []
+        host.switch.sent("p0")
+    yield Fabric(hosts, underlay)
+    for host in hosts.values():
+        for row in host.switch.interfaces():
+            if "iface-id" in dict(row["external_ids"][1]):
+                host.switch.vsctl("del-port", row["name"])

@@ -1,0 +1,132 @@
+"""What a guest may claim to be: every frame here meets a real switch, and is either heard by the peer or not."""
+
+from __future__ import annotations
+
+import pytest
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import (
+    ICMPv6MLReport2,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6ND_RA,
+    ICMPv6ND_RS,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+)
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Raw
+
+from tests.lab.pipeline.conftest import mac
+
+pytestmark = pytest.mark.lab
+
+OWN, OTHER, PEER = mac(1), mac(9), mac(2)
+ALL = "ff:ff:ff:ff:ff:ff"
+V4, V6 = "10.1.0.1", "fd00::1"
+LL = "fe80::1"
+PAD = Raw(b"\0" * 40)
+
+
+def eth(payload, dst: str = PEER) -> bytes:
+    return bytes(Ether(src=OWN, dst=dst) / payload)
+
+
+def arp(**fields) -> bytes:
+    return eth(ARP(**{"hwsrc": OWN, "psrc": V4, "pdst": "10.1.0.2", **fields}) / PAD, ALL)
+
+
+def ns(src: str, target: str, option: str | None) -> bytes:
+    packet = IPv6(src=src, dst="ff02::1:ff00:1") / ICMPv6ND_NS(tgt=target)
+    return eth(packet / ICMPv6NDOptSrcLLAddr(lladdr=option) if option else packet)
+
+
+def na(src: str, target: str, option: str | None) -> bytes:
+    packet = IPv6(src=src, dst="ff02::1") / ICMPv6ND_NA(tgt=target)
+    return eth(packet / ICMPv6NDOptDstLLAddr(lladdr=option) if option else packet)
+
+
+RARP = bytes(
+    Ether(src=OWN, dst=ALL, type=0x8035) / bytes(ARP(op=3, hwsrc=OWN, hwdst=OWN, psrc="0.0.0.0", pdst="0.0.0.0"))
+)
+LYING_RARP = bytes(Ether(src=OWN, dst=ALL, type=0x8035) / bytes(ARP(op=3, hwsrc=OTHER, hwdst=OTHER, psrc="0.0.0.0")))
+DISCOVER = eth(
+    IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67) / BOOTP(chaddr=b"\x02") / DHCP(options=["end"]),
+    ALL,
+)
+
+ALWAYS = {
+    "arp": arp(),
+    "arp probe": arp(psrc="0.0.0.0"),
+    "rarp of its own mac": RARP,
+    "ipv4": eth(IP(src=V4, dst="10.1.0.2") / UDP() / PAD),
+    "dhcp discover": DISCOVER,
+    "ipv6": eth(IPv6(src=V6, dst="fd00::2") / UDP() / PAD),
+    "link-local ipv6": eth(IPv6(src=LL, dst="fd00::2") / UDP() / PAD),
+    "neighbour solicitation": ns(V6, "fd00::2", OWN),
+    "neighbour advertisement": na(V6, V6, OWN),
+    "neighbour advertisement without option": na(V6, V6, None),
+    "duplicate address detection": ns("::", V6, None),
+    "duplicate address detection, link-local": ns("::", LL, None),
+    "router solicitation from ::": eth(IPv6(src="::", dst="ff02::2") / ICMPv6ND_RS()),
+    "mld report from ::": eth(IPv6(src="::", dst="ff02::16") / ICMPv6MLReport2()),
+    "neither arp nor ip": bytes(Ether(src=OWN, dst=PEER, type=0x88B5) / PAD),
+}
+NEVER = {
+    "arp with another mac": arp(hwsrc=OTHER),
+    "rarp of another mac": LYING_RARP,
+    "neighbour solicitation with another mac": ns(V6, "fd00::2", OTHER),
+    "neighbour advertisement with another mac": na(V6, V6, OTHER),
+}
+WITH_ADDRESSES_NEVER = {
+    "arp for another address": arp(psrc="10.1.0.9"),
+    "another ipv4 source": eth(IP(src="10.1.0.9", dst="10.1.0.2") / UDP() / PAD),
+    "ipv4 source 0.0.0.0 that is no dhcp": eth(IP(src="0.0.0.0", dst="10.1.0.2") / UDP() / PAD),
+    "another ipv6 source": eth(IPv6(src="fd00::9", dst="fd00::2") / UDP() / PAD),
+    "advertisement of another address": na(V6, "fd00::9", OWN),
+    "advertisement of another address without option": na(V6, "fd00::9", None),
+    "duplicate address detection for another address": ns("::", "fd00::9", None),
+    "router advertisement": eth(IPv6(src=LL, dst="ff02::1") / ICMPv6ND_RA()),
+}
+
+
+def passed(fabric, frames: dict[str, bytes]) -> set[str]:
+    """Names of the *frames* that the peer hears, on the same host and on another."""
+    fabric.settle()
+    names = set()
+    for name, frame in frames.items():
+        fabric.say("a", "h1", frame)
+        here, there = fabric.hear("here", "h1"), fabric.hear("there", "h2")
+        assert here == there or frame[:6] != b"\xff" * 6, name
+        if here or there:
+            names.add(name)
+    return names
+
+
+@pytest.fixture
+def guests(fabric):
+    fabric.network("n", 5001)
+    fabric.port("here", 2, "n", "h1")
+    fabric.port("there", 3, "n", "h2")
+    return fabric
+
+
+def test_without_addresses_a_guest_may_use_any_but_not_another_mac(guests):
+    guests.port("a", 1, "n", "h1")
+    frames = {**ALWAYS, **NEVER, **WITH_ADDRESSES_NEVER}
+    assert passed(guests, frames) == {*ALWAYS, *WITH_ADDRESSES_NEVER}
+
+
+def test_with_addresses_a_guest_may_use_only_those(guests):
+    guests.port("a", 1, "n", "h1", ips=(V4, V6))
+    frames = {**ALWAYS, **NEVER, **WITH_ADDRESSES_NEVER}
+    assert passed(guests, frames) == {*ALWAYS}
+
+
+def test_an_address_with_prefix_means_all_of_the_prefix_and_one_with_host_bits_itself(guests):
+    guests.port("a", 1, "n", "h1", ips=("10.1.0.0/24", "10.2.0.5/24"))
+    frames = {
+        source: eth(IP(src=source, dst="10.1.0.2") / UDP() / PAD) for source in ("10.1.0.77", "10.2.0.5", "10.2.0.6")
+    }
+    assert passed(guests, frames) == {"10.1.0.77", "10.2.0.5"}

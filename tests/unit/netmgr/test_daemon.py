@@ -1,0 +1,179 @@
+"""`netmgr run` as a process: ready, one at a time, stopped at once, killed at any time."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+
+from netmgr.contract.proto import opaque_view_pb2, opaque_view_pb2_grpc
+
+ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = """
+import sys
+from pathlib import Path
+from netmgr.daemon import run
+from netmgr.model import NetmgrError
+try:
+    run(state_dir=Path(sys.argv[1]), listen="127.0.0.1", api_port=int(sys.argv[2]), sync_port=0, log_format="json")
+except NetmgrError as error:
+    sys.exit(f"Error: {error.sentence}")
+"""
+
+
+@dataclass
+class Daemon:
+    process: subprocess.Popen[str]
+    directory: Path
+    ready: dict[str, object]
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.ready['api_port']}"
+
+    def client(self) -> httpx.Client:
+        identity = self.directory / "operator"
+        context = ssl.create_default_context(cafile=str(identity / "ca.pem"))
+        context.load_cert_chain(identity / "cert.pem", identity / "key.pem")
+        return httpx.Client(verify=context, base_url=self.url, timeout=10)
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """Exit status and how long it took."""
+        begin = time.monotonic()
+        self.process.send_signal(number)
+        self.process.communicate(timeout=10)
+        return self.process.returncode, time.monotonic() - begin
+
+
+@contextmanager
+def daemon(directory: Path, *, port: int = 0, **env: str) -> Iterator[Daemon]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(directory), str(port)],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "netmgr.ready" in line:
+                yield Daemon(process, directory, json.loads(line))
+                return
+        raise AssertionError("".join(lines))
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@contextmanager
+def notifications(path: Path) -> Iterator[socket.socket]:
+    """systemd's end of sd_notify."""
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as listener:
+        listener.bind(str(path))
+        listener.settimeout(5)
+        yield listener
+
+
+def test_first_start_makes_a_private_state_directory_and_an_operator_who_may_ask(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with daemon(state) as running:
+        assert state.stat().st_mode & 0o777 == 0o700
+        assert (state / "operator" / "key.pem").stat().st_mode & 0o777 == 0o600
+        assert (state / "operator").stat().st_mode & 0o777 == 0o700
+        with running.client() as client:
+            assert client.get("/api/v1/networks").status_code == 200
+            assert client.post("/api/v1/zones", json={"name": "a"}).is_success
+            metrics = client.get("/metrics").text
+            assert 'netmgr_objects{kind="zone"} 1.0' in metrics
+            assert "netmgr_hosts_connected 0.0" in metrics
+
+
+def test_metrics_need_a_certificate(tmp_path: Path) -> None:
+    with daemon(tmp_path) as running:
+        context = ssl.create_default_context(cafile=str(tmp_path / "operator" / "ca.pem"))
+        assert httpx.get(f"{running.url}/metrics", verify=context).status_code == 401
+
+
+def test_stop_takes_less_than_a_second_with_a_watcher_and_a_waiting_request(tmp_path: Path) -> None:
+    async def watch(running: Daemon) -> grpc.StatusCode:
+        identity = tmp_path / "operator"
+        files = [(identity / name).read_bytes() for name in ("ca.pem", "key.pem", "cert.pem")]
+        options = [("grpc.ssl_target_name_override", "netmgr")]
+        address = f"127.0.0.1:{running.ready['sync_port']}"
+        async with grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*files), options=options) as channel:
+            call = opaque_view_pb2_grpc.OpaqueViewStub(channel).Watch(opaque_view_pb2.ViewRequest())
+            view = await call.read()
+            assert view.source == "manager"
+            status, took_s = await asyncio.to_thread(running.stop)
+            assert status == 0
+            assert took_s < 1
+            return await call.code()  # type: ignore[no-any-return]
+
+    with daemon(tmp_path) as running, running.client() as client:
+        client.get("/api/v1/status")  # and keep the connection
+        assert asyncio.run(watch(running)) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_what_was_acknowledged_is_there_after_any_end(tmp_path: Path, number: int) -> None:
+    with daemon(tmp_path) as running:
+        with running.client() as client:
+            assert client.post("/api/v1/zones", json={"name": "kept"}).is_success
+        running.stop(number)
+        store_id = running.ready["store_id"]
+    with daemon(tmp_path) as running, running.client() as client:  # the operator's identity is still the same
+        assert [zone["name"] for zone in client.get("/api/v1/zones").json()] == ["kept"]
+        assert running.ready["store_id"] == store_id
+
+
+def test_second_manager_on_one_state_directory_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    with daemon(tmp_path):
+        second = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(tmp_path), "0"], cwd=ROOT, capture_output=True, text=True, timeout=30
+        )
+    assert second.returncode == 1
+    assert f"state directory {tmp_path} is in use by another netmgr" in second.stderr
+
+
+def test_taken_port_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        tried = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(tmp_path), str(port)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert tried.returncode == 1
+    assert f"can't listen on 127.0.0.1:{port}" in tried.stderr
+    assert "Traceback" not in tried.stderr
+
+
+def test_systemd_is_told_of_readiness_and_fed_while_the_store_answers(tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    with notifications(path) as listener:
+        with daemon(tmp_path / "state", NOTIFY_SOCKET=str(path), WATCHDOG_USEC="100000", WATCHDOG_PID="") as running:
+            said = {listener.recv(100) for _ in range(3)}
+            assert said == {b"READY=1", b"WATCHDOG=1"}
+            running.stop()
+        said = set()
+        listener.settimeout(0.2)
+        while b"STOPPING=1" not in said:
+            said.add(listener.recv(100))

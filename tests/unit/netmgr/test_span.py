@@ -1,0 +1,163 @@
+"""A host gets what it needs and nothing else, and the three directions of the rule agree."""
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netmgr.contract.types import Kind, Location, Object
+from netmgr.model import Change, HostRecord, World, kind_of_row, uuid_of_row
+from netmgr.span import Holdings, hosts_for, object_for, objects_for, touched
+from tests.support.netmgr_worlds import (
+    H1,
+    H2,
+    H3,
+    H4,
+    NET_A,
+    NET_B,
+    PORT,
+    SWITCH_A,
+    ZONE_A,
+    ZONE_B,
+    held,
+    put,
+    uid,
+    world_of,
+)
+
+NOTHING: frozenset[object] = frozenset()
+HOSTS = (H1, H2, H3, H4)
+PORT_KEYS = {(Kind.PORT, PORT.uuid), (Kind.LOCATION, PORT.uuid)}
+
+
+def keys(world: World, host: HostRecord, *networks: object) -> set[object]:
+    subscribed = frozenset(n.uuid for n in networks)  # type: ignore[attr-defined]
+    return set(objects_for(world, host.uuid, subscribed))
+
+
+def test_host_gets_itself_and_what_its_zones_carry() -> None:
+    found = objects_for(world_of(), H1.uuid, frozenset())
+    assert set(found) == {
+        (Kind.HOST, H1.uuid),
+        (Kind.ZONE, ZONE_A.uuid),
+        (Kind.SWITCH, SWITCH_A.uuid),
+        (Kind.NETWORK, NET_A.uuid),
+    }
+    assert [key[0] for key in found] == [Kind.HOST, Kind.ZONE, Kind.SWITCH, Kind.NETWORK]
+    config = found[Kind.HOST, H1.uuid].body
+    assert (config.name, config.vteps) == ("h1", H1.vteps)  # type: ignore[union-attr]
+
+
+def test_version_of_an_object_is_the_revision_of_its_last_change() -> None:
+    world = world_of()
+    put(world, replace(NET_A, mtu=1400))
+    assert objects_for(world, H1.uuid, frozenset())[Kind.NETWORK, NET_A.uuid] == Object(
+        version=world.revision, body=replace(NET_A, mtu=1400)
+    )
+
+
+def test_host_that_is_not_enrolled_gets_nothing() -> None:
+    assert objects_for(world_of(), uid("stranger"), frozenset([NET_A.uuid])) == {}
+
+
+def test_ports_come_only_with_a_subscription() -> None:
+    world = world_of(PORT, held(H2))
+    assert keys(world, H1) & PORT_KEYS == set()
+    assert keys(world, H1, NET_A) >= PORT_KEYS
+
+
+def test_subscription_to_a_network_of_another_zone_brings_nothing() -> None:
+    world = world_of(PORT, held(H1))
+    assert keys(world, H3, NET_A) == keys(world, H3)
+
+
+def test_held_and_incoming_ports_come_without_a_subscription_and_nothing_more_of_their_network() -> None:
+    other = replace(PORT, uuid=uid("port-2"), name="vm2", vif_uuid=uid("v2"), mac="52:54:00:00:00:02")
+    world = world_of(PORT, other, held(H1, incoming=H2))
+    for host in (H1, H2):
+        assert keys(world, host) & {*PORT_KEYS, (Kind.PORT, other.uuid)} == PORT_KEYS
+    assert keys(world, H4) & PORT_KEYS == set()
+
+
+def test_host_that_left_the_zone_keeps_only_the_port_it_holds() -> None:
+    world = world_of(PORT, held(H1), replace(H1, zone_uuids=(), vteps=()))
+    assert keys(world, H1, NET_A) == {(Kind.HOST, H1.uuid), *PORT_KEYS}
+
+
+def test_unplaced_port_comes_without_a_location() -> None:
+    assert keys(world_of(PORT), H1, NET_A) & PORT_KEYS == {(Kind.PORT, PORT.uuid)}
+
+
+def test_change_of_one_port_concerns_the_hosts_of_one_network() -> None:
+    world = world_of(PORT, held(H1))
+    subscribers = {NET_A.uuid: {H2.uuid}, NET_B.uuid: {H3.uuid, H4.uuid}}
+    assert set(hosts_for(world, (Kind.LOCATION, PORT.uuid), subscribers)) == {H1.uuid, H2.uuid}
+
+
+def test_tokens_concern_no_host() -> None:
+    result = touched(world_of(), [Change(revision=99, kind="token", uuid=uid("t"), row=None)])
+    assert not result.keys
+    assert not result.hosts
+
+
+def test_holdings_follow_a_move() -> None:
+    holdings = Holdings.of(world_of(PORT, held(H1, incoming=H2)))
+    assert set(holdings.of_host(H1.uuid)) == set(holdings.of_host(H2.uuid)) == {PORT.uuid}
+    holdings.move(before=held(H1, incoming=H2), after=held(H2))
+    assert not holdings.of_host(H1.uuid)
+    holdings.move(before=held(H2), after=None)
+    assert not holdings.ports_of
+
+
+# --- the three directions, on random histories -----------------------------------------------------------------------
+
+vlan = replace(PORT, uuid=uid("port-b"), name="vm-b", network_uuid=NET_B.uuid, vif_uuid=uid("vb"))
+hosts = st.sampled_from(HOSTS)
+places = st.one_of(st.none(), hosts)
+
+
+def location(port_row: object, at: HostRecord | None, incoming: HostRecord | None) -> Location:
+    found = held(at, incoming=incoming)
+    return replace(found, port_uuid=port_row.uuid, network_uuid=port_row.network_uuid)  # type: ignore[attr-defined]
+
+
+moves = st.builds(location, st.sampled_from([PORT, vlan]), places, places)
+zone_sets = st.sampled_from([(), (ZONE_A.uuid,), (ZONE_B.uuid,), (ZONE_A.uuid, ZONE_B.uuid)])
+rezonings = st.builds(lambda h, z: replace(h, zone_uuids=z), hosts, zone_sets)
+edits = st.sampled_from([replace(NET_A, mtu=1400), NET_A, PORT, vlan, replace(PORT, admin_up=False)])
+renamed = st.sampled_from([replace(SWITCH_A, zone_uuids=(ZONE_A.uuid, uid("z"))), SWITCH_A, ZONE_A])
+puts = st.one_of(moves, rezonings, edits, renamed).map(lambda row: (row, True))
+drops = st.sampled_from([held(), location(vlan, None, None)]).map(lambda row: (row, False))
+subscriptions = st.dictionaries(hosts.map(lambda h: h.uuid), st.sets(st.sampled_from([NET_A.uuid, NET_B.uuid])))
+
+
+@settings(max_examples=150, deadline=None)
+@given(history=st.lists(st.one_of(puts, drops), max_size=8), subscribed=subscriptions)
+def test_marking_what_changes_touch_keeps_every_host_exact(
+    history: list[object], subscribed: dict[object, set]
+) -> None:  # type: ignore[type-arg]
+    world = world_of(PORT, vlan)
+    networks = (NET_A.uuid, NET_B.uuid)
+    subscribers = {n: [h for h, wanted in subscribed.items() if n in wanted] for n in networks}
+    held_now = {h.uuid: objects_for(world, h.uuid, subscribed.get(h.uuid, ())) for h in HOSTS}
+    for row, is_put in history:  # type: ignore[misc]
+        change = Change(
+            revision=world.revision + 1, kind=kind_of_row(row), uuid=uuid_of_row(row), row=row if is_put else None
+        )
+        concerned = set()
+        whole = set()
+        for apply in (True, False):
+            result = touched(world, [change])
+            whole |= result.hosts
+            concerned |= {(h, key) for key in result.keys for h in hosts_for(world, key, subscribers)}  # type: ignore[arg-type]
+            if apply:
+                world.apply(change)
+        for host, key in concerned:
+            item = object_for(world, host, subscribed.get(host, ()), key)
+            held_now[host].pop(key, None)
+            if item is not None:
+                held_now[host][key] = item
+        for host in whole:
+            held_now[host] = objects_for(world, host, subscribed.get(host, ()))
+        for host in held_now:
+            assert held_now[host] == objects_for(world, host, subscribed.get(host, ()))

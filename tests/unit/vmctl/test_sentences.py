@@ -1,0 +1,35 @@
+"""What an administrator reads of libvirt's errors. The texts are libvirt 9.0's."""
+
+import pytest
+
+from vmctl.sentences import hook_sentence, libvirt_sentence
+
+FROM_THE_DESTINATION = (
+    "Hook script execution failed: internal error: Child process (LC_ALL=C PATH=/usr/bin "
+    "/etc/libvirt/hooks/network blue port-created begin -) unexpected exit status 1: VIF 0f3c is held by h1: "
+    "the network manager cannot be reached\n"
+)
+
+
+def test_words_of_the_hook_are_taken_out_of_libvirts_account() -> None:
+    assert hook_sentence(FROM_THE_DESTINATION) == "VIF 0f3c is held by h1: the network manager cannot be reached"
+    assert libvirt_sentence(FROM_THE_DESTINATION) == hook_sentence(FROM_THE_DESTINATION)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("internal error: process exited while connecting to monitor: no such file", "process exited while connecting "
+         "to monitor: no such file"),
+        ("Requested operation is not valid: domain is already running", "domain is already running"),
+        ("Domain not found: no domain with matching uuid", "Domain not found: no domain with matching uuid"),
+        ("operation failed: migration out job: unexpectedly\nfailed", "migration out job: unexpectedly failed"),
+        ("", "libvirt gave no reason"),
+    ],
+)  # fmt: skip
+def test_libvirts_scaffolding_is_left_out(text: str, sentence: str) -> None:
+    assert libvirt_sentence(text) == sentence
+
+
+def test_error_that_mentions_no_hook_has_no_hook_sentence() -> None:
+    assert hook_sentence("unexpected exit status 1: qemu") == ""

@@ -1,0 +1,438 @@
+"""One host's libvirt: a connection that mends itself, calls with deadlines, and a bell for changes.
+
+A keeper thread opens the connection, sets keepalive (a dead peer is noticed after some 20 s) and waits until it breaks,
+then opens another, later each time. Calls run in a few threads of this host alone; each has a deadline, and a hung host
+costs nobody else anything. Events of libvirt only ring `on_change`, also after a reconnect, as events are lost while
+disconnected: whoever cares reads everything again.
+
+A migration has a thread of its own, for as long as it lasts. Errors become sentences that name the host.
+
+`start_events()` must run once in the process, before the first connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID
+
+import libvirt
+
+from vmctl.migration import Fate
+from vmctl.model import VmctlError, VmState
+from vmctl.sentences import libvirt_sentence
+from vmctl.workers import Workers, run_in_thread
+
+__all__ = ["Domain", "Hypervisor", "JobStats", "LibvirtNetwork", "LibvirtProblem", "start_events"]
+
+T = TypeVar("T")
+
+KEEPALIVE_S, KEEPALIVE_COUNT = 5, 3
+READ_S = 10.0
+CHANGE_S = 60.0
+BACKOFF_S_MAX = 15.0
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: VmState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: VmState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: VmState.RUNNING,  # shutting down, still there
+    libvirt.VIR_DOMAIN_SHUTOFF: VmState.SHUT_OFF,
+    libvirt.VIR_DOMAIN_CRASHED: VmState.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: VmState.SUSPENDED,
+}
+
+
+class LibvirtProblem(VmctlError):
+    """A call to one host's libvirt failed, or was not answered in time (`unanswered`)."""
+
+    def __init__(self, sentence: str, *, unanswered: bool = False) -> None:
+        super().__init__(sentence, status=502)
+        self.unanswered = unanswered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """A domain as read. `xml` is the running one's where it runs."""
+
+    uuid: UUID
+    name: str
+    xml: str
+    state: VmState
+    persistent: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibvirtNetwork:
+    uuid: UUID
+    name: str
+    xml: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStats:
+    """A migration job; what libvirt does not tell is None."""
+
+    elapsed_ms: int | None = None
+    remaining_mib: int | None = None
+    total_mib: int | None = None
+    transferred_mib: int | None = None
+    rate_mib_s: float | None = None
+    downtime_ms: int | None = None  # expected while it runs, measured afterwards
+
+
+def start_events() -> None:
+    """Runs libvirt's event loop in a daemon thread and keeps its errors off standard error."""
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    libvirt.virEventRegisterDefaultImpl()
+
+    def run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=run, name="libvirt-events", daemon=True).start()
+
+
+class Hypervisor:
+    """libvirt of one host; made and used in the event loop's thread."""
+
+    def __init__(self, *, name: str, uri: str, on_change: Callable[[], None]) -> None:
+        self.name = name
+        self.uri = uri
+        self._loop = asyncio.get_running_loop()
+        self._on_change = on_change
+        self._workers = Workers(f"libvirt-{name}", threads=4)
+        self._connection: Any = None
+        self._problem = f"{name}: no connection to libvirt at {uri} yet"
+        self._ready = asyncio.Event()
+        self._lost = threading.Event()
+        self._closing = False
+
+    def start(self) -> None:
+        """Begins to connect, and stays at it until `close()`."""
+        threading.Thread(target=self._keep, name=f"libvirt-{self.name}-keeper", daemon=True).start()
+
+    def close(self) -> None:
+        """Gives the connection up; calls under way fail."""
+        self._closing = True
+        self._lost.set()
+        self._workers.close()
+
+    @property
+    def problem(self) -> str:
+        """Why there is no connection now, empty while there is one."""
+        return "" if self._ready.is_set() else self._problem
+
+    # --- verbs ----------------------------------------------------------------------------------------------------
+
+    async def read_domains(self) -> tuple[Domain, ...]:
+        """Every domain of the host."""
+
+        def read(connection: Any) -> tuple[Domain, ...]:
+            return tuple(d for raw in connection.listAllDomains() if (d := _read_domain(raw)) is not None)
+
+        return await self._call("list its VMs", read)
+
+    async def read_domain(self, uuid: UUID) -> Domain | None:
+        """One domain, None when the host has it not."""
+
+        def read(connection: Any) -> Domain | None:
+            raw = _find(connection, uuid)
+            return _read_domain(raw) if raw is not None else None
+
+        return await self._call(f"look at VM {uuid}", read)
+
+    async def read_networks(self, known: Mapping[UUID, LibvirtNetwork]) -> tuple[LibvirtNetwork, ...]:
+        """Every libvirt network of the host; those in *known* under the same name are not read again."""
+
+        def read(connection: Any) -> tuple[LibvirtNetwork, ...]:
+            found = []
+            for raw in connection.listAllNetworks():
+                uuid, name = UUID(raw.UUIDString()), raw.name()
+                old = known.get(uuid)
+                if old is not None and old.name == name:
+                    found.append(old)
+                    continue
+                try:
+                    found.append(LibvirtNetwork(uuid=uuid, name=name, xml=raw.XMLDesc()))
+                except libvirt.libvirtError as error:
+                    if error.get_error_code() != libvirt.VIR_ERR_NO_NETWORK:
+                        raise
+            return tuple(found)
+
+        return await self._call("list its networks", read)
+
+    async def read_capabilities(self) -> str:
+        """The host's capabilities, as XML."""
+        text: str = await self._call("tell its capabilities", lambda connection: connection.getCapabilities())
+        return text
+
+    async def define(self, xml: str, *, name: str) -> None:
+        """Defines the domain of *xml*, or redefines that of its UUID."""
+        flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE
+        await self._call(f"define VM {name}", lambda connection: connection.defineXMLFlags(xml, flags), CHANGE_S)
+
+    async def start_domain(self, uuid: UUID, *, name: str) -> None:
+        """Starts the domain; one that runs is no error."""
+        await self._on_domain(f"start VM {name}", uuid, lambda d: None if d.isActive() else d.create())
+
+    async def stop_domain(self, uuid: UUID, *, name: str, force: bool) -> None:
+        """Asks the guest to shut down, or cuts its power with *force*; one that is off is no error."""
+
+        def stop(domain: Any) -> None:
+            if domain.isActive():
+                (domain.destroy if force else domain.shutdown)()
+
+        await self._on_domain(f"stop VM {name}", uuid, stop)
+
+    async def undefine(self, uuid: UUID, *, name: str) -> None:
+        """Forgets the domain; one that is not there is no error."""
+        flags = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+
+        def undefine(connection: Any) -> None:
+            domain = _find(connection, uuid)
+            if domain is None:
+                return
+            try:
+                domain.undefineFlags(flags)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_INVALID_ARG:  # a driver without firmware files
+                    raise
+                domain.undefine()
+
+        await self._call(f"undefine VM {name}", undefine, CHANGE_S)
+
+    async def movable_xml(self, uuid: UUID, *, name: str) -> tuple[str, str]:
+        """XML that a destination may be given, of the running domain and of its definition (empty without one)."""
+        flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
+
+        def read(domain: Any) -> tuple[str, str]:
+            live = domain.XMLDesc(flags)
+            kept = domain.XMLDesc(flags | libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else ""
+            return live, kept
+
+        return await self._on_domain(f"describe VM {name}", uuid, read)
+
+    async def migrate(
+        self,
+        uuid: UUID,
+        *,
+        name: str,
+        peer_uri: str,
+        migration_uri: str,
+        live_xml: str,
+        kept_xml: str,
+        auto_converge: bool,
+        bandwidth_mib_s: int,
+    ) -> None:
+        """Moves the running domain to the libvirt at *peer_uri*; comes back when libvirt says how it ended.
+
+        The domain stays defined on the destination, and leaves the source, where it is defined here (*kept_xml*).
+        """
+        flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
+        parameters: dict[str, str | int] = {
+            libvirt.VIR_MIGRATE_PARAM_URI: migration_uri,
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: live_xml,
+        }
+        if kept_xml:
+            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+            parameters[libvirt.VIR_MIGRATE_PARAM_PERSIST_XML] = kept_xml
+        if auto_converge:
+            flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+        if bandwidth_mib_s:
+            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = bandwidth_mib_s
+        connection = await self._connected(f"move VM {name}", READ_S)
+
+        def move() -> None:
+            connection.lookupByUUIDString(str(uuid)).migrateToURI3(peer_uri, parameters, flags)
+
+        try:
+            await run_in_thread(f"libvirt-{self.name}-move", move)
+        except libvirt.libvirtError as error:
+            raise LibvirtProblem(libvirt_sentence(str(error))) from error
+
+    async def cancel_job(self, uuid: UUID, *, name: str) -> None:
+        """Stops the domain's migration; none under way is no error."""
+
+        def cancel(domain: Any) -> None:
+            if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                domain.abortJob()
+
+        await self._on_domain(f"stop the move of VM {name}", uuid, cancel)
+
+    async def read_job(self, uuid: UUID) -> JobStats:
+        """The domain's job as it runs."""
+        return _stats(await self._on_domain("tell progress", uuid, lambda d: d.jobStats(), READ_S))
+
+    async def read_finished_job(self, uuid: UUID) -> JobStats:
+        """The domain's last job, as the destination of a move keeps it."""
+        flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED
+        return _stats(await self._on_domain("tell how the move went", uuid, lambda d: d.jobStats(flags), READ_S))
+
+    async def read_fate(self, uuid: UUID) -> Fate:
+        """What this host shows of a domain that is, or was, on the move; never raises."""
+        try:
+            return await self._call("look at a moving VM", lambda connection: _fate(connection, uuid))
+        except VmctlError:
+            return Fate.UNREAD
+
+    # --- the connection -------------------------------------------------------------------------------------------
+
+    async def _on_domain(self, what: str, uuid: UUID, function: Callable[[Any], T], deadline_s: float = CHANGE_S) -> T:
+        return await self._call(what, lambda connection: function(connection.lookupByUUIDString(str(uuid))), deadline_s)
+
+    async def _call(self, what: str, function: Callable[[Any], T], deadline_s: float = READ_S) -> T:
+        connection = await self._connected(what, deadline_s)
+        try:
+            return await self._workers.run(lambda: function(connection), deadline_s=deadline_s)
+        except TimeoutError:
+            raise LibvirtProblem(
+                f"{self.name} was asked to {what} and has not answered within {deadline_s:.0f} s; it may still do it",
+                unanswered=True,
+            ) from None
+        except libvirt.libvirtError as error:
+            raise LibvirtProblem(f"{self.name} could not {what}: {libvirt_sentence(str(error))}") from error
+
+    async def _connected(self, what: str, deadline_s: float) -> Any:
+        try:
+            async with asyncio.timeout(min(deadline_s, READ_S)):
+                await self._ready.wait()
+        except TimeoutError:
+            raise LibvirtProblem(f"{self.name} could not {what}: {self._problem}", unanswered=True) from None
+        return self._connection
+
+    def _keep(self) -> None:
+        backoff = 0.5
+        while not self._closing:
+            try:
+                connection = libvirt.open(self.uri)
+                self._prepare(connection)
+            except libvirt.libvirtError as error:
+                self._tell(None, f"no connection to libvirt at {self.uri}: {libvirt_sentence(str(error))}")
+                self._lost.wait(backoff * random.uniform(0.7, 1.3))
+                self._lost.clear()
+                backoff = min(backoff * 2, BACKOFF_S_MAX)
+                continue
+            backoff = 0.5
+            self._tell(connection, "")
+            while not self._lost.wait(KEEPALIVE_S) and connection.isAlive():
+                pass
+            if not self._closing:
+                self._lost.clear()
+            self._tell(None, f"the connection to libvirt at {self.uri} broke; opening another")
+            _close(connection)
+            time.sleep(0.1)
+
+    def _prepare(self, connection: Any) -> None:
+        self._lost.clear()
+        if self._closing:
+            self._lost.set()
+        try:
+            connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+            connection.registerCloseCallback(lambda *_: self._lost.set(), None)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # drivers without a wire have none
+                raise
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_: self._ring(), None)
+
+    def _tell(self, connection: Any, problem: str) -> None:
+        def tell() -> None:
+            self._connection = connection
+            self._problem = problem
+            if connection is None:
+                self._ready.clear()
+            else:
+                self._ready.set()
+            self._on_change()
+
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(tell)
+
+    def _ring(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_change)
+
+
+def _close(connection: Any) -> None:
+    try:
+        connection.close()
+    except libvirt.libvirtError:
+        return  # broken already, which is why it is closed
+
+
+def _find(connection: Any, uuid: UUID) -> Any:
+    try:
+        return connection.lookupByUUIDString(str(uuid))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def _read_domain(raw: Any) -> Domain | None:
+    """None when the domain went away while it was read."""
+    try:
+        state = raw.state()[0]
+        return Domain(
+            uuid=UUID(raw.UUIDString()),
+            name=raw.name(),
+            xml=raw.XMLDesc(0),
+            state=_STATES.get(state, VmState.CRASHED),
+            persistent=bool(raw.isPersistent()),
+        )
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def _fate(connection: Any, uuid: UUID) -> Fate:
+    domain = _find(connection, uuid)
+    if domain is None:
+        return Fate.ABSENT
+    try:
+        if not domain.isActive():
+            return Fate.SHUT_OFF
+        operation = _operation(domain)
+        state, reason = domain.state()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return Fate.ABSENT
+        raise
+    if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
+        return Fate.MOVING_OUT
+    if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN:
+        return Fate.MOVING_IN
+    if state == libvirt.VIR_DOMAIN_PAUSED:
+        return Fate.MOVING_IN if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION else Fate.PAUSED
+    return Fate.RUNNING
+
+
+def _operation(domain: Any) -> int:
+    try:
+        stats: dict[str, Any] = domain.jobStats()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT):
+            return 0
+        raise
+    if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+        return 0
+    return int(stats.get("operation", 0))
+
+
+def _stats(raw: Mapping[str, Any]) -> JobStats:
+    mib = 1024**2
+    rate = raw.get("memory_bps")
+    return JobStats(
+        elapsed_ms=raw.get("time_elapsed"),
+        remaining_mib=raw["memory_remaining"] // mib if "memory_remaining" in raw else None,
+        total_mib=raw["memory_total"] // mib if "memory_total" in raw else None,
+        transferred_mib=raw["memory_processed"] // mib if "memory_processed" in raw else None,
+        rate_mib_s=rate / mib if rate is not None else None,
+        downtime_ms=raw.get("downtime"),
+    )
