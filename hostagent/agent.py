@@ -35,9 +35,10 @@ from hostagent.model import DefineNetwork, Desired, LibvirtNetwork, Observed, Re
 from hostagent.motion import Motion
 from hostagent.names import switch_bridge
 from hostagent.plan import plan
-from hostagent.presence import due_claims, due_releases, seen_vifs, unpark, wanted_networks
+from hostagent.presence import due_claims, due_releases, seen_vifs, tunnel_peers, unpark, wanted_networks
 from hostagent.progress import Failures, failed_objects
 from hostagent.realize.errors import RealizeError
+from hostagent.realize.neighbours import prime_neighbours
 from hostagent.state import State
 from hostagent.sync_client import SyncClient
 from netmgr.contract.proto import opaque_view_pb2
@@ -47,7 +48,7 @@ __all__ = ["Agent", "desired_of"]
 
 log = structlog.get_logger(__name__)
 
-AUDIT_S, _PROBE_S = 15, 3
+AUDIT_S, _PROBE_S, _PRIME_S = 15, 3, 300
 RELAY_S = 10.0
 _ROUNDS_MAX = 20  # a plan that never becomes empty is our mistake; it must not spin
 _REALIZED_S = 5.0  # how long a hook waits for its network
@@ -107,7 +108,7 @@ class Agent:
         self._in_sync = False
         self._acknowledged: tuple[int, tuple[tuple[Ref, str], ...]] | None = None
         self._lit_bridges: frozenset[str] = frozenset()
-        self._began = time.monotonic()
+        self._primed: frozenset[tuple[str, str]] = frozenset()
 
     # --- for the daemon --------------------------------------------------------------------------------------------
 
@@ -237,6 +238,9 @@ class Agent:
             pauses.append(self._release_and_claim(desired, now))
             pauses.append(self.guests.next_look(now=now))
         unlit = {bridge for step in steps if (bridge := getattr(step, "bridge", None)) is not None}
+        peers = tunnel_peers(desired)
+        prime_neighbours(peers - self._primed)
+        self._primed = peers
         self._lit_bridges = frozenset(
             name for name, flows in observed.flows.items() if not isinstance(flows, Unread) and name not in unlit
         )
@@ -305,7 +309,8 @@ class Agent:
             changed()
 
     def _start_network_steps(self, steps: Sequence[Step]) -> None:
-        if steps and (self._network_steps is None or self._network_steps.done()):
+        busy = self._network_steps is not None and not self._network_steps.done()
+        if steps and not busy and not self.host.reading_networks:  # what is planned from an old reading is old
             self._network_steps = asyncio.create_task(self._apply_network_steps(steps), name="libvirt-networks")
 
     async def _apply_network_steps(self, steps: Sequence[Step]) -> None:
@@ -322,6 +327,8 @@ class Agent:
             if turn % (AUDIT_S // _PROBE_S) == 0:
                 self.host.forget()
                 self._dirty("audit")
+            if turn % (_PRIME_S // _PROBE_S) == 0:
+                self._primed = frozenset()
 
     def _dirty(self, _part: str) -> None:
         self._dirt += 1

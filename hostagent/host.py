@@ -69,6 +69,13 @@ class HostPaths:
     libvirt_uri: str = "qemu:///system"
 
     @property
+    def libvirt_absent(self) -> bool:
+        """True where no local libvirt daemon has a socket; nothing of it can be compared then."""
+        if self.libvirt_uri != "qemu:///system":
+            return self.libvirt_uri == NO_LIBVIRT
+        return not any((Path("/run/libvirt") / name).exists() for name in ("libvirt-sock", "virtqemud-sock"))
+
+    @property
     def ovsdb(self) -> str:
         return f"unix:{self.ovs_rundir}/db.sock"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def inspect_host(state_dir: Path, *, ovs_rundir: Path, libvirt_uri: str) -> dict
         desired = desired_of(state, identity)
         if desired.host is None or state.revision == 0:
             raise InspectError("the network manager has not yet told this host what it is to carry")
-        observed = asyncio.run(_observe(HostPaths(ovs_rundir=ovs_rundir, libvirt_uri=libvirt_uri)))
+        paths = HostPaths(ovs_rundir=ovs_rundir, libvirt_uri=libvirt_uri)
+        libvirt = not paths.libvirt_absent
+        observed = asyncio.run(_observe(paths if libvirt else replace(paths, libvirt_uri=NO_LIBVIRT)))
         host = desired.host.uuid
         if not isinstance(observed.bridges, Unread):
             vifs = seen_vifs(observed.bridges, observed.flows)
@@ -56,7 +59,8 @@ def inspect_host(state_dir: Path, *, ovs_rundir: Path, libvirt_uri: str) -> dict
             "networks": len(desired.networks),
             "steps": [describe(step) for step in steps],
             "rejected": [sentence for _, sentence in rejections(desired=desired, observed=observed)],
-            "unread": _unread(observed, libvirt=libvirt_uri != NO_LIBVIRT),
+            "unread": _unread(observed, libvirt=libvirt),
+            "libvirt": libvirt,
         }
     finally:
         state.close()

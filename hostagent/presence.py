@@ -21,7 +21,17 @@ from hostagent.names import SWITCH_KEY, is_ours
 from hostagent.vifs import taps_of, vif_of
 from netmgr.contract.types import Location, ReleaseReason
 
-__all__ = ["ABSENT_S", "NETWORK_KEY", "SeenVif", "due_claims", "due_releases", "seen_vifs", "unpark", "wanted_networks"]
+__all__ = [
+    "ABSENT_S",
+    "NETWORK_KEY",
+    "SeenVif",
+    "due_claims",
+    "due_releases",
+    "seen_vifs",
+    "tunnel_peers",
+    "unpark",
+    "wanted_networks",
+]
 
 NETWORK_KEY = "opaque-network"
 """external_ids key by which whoever plugs an endpoint without libvirt may say for which network it is."""
@@ -167,3 +177,17 @@ def _uuid(text: str) -> UUID | None:
         return UUID(text) if text else None
     except ValueError:
         return None
+
+
+def tunnel_peers(desired: Desired) -> frozenset[tuple[str, str]]:
+    """(own VTEP, other VTEP) of every host that holds, or is to get, a port of the networks known here."""
+    if desired.host is None:
+        return frozenset()
+    own = {item.switch_uuid: item.address.partition("/")[0] for item in desired.host.vteps}
+    pairs: set[tuple[str, str]] = set()
+    for location in desired.locations.values():
+        network = desired.networks.get(location.network_uuid)
+        mine = own.get(network.switch_uuid) if network is not None else None
+        if mine:
+            pairs.update((mine, other) for other in (location.holder_vtep, location.incoming_vtep) if other)
+    return frozenset(pair for pair in pairs if pair[0] != pair[1])

@@ -6,6 +6,7 @@ while a guest migrates, *incoming* at one other. A host asks before the tap exis
     found                                  start         migrate-in    why
     unbound, or its holder is gone         holder        holder        nobody to ask
     held by the claimant                   holder        holder        an agent that restarts asks again; unparks
+      and incoming at another              holder        incoming      it comes straight back: it runs at the other
     incoming at the claimant               as it is      as it is      asked twice; holder if the source has parked it
     parked elsewhere                       holder        holder        a stopped guest starts where it likes
     held elsewhere                         refused       incoming      only its own migration may take a running VIF
@@ -21,7 +22,9 @@ the holder, whose guest may still stop. Both say only what the host itself knows
 
 A version is the larger of its predecessor plus one and `now_ms`. The clock decides nothing between two versions of one
 port; it makes whatever is decided after a backup of the store was restored newer than anything decided before, so that
-hosts, which keep the highest version they have seen, believe it.
+hosts, which keep the highest version they have seen, believe it. A host that names a version newer than the
+store's (but older than the clock) has seen decisions that the restored store lost: what the holder or the incoming host
+says of its own guest then counts, everybody else's word does not.
 """
 
 from __future__ import annotations
@@ -95,7 +98,7 @@ def decide_activation(
     world: World, *, host: UUID, port_uuid: UUID, version: int, now_ms: int = 0
 ) -> Location | Refusal | None:
     """The guest runs on *host*, which acted on *version*: the new location, None if it is so already, or why not."""
-    found = _location(world, host, port_uuid, version)
+    found = _location(world, host, port_uuid, version, now_ms)
     if not isinstance(found, Location):
         return found
     if found.holder_host == host:
@@ -126,7 +129,7 @@ def decide_release(
     world: World, *, host: UUID, port_uuid: UUID, version: int, why: ReleaseReason, now_ms: int = 0
 ) -> Location | Refusal | None:
     """The VIF left *host*, or did not come, or stayed: the new location, None if it is so already, or why not."""
-    found = _location(world, host, port_uuid, version)
+    found = _location(world, host, port_uuid, version, now_ms)
     if not isinstance(found, Location):
         return found
     moving = found.incoming_host is not None
@@ -165,6 +168,17 @@ def _arbitrate(
         "parked": False,
     }
     if holder == host:
+        if incoming is not None and claim.intent is ClaimIntent.MIGRATE_IN:
+            # What migrates to the recorded holder has left it: the other's activation is still on its way.
+            return _changed(
+                found,
+                now_ms,
+                holder_host=incoming,
+                holder_vtep=found.incoming_vtep,
+                incoming_host=host,
+                incoming_vtep=_vtep(record, network),
+                parked=False,
+            )
         if found.parked:
             return _changed(found, now_ms, **as_holder)
         return found
@@ -272,12 +286,12 @@ def _mismatch(world: World, port: LogicalPort, network: OpaqueNetwork, claim: Cl
     return None
 
 
-def _location(world: World, host: UUID, port_uuid: UUID, version: int) -> Location | Refusal | None:
+def _location(world: World, host: UUID, port_uuid: UUID, version: int, now_ms: int) -> Location | Refusal | None:
     """The location of the port, if what *host* says of it can have a meaning."""
     found = world.locations.get(port_uuid)
     if found is None:
         return None  # gone since; the removal is on its way to the host
-    if version > found.version:
+    if version > found.version and (version >= now_ms or host not in (found.holder_host, found.incoming_host)):
         return Refusal(
             f"host {_host_name(world, host)} acted on version {version} of the location of "
             f"{_port_words(world, port_uuid)}, but the store knows only {found.version}: was a backup restored?"
@@ -286,7 +300,7 @@ def _location(world: World, host: UUID, port_uuid: UUID, version: int) -> Locati
 
 
 def _stale(world: World, found: Location, host: UUID, version: int) -> Refusal | None:
-    if version == found.version:
+    if version >= found.version:
         return None
     return Refusal(
         f"host {_host_name(world, host)} acted on version {version} of the location of "

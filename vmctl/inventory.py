@@ -37,6 +37,7 @@ class _Entry:
     vms: tuple[Vm, ...] = ()
     problem: str = "it was not asked yet"
     networks: dict[UUID, LibvirtNetwork] = field(default_factory=dict)
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)  # else an old list could overwrite a newer one
 
 
 class Inventory:
@@ -117,17 +118,8 @@ class Inventory:
     async def refresh(self, name: str) -> None:
         """Reads the host's VMs now; a failure is noted, not raised."""
         entry = self._entry(name)
-        try:
-            await self._read_networks(entry)
-            domains = await entry.hypervisor.read_domains()
-        except VmctlError as error:
-            if error.sentence != entry.problem:
-                log.warning("host unread", host=name, reason=error.sentence)
-            entry.problem = error.sentence
-            entry.vms = tuple(replace(vm, state=VmState.UNKNOWN) for vm in entry.vms)
-            return
-        entry.problem = ""
-        entry.vms = tuple(_vm(domain, entry) for domain in domains)
+        async with entry.reading:
+            await self._read(entry)
 
     async def read_vm(self, host: str, uuid: UUID) -> Vm | None:
         """The VM as the host's libvirt shows it now, None when it has it not; `VmctlError` when it cannot be asked."""
@@ -150,6 +142,19 @@ class Inventory:
                 entry.vms = tuple(replace(vm, state=VmState.UNKNOWN) for vm in entry.vms)
             else:
                 await self.refresh(entry.host.name)
+
+    async def _read(self, entry: _Entry) -> None:
+        try:
+            await self._read_networks(entry)
+            domains = await entry.hypervisor.read_domains()
+        except VmctlError as error:
+            if error.sentence != entry.problem:
+                log.warning("host unread", host=entry.host.name, reason=error.sentence)
+            entry.problem = error.sentence
+            entry.vms = tuple(replace(vm, state=VmState.UNKNOWN) for vm in entry.vms)
+            return
+        entry.problem = ""
+        entry.vms = tuple(_vm(domain, entry) for domain in domains)
 
     async def _read_networks(self, entry: _Entry) -> None:
         entry.networks = {n.uuid: n for n in await entry.hypervisor.read_networks(entry.networks)}

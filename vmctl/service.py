@@ -125,7 +125,8 @@ class Service:
             vm = at_home[0] if at_home else vm
         fresh = await self.inventory.read_vm(vm.host, vm.uuid)
         if fresh is None:
-            await asyncio.gather(*(self.inventory.refresh(host.name) for host in self.inventory.hosts()))
+            known = (host.name for host in self.inventory.hosts() if not self.inventory.problem(host.name))
+            await asyncio.gather(*(self.inventory.refresh(name) for name in known))
             vm = self.inventory.find(key)
             fresh = await self.inventory.read_vm(vm.host, vm.uuid)
         if fresh is None:

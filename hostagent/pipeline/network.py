@@ -57,8 +57,8 @@ from netmgr.contract.types import VifState
 __all__ = ["NetworkPorts", "PortView", "Wire", "network_flows", "vtep_flows"]
 
 _SIGNAL_BYTES = 64
-"""Bytes of the guest's first frames that the agent gets to see. Open vSwitch queues at most 100 of them for a
-connection that does not read, so a loud guest cannot flood the agent."""
+"""What the agent needs of a guest's first frame; Open vSwitch 3.1 sends the whole frame all the same. It queues at
+most 100 for a connection that does not read, so a loud guest cannot flood the agent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,9 +130,8 @@ class OpenFlowConnection:
         if not flows:
             return
         commands = itertools.chain(itertools.repeat(DELETE_STRICT, len(delete)), itertools.repeat(ADD, len(add)))
-        bundle_id = next(self._bundle_ids) & 0xFFFFFFFF
-        first_xid = next(self._xids)
-        self._xids = itertools.count(first_xid + len(flows))
+        bundle_id = next(self._bundle_ids)
+        first_xid = self._reserve(len(flows))
         head = struct.pack("!I2xH", bundle_id, _ATOMIC_ORDERED)
         messages = bytearray(self._control(bundle_id, _OPEN))
         for xid, command, flow in zip(itertools.count(first_xid), commands, flows, strict=False):
@@ -196,11 +195,11 @@ class OpenFlowConnection:
         await self._ask(_MULTIPART_REQUEST, request + struct.pack("!HH4x", 1, 4), 5.0, "asking for a flow monitor")
 
     async def _ask(self, kind: int, body: bytes, timeout_s: float, doing: str) -> Any:
-        xid = next(self._xids) & 0xFFFFFFFF
+        xid = next(self._xids)
         return await self._wait(xid, _HEADER.pack(_VERSION, kind, 8 + len(body), xid) + body, timeout_s, doing)
 
     async def _barrier(self, before: bytes, timeout_s: float, doing: str) -> None:
-        xid = next(self._xids) & 0xFFFFFFFF
+        xid = next(self._xids)
         await self._wait(xid, before + _HEADER.pack(_VERSION, _BARRIER_REQUEST, 8, xid), timeout_s, doing)
 
     async def _wait(self, xid: int, data: bytes, timeout_s: float, doing: str) -> Any:
@@ -221,9 +220,17 @@ class OpenFlowConnection:
             self._waiting.pop(xid, None)
             self._parts.pop(xid, None)
 
+    def _reserve(self, count: int) -> int:
+        """The first of *count* transaction ids in a row."""
+        first = next(self._xids)
+        if first + count > 0x7FFFFFFF:
+            first = 1
+        self._xids = itertools.count(first + count)
+        return first
+
     def _control(self, bundle_id: int, kind: int) -> bytes:
         body = struct.pack("!IHH", bundle_id, kind, _ATOMIC_ORDERED)
-        return _HEADER.pack(_VERSION, _BUNDLE_CONTROL, 8 + len(body), next(self._xids) & 0xFFFFFFFF) + body
+        return _HEADER.pack(_VERSION, _BUNDLE_CONTROL, 8 + len(body), next(self._xids)) + body
 
     def _refusal(self, first_xid: int, flows: Sequence[Flow], *, discarded: bool) -> str:
         xid, kind, code = self._refused[0]

@@ -188,6 +188,10 @@ class OvsDb:
             except RealizeError as error:
                 job.txn.abort()
                 return error.sentence
+            except Exception as error:  # the thread must live; the mistake is ours
+                job.txn.abort()
+                log.exception("ovsdb: a step could not be written", steps=[type(step).__name__ for step in job.steps])
+                return f"OVSDB {self._remote}: the agent could not write the change: {error!r}"
             root.increment("next_cfg")
         status = job.txn.commit()
         kinds = ovs.db.idl.Transaction

@@ -58,10 +58,10 @@ def _put_bridge(idl: Any, txn: Any, root: Any, step: PutBridge) -> None:
         bridge.ports = [port]
         root.addvalue("bridges", bridge)
         return
-    if bridge.datapath_type != step.datapath_type:
+    if _value(bridge, "datapath_type") != step.datapath_type:
         bridge.datapath_type = step.datapath_type
     fail_mode = [step.fail_mode] if step.fail_mode else []
-    if bridge.fail_mode != fail_mode:
+    if _value(bridge, "fail_mode") != fail_mode:
         bridge.fail_mode = fail_mode
     _put_keys(bridge, "external_ids", step.external_ids)
     _put_keys(bridge, "other_config", step.other_config)
@@ -74,8 +74,9 @@ def _put_port(idl: Any, txn: Any, step: PutPort) -> None:
     if step.name == step.bridge:  # LOCAL: made with its bridge; only its MTU is ours to ask for
         for interface in step.interfaces:
             row = _row(idl, "Interface", interface.name)
-            if row is not None and interface.mtu_request is not None and row.mtu_request != [interface.mtu_request]:
-                row.mtu_request = [interface.mtu_request]
+            asked = [] if interface.mtu_request is None else [interface.mtu_request]
+            if row is not None and asked and _value(row, "mtu_request") != asked:
+                row.mtu_request = asked
         return
     port = _row(idl, "Port", step.name)
     wanted = {interface.name for interface in step.interfaces}
@@ -102,7 +103,7 @@ def _put_port(idl: Any, txn: Any, step: PutPort) -> None:
         if name not in wanted:
             port.delvalue("interfaces", row)
     bond_mode = [step.bond_mode] if step.bond_mode else []
-    if port.bond_mode != bond_mode:
+    if _value(port, "bond_mode") != bond_mode:
         port.bond_mode = bond_mode
     _put_keys(port, "external_ids", step.external_ids)
 
@@ -122,21 +123,26 @@ def _put_interface(idl: Any, txn: Any, row: Any, wanted: Interface) -> Any:
         if wanted.mtu_request is not None:
             row.mtu_request = [wanted.mtu_request]
         return row
-    if row.type != wanted.type:
+    if _value(row, "type") != wanted.type:
         row.type = wanted.type
-    if dict(row.options) != dict(wanted.options):
+    if dict(_value(row, "options") or {}) != dict(wanted.options):
         row.options = dict(wanted.options)
-    if wanted.mtu_request is not None and row.mtu_request != [wanted.mtu_request]:
+    if wanted.mtu_request is not None and _value(row, "mtu_request") != [wanted.mtu_request]:
         row.mtu_request = [wanted.mtu_request]
     _put_keys(row, "external_ids", wanted.external_ids)
     return row
 
 
 def _put_keys(row: Any, column: str, wanted: Mapping[str, str]) -> None:
-    present = dict(getattr(row, column))
+    present = dict(_value(row, column) or {})
     for key, value in wanted.items():
         if present.get(key) != value:
             row.setkey(column, key, value)
+
+
+def _value(row: Any, column: str) -> Any:
+    """A column of a row; None where the row was made in this transaction and the column not yet written."""
+    return getattr(row, column, None)
 
 
 def _row(idl: Any, table: str, name: str) -> Any:

@@ -28,6 +28,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_BYTES_MAX = BYTES_MAX + 4096  # a document, and what surrounds it
+DISCARDED_BYTES_MAX = 32 * 1024 * 1024
 _OPEN = {
     ("GET", "/api/v1/ca"),
     ("POST", "/api/v1/join"),
@@ -49,10 +50,10 @@ class Access:
             return
         client: Client | None = scope.get("extensions", {}).get(SCOPE_KEY)
         refusal = _refusal(client, method=scope["method"], path=scope["path"])
+        body = await _read_body(receive)
         if refusal is not None:
             await _answer(send, *refusal)
             return
-        body = await _read_body(receive)
         if body is None:
             await _answer(send, 413, f"the request is larger than {BODY_BYTES_MAX} bytes; split it")
             return
@@ -79,20 +80,24 @@ def _refusal(client: Client | None, *, method: str, path: str) -> tuple[int, str
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, or None when it is too large."""
+    """The whole body, or None when it is too large.
+
+    A body that is too large is read on and thrown away, within reason: a client that is cut off while it sends never
+    reads the sentence.
+    """
     parts: list[bytes] = []
     size = 0
-    while True:
+    while size <= DISCARDED_BYTES_MAX:
         message = await receive()
-        if message["type"] != "http.request":
-            return b"".join(parts)
         part = message.get("body", b"")
         size += len(part)
-        if size > BODY_BYTES_MAX:
-            return None
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
+        if size <= BODY_BYTES_MAX:
+            parts.append(part)
+        else:
+            parts.clear()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            break
+    return b"".join(parts) if size <= BODY_BYTES_MAX else None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -9,6 +9,7 @@ client without one is let in (CERT_OPTIONAL), because a host that joins has none
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,8 @@ class _ClientCertificateProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # asyncio leaves Nagle's algorithm on for sockets that it was given: each answer would then wait 40 ms.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = transport.get_extra_info("ssl_object")
         der = connection.getpeercert(binary_form=True) if connection is not None else None
         self._client = client_of_certificate(der) if der else None

@@ -81,6 +81,12 @@ class Outbox:
         """Anything may have changed for this host."""
         self._whole = True
 
+    def given(self, keys: Iterable[Key]) -> None:
+        """The host got these in an answer: it is sent them again, or their removal if it must not hold them now."""
+        for key in keys:
+            self._sent.setdefault(key, _RESEND)
+            self._marked.add(key)
+
     @property
     def marked(self) -> bool:
         """True when `take` may find something."""

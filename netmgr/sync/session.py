@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
+from uuid import UUID
 
 import grpc
 import structlog
@@ -24,7 +25,7 @@ import structlog
 from netmgr.contract import codec
 from netmgr.contract.codec import ContractError
 from netmgr.contract.proto import sync_pb2
-from netmgr.contract.types import Claim, HostReport, ReleaseReason
+from netmgr.contract.types import Claim, HostReport, Kind, ReleaseReason
 from netmgr.identity import Peer
 from netmgr.model import NetmgrError
 from netmgr.sync import decisions
@@ -151,6 +152,9 @@ class Session:
                 lambda: decisions.answer_claim(self._hub.store, self.host_uuid, claim, now_ms=_now_ms())
             )
             self._hub.counts["claims_refused" if answer.refusal else "claims_granted"] += 1
+            if not answer.refusal:
+                port = UUID(answer.port.port.uuid)
+                self.outbox.given(((Kind.PORT, port), (Kind.LOCATION, port)))
             self._answers.append(answer)
             self.wake()
         elif body == "activated":

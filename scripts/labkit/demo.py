@@ -13,10 +13,10 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
+from uuid import uuid4
 
 from scripts.labkit import guest
 from scripts.labkit.errors import LabError
@@ -62,7 +62,6 @@ def _three_hosts() -> Iterator[Lab]:
         _title("Cleaning up")
 
 
-@dataclass
 class Demo:
     """The steps in their order."""
 
@@ -78,7 +77,7 @@ class Demo:
         _run(lab, MANAGER, ["netmgr", "apply", "-f", str(EXAMPLE.resolve()), "--wait", "realized"])
         _run(lab, MANAGER, ["netmgr", "network", "list"])
         _run(lab, "h1", ["hostagent", "show"])
-        _run(lab, "h1", ["virsh", "net-list", "--uuid", "--name"])
+        _run(lab, "h1", ["virsh", "net-dumpxml", NETWORK])
 
     def _guests(self, lab: Lab) -> None:
         _title("The compute manager starts a VM on h1 and one on h2")
@@ -132,15 +131,15 @@ class Demo:
 def _pinger(lab: Lab, host: str) -> NodeProcess:
     """A peer of web on *host*: an endpoint of its own on the network, pinging web every 5 ms."""
     name = f"peer{host}"
-    port = _json(lab, ["netmgr", "port", "create", "--network", NETWORK, name, "--ip", PROBES[host], "-o", "json"])
-    vif = port["uuid"]  # any UUID will do for a VIF that is no VM's
-    lab.exec(MANAGER, ["netmgr", "port", "attach", port["uuid"], vif])
+    vif = str(uuid4())
+    create = ["netmgr", "port", "create", name, "--network", NETWORK, "--ip", PROBES[host], "--vif", vif]
+    port = _json(lab, [*create, "-o", "json"])
     network = _json(lab, ["netmgr", "network", "show", NETWORK, "-o", "json"])
-    switch = network["switch_uuid"].replace("-", "")
+    bridge = lab.exec(host, ["virsh", "net-info", NETWORK]).stdout.split("Bridge:")[1].strip()
     lab.attach(
         host,
         name,
-        bridge=f"osw-{switch[:10]}",
+        bridge=bridge,
         vif_uuid=vif,
         mac=port["mac"],
         addresses=[f"{PROBES[host]}/24"],

@@ -91,7 +91,10 @@ class DummySwitch:
 
     def add_port(self, bridge: str, name: str, *settings: str) -> int:
         """A dummy port whose frames are recorded; *settings* are columns of Interface. Its ofport."""
-        record = f"options:tx_pcap={self.rundir}/{name}.pcap"
+        path = self.rundir / f"{name}.pcap"
+        path.unlink(missing_ok=True)
+        self._read.pop(name, None)
+        record = f"options:tx_pcap={path}"
         self.vsctl("add-port", bridge, name, "--", "set", "Interface", name, "type=dummy", record, *settings)
         return int(self.vsctl("get", "Interface", name, "ofport"))
 
@@ -104,7 +107,7 @@ class DummySwitch:
         """Let *frame* arrive at *port*."""
         self.appctl("netdev-dummy/receive", port, frame.hex())
 
-    def sent(self, port: str, *, settle_s: float = 0.05) -> list[bytes]:
+    def sent(self, port: str, *, settle_s: float = 0.03) -> list[bytes]:
         """Frames that left *port* since the last call, after the switch has been quiet for *settle_s*."""
         path = self.rundir / f"{port}.pcap"
         size = -1

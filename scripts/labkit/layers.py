@@ -65,7 +65,7 @@ def join_host(lab: Lab, name: str) -> None:
     options = [option for zone in zones for option in ("--zone", zone)]
     token = lab.node(MANAGER).exec(["netmgr", "host", "token", "--name", name, *options]).stdout.split()[-1]
     manager = wires.management_address(MANAGER)
-    lab.node(name).exec(["hostagent", "join", "--manager", manager, "--token", token, "--pnic", "pnic0"])
+    lab.node(name).exec(["hostagent", "join", "--name", name, "--manager", manager, "--token", token, "--pnic", "pnic0"])
 
 
 def register_host(lab: Lab, name: str) -> None:
@@ -100,7 +100,8 @@ def _start_netmgr(lab: Lab, node: Node) -> None:
 
 
 def _start_hostagent(lab: Lab, node: Node) -> None:
-    _start_notifying(node, "hostagent", ["hostagent", "run"])
+    settings = {} if lab.spec.libvirt else {"HOSTAGENT_LIBVIRT_URI": "none"}
+    _start_notifying(node, "hostagent", ["hostagent", "run"], settings)
 
 
 def _start_vmctl(lab: Lab, node: Node) -> None:

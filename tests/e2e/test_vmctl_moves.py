@@ -1,6 +1,7 @@
 """vmctl against real libvirtds and QEMU: moves that work, fail, are cancelled, or lose their vmctl.
 
-The VMs here are on no opaque network, so that neither agents nor a network manager are needed; `test_vmctl.py` has them.
+The VMs here are on no opaque network, so that neither agents nor a network manager are needed; `test_vmctl.py` has
+both.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def test_vm_that_is_off_starts_on_another_host_and_is_defined_only_there(cluster
 def test_cancelled_move_leaves_the_vm_where_it_was_and_a_second_one_is_refused_meanwhile(
     cluster: Cluster, vm: str
 ) -> None:
-    cluster.run("migrate", vm, "h2", "--bandwidth", "3", "--no-wait")
+    cluster.run("migrate", vm, "h2", "--bandwidth", "8", "--no-wait")
     until(lambda: cluster.json("migrate", "--list")[0]["progress"])
     assert cluster.json("migrate", "--list")[0]["progress"]["remaining_mib"] > 0
     assert "is on its way to h2" in cluster.run("migrate", vm, "h2", code=2)
@@ -141,7 +142,7 @@ def test_cancelled_move_leaves_the_vm_where_it_was_and_a_second_one_is_refused_m
 
 
 def test_interrupted_command_stops_the_move(cluster: Cluster, vm: str) -> None:
-    command = cluster.lab.popen("h1", ["vmctl", "migrate", vm, "h2", "--bandwidth", "3"], stderr=subprocess.PIPE)
+    command = cluster.lab.popen("h1", ["vmctl", "migrate", vm, "h2", "--bandwidth", "8"], stderr=subprocess.PIPE)
     until(lambda: cluster.json("migrate", "--list")[0]["progress"])
     command.send_signal(signal.SIGINT)
     assert command.stderr is not None
@@ -162,7 +163,7 @@ def test_move_outlives_a_killed_vmctl_and_the_journal_tells_the_truth(cluster: C
 
 
 def test_move_that_failed_while_vmctl_was_dead_is_journaled_as_failed(cluster: Cluster, vm: str) -> None:
-    cluster.run("migrate", vm, "h2", "--bandwidth", "3", "--no-wait")
+    cluster.run("migrate", vm, "h2", "--bandwidth", "8", "--no-wait")
     until(lambda: cluster.json("migrate", "--list")[0]["progress"])
     cluster.stop(signal.SIGKILL)
     cluster.lab.exec("h1", ["virsh", "domjobabort", vm])

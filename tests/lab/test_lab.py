@@ -293,18 +293,3 @@ def test_the_command_line_makes_uses_and_ends_a_lab() -> None:
         lab("down")
     assert _nothing_left(name)
     assert "no lab" in lab("status", code=1)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"name": "Big Name"}, "lab name 'Big Name'"),
-        ({"hosts": 0}, "1 to 200 hosts, found 0"),
-        ({"underlay_mtu": 100}, "MTU wanted in 1280…9216, found 100"),
-        ({"zones": {"h7": "a"}}, "zones for 'h7', but the hosts are h1, h2"),
-        ({"with_manager": False}, "agents join a manager"),
-    ],
-)
-def test_a_lab_that_can_not_be_is_refused_with_a_sentence(options: dict[str, object], sentence: str) -> None:
-    with pytest.raises(LabError, match=sentence):
-        Lab(**options)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from uuid import UUID
 
 import pytest
 
-from netmgr.arbiter import Grant, Refusal, decide_activation, decide_claim, decide_release
+from netmgr.arbiter import Grant, decide_activation, decide_claim, decide_release
 from netmgr.contract import codec
 from netmgr.contract.proto import sync_pb2
 from netmgr.contract.types import Claim, ClaimIntent, Kind, Location, LogicalPort, Object, ReleaseReason, ref_of
@@ -39,7 +39,7 @@ class Wire:
     """One stream: two queues, gone together."""
 
     up: deque[tuple[str, tuple[object, ...]]] = field(default_factory=deque)
-    down: deque[sync_pb2.Update | tuple[UUID, Grant | Refusal]] = field(default_factory=deque)
+    down: deque[sync_pb2.Update | tuple[UUID, list[Object]]] = field(default_factory=deque)
 
 
 @dataclass
@@ -148,8 +148,15 @@ class Simulation:
                 if self.world.locations.get(decided.port.uuid) != decided.location:
                     rows.append(decided.location)  # type: ignore[arg-type]
                 self.commit(*rows)
+            objects: list[Object] = []
+            if isinstance(decided, Grant):
+                port = decided.port.uuid
+                keys = ((Kind.PORT, port), (Kind.LOCATION, port))
+                bodies = (decided.port, decided.location)
+                objects = [Object(version=self.world.versions[k], body=b) for k, b in zip(keys, bodies, strict=True)]
+                self.outboxes[uuid].given(keys)
             assert host.wire is not None
-            host.wire.down.append((claim.vif_uuid, decided))
+            host.wire.down.append((claim.vif_uuid, objects))
         else:
             port, version = args[0], args[1]
             if what == "activated":
@@ -186,8 +193,14 @@ class Simulation:
             for change in self.backup:
                 self.world.apply(change)
             self.world.revision = max(change.revision for change in self.backup)
-            for host in self.hosts.values():  # they are back before anybody changes anything
+            # All are back and level before anybody changes anything: a host that comes later may hold other contents
+            # under a revision that the restored store has used again, which nobody can see.
+            for host in self.hosts.values():
                 self.connect(host)
+            for host in self.hosts.values():
+                self.push(host)
+                while host.wire is not None and host.wire.down:
+                    self.deliver_down(host)
 
     # --- wires -----------------------------------------------------------------------------------------------------
 
@@ -222,21 +235,24 @@ class Simulation:
             for upsert in message.upserts:
                 self.accept(host, codec.decode_object(upsert))
             return
-        vif, decided = message
-        if isinstance(decided, Refusal):
+        vif, objects = message
+        if not objects:
             host.guests.pop(vif, None)
             return
-        for kind, body in ((Kind.PORT, decided.port), (Kind.LOCATION, decided.location)):
-            version = self.world.versions.get((kind, decided.port.uuid), 0)
-            self.accept(host, Object(version=version, body=body))
-        host.guests[vif] = "running" if decided.location.holder_host == host.record.uuid else "paused"
+        for item in objects:
+            held = host.objects.get((ref_of(item).kind, ref_of(item).uuid))
+            if held is None or held.version < item.version:  # what was pushed since is newer than the answer
+                self.accept(host, item)
+        location = objects[1].body
+        assert isinstance(location, Location)
+        host.guests[vif] = "running" if location.holder_host == host.record.uuid else "paused"
 
     def accept(self, host: Host, item: Object) -> None:
         before = host.seen.get(ref_of(item).uuid, 0)
         host.accept(item)
         if isinstance(item.body, Location):
             assert host.seen[item.body.port_uuid] >= before
-            if host.objects[Kind.LOCATION, item.body.port_uuid] is item:
+            if host.objects.get((Kind.LOCATION, item.body.port_uuid)) is item:
                 known = self.accepted.setdefault((item.body.port_uuid, item.body.version), item.body)
                 assert known == item.body, "two words at one version"
 
@@ -258,6 +274,8 @@ class Simulation:
         running = [h for h in self.hosts.values() if h.guests.get(vif) == "running"]
         paused = [h for h in self.hosts.values() if h.guests.get(vif) == "paused"]
         others = [h for h in self.hosts.values() if vif not in h.guests]
+        if any(h.guests.get(vif) == "asking" for h in self.hosts.values()):
+            return  # libvirt does one thing at a time with a guest
         if paused:
             self.end_migration(vif, running, self.random.choice(paused))
         elif not running and others:
@@ -269,7 +287,10 @@ class Simulation:
 
     def end_migration(self, vif: UUID, sources: list[Host], destination: Host) -> None:
         found = destination.location(vif)
-        version = found.version if found else 0
+        if found is None:  # the grant has ended meanwhile, as when the guest was started at its source again
+            del destination.guests[vif]
+            return
+        version = found.version
         how = self.random.choice(["done", "done", "failed", "both-resume", "destroyed"])
         if how == "both-resume":
             self.split.add(vif)
@@ -342,13 +363,15 @@ class Simulation:
             if host.wire is None:
                 self.connect(host)
         for _ in range(50):
+            revision = self.world.revision
             self.drain()
             for host in self.hosts.values():
                 for vif, state in tuple(host.guests.items()):
                     if state == "paused":  # libvirt gives up a migration that goes nowhere
                         del host.guests[vif]
             said = [host.repeat() for host in self.hosts.values()]
-            if not any(said):
+            # Words that a restored store can't judge stay unanswered: they are refused, and repeated in vain.
+            if not any(said) or (self.restores and revision == self.world.revision):
                 return
         raise AssertionError("hosts and manager do not come to rest")
 
@@ -380,7 +403,7 @@ class Simulation:
         return found
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(60))
 def test_hosts_agree_and_come_to_rest_level_with_the_manager(seed: int) -> None:
     simulation = Simulation(seed, restores=False)
     for _ in range(600):
@@ -408,7 +431,7 @@ def test_hosts_agree_and_come_to_rest_level_with_the_manager(seed: int) -> None:
             assert not found.parked
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(30))
 def test_restored_backup_never_makes_hosts_accept_two_words_at_one_version(seed: int) -> None:
     simulation = Simulation(1000 + seed, restores=True)
     for _ in range(600):

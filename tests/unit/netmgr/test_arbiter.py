@@ -44,12 +44,11 @@ HOLDER_1 = held(H1, version=8)
         (None, held(H1, version=1)),
         (held(), HOLDER_1),
         (held(H1), held(H1)),
-        (held(H1, incoming=H2), held(H1, incoming=H2)),
         (held(H1, parked=True), HOLDER_1),
         (held(H2, parked=True), HOLDER_1),
         (held(H2, incoming=H1), held(H2, incoming=H1)),
     ],
-    ids=["never-placed", "unbound", "held-here", "leaving", "parked-here", "parked-there", "coming-here"],
+    ids=["never-placed", "unbound", "held-here", "parked-here", "parked-there", "coming-here"],
 )
 def test_claim_is_granted(found: Location | None, after: Location, intent: ClaimIntent) -> None:
     world = world_of(PORT, *([found] if found else []))
@@ -62,6 +61,20 @@ def test_claim_of_a_running_guest_is_refused_and_names_its_host() -> None:
 
 def test_migration_in_becomes_incoming_and_leaves_the_holder() -> None:
     assert granted(claim(world_of(PORT, held(H2)), H1, MIGRATE)) == held(H2, incoming=H1, version=8)
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_guest_that_comes_straight_back_is_held_where_it_runs_and_incoming_here(parked: bool) -> None:
+    world = world_of(PORT, held(H1, incoming=H2, parked=parked))
+    assert granted(claim(world, H1, MIGRATE)) == held(H2, incoming=H1, version=8)
+    put(world, held(H2, incoming=H1, version=8))
+    late = decide_activation(world, host=H2.uuid, port_uuid=PORT.uuid, version=7)  # of the way there
+    assert late is None
+
+
+def test_start_at_the_source_of_a_running_migration_asks_again_and_leaves_it_unless_the_source_has_stopped() -> None:
+    assert granted(claim(world_of(PORT, held(H1, incoming=H2)), H1, START)) == held(H1, incoming=H2)
+    assert granted(claim(world_of(PORT, held(H1, incoming=H2, parked=True)), H1, START)) == HOLDER_1
 
 
 @pytest.mark.parametrize("intent", [START, MIGRATE])
@@ -273,6 +286,17 @@ def test_words_about_a_port_that_is_gone_are_nothing() -> None:
     assert (Kind.LOCATION, PORT.uuid) not in world.versions
     assert decide_activation(world, host=H1.uuid, port_uuid=PORT.uuid, version=7) is None
     assert decide_release(world, host=H1.uuid, port_uuid=PORT.uuid, version=7, why=STOPPED) is None
+
+
+def test_own_word_of_a_version_that_a_restored_store_lost_counts_and_a_strangers_does_not() -> None:
+    def stop(host: HostRecord, version: int) -> Location | Refusal | None:
+        world = world_of(PORT, held(H1))
+        return decide_release(world, host=host.uuid, port_uuid=PORT.uuid, version=version, why=STOPPED, now_ms=1000)
+
+    assert stop(H1, 900) == held(H1, parked=True, version=1000)
+    refused(stop(H1, 1000), "backup")  # from the future: no decision had that version
+    refused(stop(H1, 2**63), "backup")
+    refused(stop(H2, 900), "backup")
 
 
 @pytest.mark.parametrize(("now_ms", "version"), [(0, 8), (3, 8), (8, 8), (5_000, 5_000)])

@@ -1,0 +1,390 @@
+"""Our OpenFlow against a real switch, with `ovs-ofctl` as oracle in both directions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hostagent.flow import (
+    FIELDS,
+    IN_PORT,
+    Controller,
+    Ct,
+    Drop,
+    Flow,
+    Goto,
+    Match,
+    Move,
+    Output,
+    Raw,
+    Resubmit,
+    SetField,
+    WriteMetadata,
+    canonical,
+    match,
+)
+from hostagent.realize.openflow import OpenFlowConnection, OpenFlowError
+from scripts.labkit.dummy_switch import DummySwitch
+
+pytestmark = pytest.mark.lab
+
+BRIDGE = "br-of"
+
+
+@pytest.fixture(scope="module")
+def switch() -> Iterator[DummySwitch]:
+    with DummySwitch() as one:
+        one.add_bridge(BRIDGE)
+        one.add_port(BRIDGE, "p1")
+        yield one
+
+
+@dataclass
+class Heard:
+    changes: int = 0
+    packets: list[tuple[int, int, int, bytes]] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+
+    def change(self) -> None:
+        self.changes += 1
+
+
+@asynccontextmanager
+async def connected(switch: DummySwitch, heard: Heard | None = None) -> AsyncIterator[OpenFlowConnection]:
+    into = heard or Heard()
+    connection = await OpenFlowConnection.connect(
+        f"{switch.rundir}/{BRIDGE}.mgmt",
+        bridge=BRIDGE,
+        on_change=into.change,
+        on_packet_in=lambda *packet: into.packets.append(packet),
+        on_close=into.closed.append,
+    )
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+async def replace_all(connection: OpenFlowConnection, flows: frozenset[Flow]) -> None:
+    await connection.bundle([*await connection.dump()], [*flows])
+
+
+# --- any flow there and back ------------------------------------------------------------------------------------------
+
+KINDS = {
+    "arp": match(eth_type=0x0806),
+    "rarp": match(eth_type=0x8035),
+    "ip": match(eth_type=0x0800),
+    "ipv6": match(eth_type=0x86DD),
+    "tcp": match(eth_type=0x0800, nw_proto=6),
+    "udp": match(eth_type=0x86DD, nw_proto=17),
+    "icmp": match(eth_type=0x0800, nw_proto=1),
+    "ns": match(eth_type=0x86DD, nw_proto=58, icmpv6_type=135),
+    "na": match(eth_type=0x86DD, nw_proto=58, icmpv6_type=136),
+    "any": (),
+}
+ALLOWED = {
+    "arp": ["arp_op", "arp_spa", "arp_tpa", "arp_sha", "arp_tha"],
+    "rarp": ["arp_sha", "arp_tha"],
+    "ip": ["nw_src", "nw_dst"],
+    "ipv6": ["ipv6_src", "ipv6_dst"],
+    "tcp": ["nw_src", "tcp_src", "tcp_dst", "tcp_flags"],
+    "udp": ["udp_src", "udp_dst"],
+    "icmp": ["icmp_type", "icmp_code"],
+    "ns": ["nd_target", "nd_sll"],
+    "na": ["nd_target", "nd_tll"],
+    "any": [],
+}
+ANYWHERE = ["metadata", "tun_id", "tun_src", "tun_dst", "eth_src", "eth_dst", "ct_mark", "ct_zone", "ct_label", "xreg6"]
+ANYWHERE += ["xxreg1", "in_port", "vlan_tci", *(f"reg{i}" for i in range(12))]
+MASKED = {"metadata", "tun_id", "tun_src", "eth_src", "eth_dst", "nw_src", "ipv6_src", "arp_spa", "nd_target", "reg0"}
+SETTABLE = ["metadata", "reg0", "reg3", "xreg6", "xxreg1", "tun_id", "tun_src", "tun_dst", "tun_ipv6_dst", "eth_src"]
+
+
+@st.composite
+def conditions(draw: st.DrawFn) -> tuple[Match, ...]:
+    kind = draw(st.sampled_from(sorted(KINDS)))
+    names = draw(st.lists(st.sampled_from([*ALLOWED[kind], *ANYWHERE]), unique=True, max_size=4))
+    if {"xreg6", "xxreg1"} & set(names):
+        names = [name for name in names if not name.startswith("reg")]
+    items = [*KINDS[kind]]
+    for name in names:
+        ones = (1 << FIELDS[name].bits) - 1
+        value = draw(st.integers(0, ones))
+        if name == "vlan_tci":
+            items.append(Match(name, draw(st.sampled_from([0, 0x1005]))))
+        elif name == "in_port":
+            items.append(Match(name, draw(st.sampled_from([1, 7, 65000]))))
+        elif name in ("icmp_type", "tcp_flags", "arp_op"):
+            items.append(Match(name, value & 0xFF))
+        elif name in MASKED and draw(st.booleans()):
+            items.append(Match(name, value, draw(st.integers(0, ones))))
+        else:
+            items.append(Match(name, value))
+    return canonical(items)
+
+
+@st.composite
+def set_fields(draw: st.DrawFn) -> SetField:
+    name = draw(st.sampled_from(SETTABLE))
+    ones = (1 << FIELDS[name].bits) - 1
+    value = draw(st.integers(0, ones))
+    mask = draw(st.none() | st.integers(1, ones - 1))
+    return SetField(name, value if mask is None else value & mask, mask)
+
+
+ACTIONS = st.one_of(
+    set_fields(),
+    st.sampled_from([Output(1), Output(IN_PORT), Controller(64), Controller(65535), Resubmit(7), Resubmit(200)]),
+    st.sampled_from([Move("eth_src", "xreg6", 48), Move("reg1", "tun_dst", 32), Move("xxreg1", "tun_ipv6_dst", 128)]),
+)
+ENDS = st.sampled_from([(), (Goto(254),), (WriteMetadata(5), Goto(254)), (WriteMetadata(5, 0xF),)])
+FLOWS = st.builds(
+    lambda table, priority, cookie, items, actions, end: Flow(
+        table=table, priority=priority, cookie=cookie, match=items, actions=(*actions, *end)
+    ),
+    st.integers(0, 253),
+    st.integers(0, 0xFFFF),
+    st.integers(0, (1 << 64) - 2),
+    conditions(),
+    st.lists(ACTIONS, max_size=4),
+    ENDS,
+)
+
+
+def one_a_key(flows: list[Flow]) -> frozenset[Flow]:
+    return frozenset({flow.key(): flow for flow in flows}.values())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(flows=st.lists(FLOWS, min_size=1, max_size=30).map(one_a_key))
+def test_flows_come_back_from_the_switch_as_they_were_sent(switch, flows):
+    async def run() -> frozenset[Flow]:
+        async with connected(switch) as connection:
+            await replace_all(connection, flows)
+            return await connection.dump()
+
+    assert asyncio.run(run()) == flows
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(flows=st.lists(FLOWS, min_size=20, max_size=60).map(one_a_key))
+def test_ovs_ofctl_reads_our_text_as_the_flows_we_mean(switch, flows):
+    """Both ways: what ovs-ofctl makes of `str(flow)` is what we dump, and what we sent is no difference to it."""
+    path = switch.rundir / "flows.txt"
+    path.write_text("".join(f"{flow}\n" for flow in flows))
+
+    async def run() -> tuple[frozenset[Flow], frozenset[Flow]]:
+        async with connected(switch) as connection:
+            switch.ofctl("del-flows", BRIDGE)
+            switch.ofctl("add-flows", BRIDGE, str(path))
+            theirs = await connection.dump()
+            await replace_all(connection, frozenset())
+            await replace_all(connection, flows)
+            return theirs, await connection.dump()
+
+    theirs, ours = asyncio.run(run())
+    assert theirs == flows
+    assert ours == flows
+    assert switch.ofctl("diff-flows", BRIDGE, str(path)) == ""
+
+
+def test_ct_and_the_flows_of_strangers_are_read_told_apart_and_deleted(switch):
+    ct = Flow(table=1, priority=1, cookie=1, match=match(eth_type=0x0800), actions=(Ct(zone=7, commit=True, table=2),))
+    strange = [
+        "table=2,priority=5,cookie=0x9,idle_timeout=600,ip,nw_tos=4,actions=dec_ttl,learn(table=3,NXM_OF_ETH_DST[])",
+        "table=2,priority=6,cookie=0x9,pkt_mark=3/7,conj_id=4,actions=push_vlan:0x8100,set_field:4097->vlan_vid,normal",
+        "table=2,priority=7,cookie=0x9,ct_state=+trk+new,ip,actions=ct(nat(src=1.2.3.4),commit,exec(set_field:1->ct_mark))",
+    ]
+
+    async def run() -> None:
+        async with connected(switch) as connection:
+            await replace_all(connection, frozenset({ct}))
+            for text in strange:
+                switch.ofctl("add-flow", BRIDGE, text)
+            flows = await connection.dump()
+            assert ct in flows
+            others = [flow for flow in flows if flow.cookie == 9]
+            assert len(others) == len(strange)
+            assert any(isinstance(action, Raw) for flow in others for action in flow.actions)
+            assert ("idle_timeout", 600) in next(flow for flow in others if flow.priority == 5).extra
+            await connection.bundle(others, [])
+            assert await connection.dump() == {ct}
+
+    asyncio.run(run())
+
+
+# --- promises of the connection ---------------------------------------------------------------------------------------
+
+
+def many(count: int, *, vtep: int = 1) -> list[Flow]:
+    return [
+        Flow(
+            table=200,
+            priority=100,
+            cookie=7,
+            match=canonical([Match("metadata", 7), Match("xreg6", number)]),
+            actions=(SetField("reg1", vtep),),
+        )
+        for number in range(count)
+    ]
+
+
+def test_a_refused_flow_is_named_and_nothing_of_its_bundle_is_done(switch):
+    good = many(3)
+    bad = Flow(table=1, priority=1, cookie=1, match=(Match("nw_src", 1),))
+
+    async def run() -> None:
+        async with connected(switch) as connection:
+            await replace_all(connection, frozenset(good[:1]))
+            for bundle in ([good[1], bad, good[2]], [bad]):
+                with pytest.raises(
+                    OpenFlowError, match=r"refused the flow .*nw_src=0\.0\.0\.1.*BAD_PREREQ.*nothing was"
+                ):
+                    await connection.bundle(good[:1], bundle)
+                assert await connection.dump() == {good[0]}
+            await connection.bundle([], good[1:])  # the connection is as good as before
+            assert await connection.dump() == set(good)
+
+    asyncio.run(run())
+
+
+def test_a_refusal_at_commit_changes_nothing(switch):
+    """A table number is valid on the wire, but the switch has no table 255 to put a flow in."""
+    good, bad = many(1)[0], Flow(table=255, priority=1, cookie=1)
+
+    async def run() -> None:
+        async with connected(switch) as connection:
+            await replace_all(connection, frozenset())
+            with pytest.raises(OpenFlowError, match="refused"):
+                await connection.bundle([], [good, bad])
+            assert await connection.dump() == frozenset()
+
+    asyncio.run(run())
+
+
+def test_adding_in_the_place_of_a_flow_replaces_it_and_deleting_what_is_gone_succeeds(switch):
+    old, new = many(1)[0], many(1, vtep=2)[0]
+
+    async def run() -> None:
+        async with connected(switch) as connection:
+            await replace_all(connection, frozenset({old}))
+            await connection.bundle([replace(old, priority=9)], [new])
+            assert await connection.dump() == {new}
+
+    asyncio.run(run())
+
+
+def test_changes_by_others_are_told_and_our_own_are_not(switch):
+    heard = Heard()
+
+    async def run() -> None:
+        async with connected(switch, heard) as connection:
+            await replace_all(connection, frozenset(many(50)))
+            await connection.bundle(many(1), [])
+            await connection.echo(5)
+            assert heard.changes == 0
+            for command, flow in (
+                ("add-flow", "table=9,actions=drop"),
+                ("mod-flows", "table=9,actions=1"),
+                ("del-flows", ""),
+            ):
+                before = heard.changes
+                switch.ofctl(command, BRIDGE, *([flow] if flow else []))
+                await connection.echo(5)
+                assert heard.changes > before, command
+
+    asyncio.run(run())
+
+
+def test_packets_come_with_the_cookie_the_table_and_the_port(switch):
+    heard = Heard()
+    flow = Flow(table=0, priority=1, cookie=0xC00C1E, match=match(in_port=1), actions=(Controller(64),))
+
+    async def run() -> None:
+        async with connected(switch, heard) as connection:
+            await replace_all(connection, frozenset({flow}))
+            frame = bytes.fromhex("020000000002020000000001 88b5") + bytes(range(100))
+            switch.receive("p1", frame)
+            await connection.echo(5)
+            await asyncio.sleep(0.05)
+            assert [(cookie, table, port) for cookie, table, port, _ in heard.packets] == [(0xC00C1E, 0, 1)]
+            assert heard.packets[0][3] == frame, "Open vSwitch sends the whole frame, whatever max_len says"
+
+    asyncio.run(run())
+
+
+def test_a_loud_port_cannot_flood_a_connection_that_does_not_read(switch):
+    flow = Flow(table=0, priority=1, cookie=1, match=match(in_port=1), actions=(Controller(64),))
+    heard = Heard()
+
+    async def run() -> None:
+        async with connected(switch, heard) as connection:
+            await replace_all(connection, frozenset({flow}))
+            frame = "in_port(1),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02),eth_type(0x88b5)"
+            # nobody reads meanwhile: the event loop stands still
+            switch.appctl("netdev-dummy/receive", "p1", *[frame] * 3000)
+            await asyncio.sleep(0.1)
+            await replace_all(connection, frozenset({replace(flow, actions=Drop)}))
+            assert await connection.dump()
+
+    asyncio.run(run())
+    assert 0 < len(heard.packets) < 3000
+
+
+def test_the_end_of_the_switch_is_told_once_and_its_return_can_be_connected_to():
+    async def run(switch: DummySwitch) -> None:
+        heard = Heard()
+        async with connected(switch, heard) as connection:
+            await connection.bundle([], many(3))
+            switch.kill_vswitchd()
+            for _ in range(100):
+                if heard.closed:
+                    break
+                await asyncio.sleep(0.01)
+            assert connection.closed
+            with pytest.raises(OpenFlowError, match="connection is gone"):
+                await connection.dump()
+            with pytest.raises(OpenFlowError, match="is ovs-vswitchd running"):
+                async with connected(switch):
+                    pass
+            switch.start_vswitchd()
+            async with connected(switch) as again:
+                assert await again.dump() == frozenset(), "a restarted switch has no flows"
+        assert len(heard.closed) == 1
+
+    with DummySwitch() as switch:
+        switch.add_bridge(BRIDGE)
+        asyncio.run(run(switch))
+
+
+def test_a_hundred_thousand_flows_and_one_change_are_quick(switch):
+    """Generous bounds, so that a busy machine passes and a wrong order of growth does not."""
+    flows = many(100_000)
+
+    async def run() -> tuple[float, float]:
+        async with connected(switch) as connection:
+            switch.ofctl("del-flows", BRIDGE)
+            start = time.perf_counter()
+            await connection.bundle([], flows)
+            all_s = time.perf_counter() - start
+            assert len(await connection.dump()) == 100_000
+            single = []
+            for flow in many(50, vtep=2):
+                start = time.perf_counter()
+                await connection.bundle([], [flow])
+                single.append(time.perf_counter() - start)
+            switch.ofctl("del-flows", BRIDGE)
+            return all_s, sorted(single)[25]
+
+    all_s, one_s = asyncio.run(run())
+    print(f"100,000 flows {all_s:.2f} s, one change {one_s * 1e3:.2f} ms")
+    assert all_s < 10
+    assert one_s < 0.02

@@ -1,0 +1,151 @@
+"""The REST API on loopback with a real store, CA and fleet, in a thread of its own, and clients of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import uvicorn
+
+from netmgr.api.app import create_app
+from netmgr.api.ports import Role
+from netmgr.api.tls import uvicorn_config
+from netmgr.identity import Identity, make_request, write_identity
+from netmgr.model import HostRecord
+from netmgr.pki import CertificateAuthority
+from netmgr.store import Store
+from netmgr.sync.fleet import Fleet
+
+__all__ = ["Api", "serve_api"]
+
+
+@dataclass
+class Api:
+    """A served API; `operator` is a client that may do everything."""
+
+    directory: Path
+    store: Store
+    authority: CertificateAuthority
+    fleet: Fleet
+    port: int
+    loop: asyncio.AbstractEventLoop
+    operator: httpx.Client
+
+    def identity(self, name: str, role: Role, authority: CertificateAuthority | None = None) -> Path:
+        """The directory of an identity of our CA, or of another that we claim to be ours."""
+        directory = self.directory / f"{role}-{name}-{uuid4().hex[:6]}"
+        csr_pem, key_pem = make_request(name)
+        cert_pem = (authority or self.authority).sign(csr_pem=csr_pem, role=role, name=name)
+        write_identity(directory, Identity(ca_pem=self.authority.ca_pem(), cert_pem=cert_pem, key_pem=key_pem))
+        return directory
+
+    def client(self, identity: Path | None) -> httpx.Client:
+        context = ssl.create_default_context(cadata=self.authority.ca_pem())
+        context.check_hostname = False  # the certificate names `netmgr`, not an address; the CLI's tests verify it
+        if identity is not None:
+            context.load_cert_chain(identity / "cert.pem", identity / "key.pem")
+        return httpx.Client(base_url=f"https://127.0.0.1:{self.port}", verify=context, timeout=20, trust_env=False)
+
+    def enrol(self, name: str, *zones: str, pnics: tuple[str, ...] = ("pnic0",)) -> HostRecord:
+        """A host that has joined through the API, as a host does it."""
+        token = self.operator.post("/api/v1/tokens", json={"name": name, "zones": list(zones)}).json()["token"]
+        host_uuid = uuid4()
+        csr_pem, _key = make_request(str(host_uuid))
+        body = {"token": token, "csr_pem": csr_pem, "host_uuid": str(host_uuid), "pnics": list(pnics)}
+        answer = self.operator.post("/api/v1/join", json=body)
+        assert answer.status_code == 200, answer.text
+        with self.store.read() as world:
+            return world.hosts[host_uuid]
+
+    def in_loop(self, call: Callable[[], Any]) -> None:
+        """Run something in the server's loop, as the push stream would, and wait for it."""
+        done = threading.Event()
+
+        def run() -> None:
+            call()
+            done.set()
+
+        self.loop.call_soon_threadsafe(run)
+        assert done.wait(5)
+
+    def acknowledge(
+        self, host: UUID, *, revision: int | None = None, rejections: dict[tuple[str, UUID], str] | None = None
+    ) -> None:
+        """The host's word on a stream: realized up to *revision*, by default everything."""
+        with self.store.read() as world:
+            newest = world.revision
+
+        def say() -> None:
+            live = self.fleet.live(host)
+            if live is None or not live.connected:
+                self.fleet.connect(host, agent_version="test", now_s=0)
+            self.fleet.sent(host, revision=newest)
+            acked = newest if revision is None else revision
+            self.fleet.acknowledge(host, revision=acked, rejections=rejections or {})
+
+        self.in_loop(say)
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def serve_api(directory: Path, *, store_url: str | None = None) -> Iterator[Api]:
+    """A running API; ended on exit."""
+    now = datetime.now(UTC)
+    authority = CertificateAuthority.open(directory, now=now)
+    authority.server_identity(["127.0.0.1"], now=now)
+    authority.ensure_identity(directory / "operator", name="operator", role=Role.OPERATOR, now=now)
+    store = Store.open(store_url or f"sqlite:///{directory}/netmgr.db")
+    listening = socket.create_server(("127.0.0.1", 0))
+    fleet = Fleet()
+    ready = threading.Event()
+    made: dict[str, Any] = {}
+
+    async def serve() -> None:
+        server = _Server(
+            uvicorn_config(
+                create_app(store=store, fleet=fleet, authority=authority),
+                ca_file=authority.ca_file,
+                cert_file=authority.server_cert_file,
+                key_file=authority.server_key_file,
+                host="127.0.0.1",
+                port=0,
+            )
+        )
+        made.update(server=server, loop=asyncio.get_running_loop())
+        ready.set()
+        await server.serve(sockets=[listening])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="api")
+    thread.start()
+    assert ready.wait(10)
+    with contextlib.ExitStack() as stack:
+        stack.callback(store.close)
+        stack.callback(thread.join, 10)
+        stack.callback(setattr, made["server"], "should_exit", True)
+        api = Api(
+            directory=directory,
+            store=store,
+            authority=authority,
+            fleet=fleet,
+            port=listening.getsockname()[1],
+            loop=made["loop"],
+            operator=None,  # type: ignore[arg-type]
+        )
+        api.operator = stack.enter_context(api.client(directory / "operator"))
+        yield api
