@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -31,12 +31,13 @@ from hostagent.guests import Guests
 from hostagent.health import host_report, rejections
 from hostagent.host import Events, Host, HostPaths
 from hostagent.identity import Identity
-from hostagent.model import DefineNetwork, Desired, LibvirtNetwork, Observed, RemoveNetwork, Step, Unread
+from hostagent.model import ChangeFlows, DefineNetwork, Desired, LibvirtNetwork, Observed, RemoveNetwork, Step, Unread
 from hostagent.motion import Motion
 from hostagent.names import switch_bridge
 from hostagent.plan import plan
 from hostagent.presence import due_claims, due_releases, seen_vifs, tunnel_peers, unpark, wanted_networks
 from hostagent.progress import Failures, failed_objects
+from hostagent.realize.domains import DomainEventKind
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.neighbours import prime_neighbours
 from hostagent.state import State
@@ -51,6 +52,7 @@ log = structlog.get_logger(__name__)
 AUDIT_S, _PROBE_S, _PRIME_S = 15, 3, 300
 RELAY_S = 10.0
 _ROUNDS_MAX = 20  # a plan that never becomes empty is our mistake; it must not spin
+_AFTER_EVENT_S = 0.02
 _REALIZED_S = 5.0  # how long a hook waits for its network
 
 
@@ -102,7 +104,7 @@ class Agent:
         )
         self._failures = Failures()
         self._network_steps: asyncio.Task[None] | None = None
-        self._fast: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._applied_phases: dict[UUID, tuple[Any, str]] = {}
         self._report = HostReport()
         self._in_sync = False
@@ -126,7 +128,7 @@ class Agent:
             audit.cancel()
             self.motion.close()
             await self.claims.close()
-            for task in (*self._fast, *([self._network_steps] if self._network_steps else [])):
+            for task in (*self._background, *([self._network_steps] if self._network_steps else [])):
                 task.cancel()
             await self.sync.close()
             with suppress(TimeoutError):
@@ -277,7 +279,7 @@ class Agent:
             now=now,
         ):
             self.motion.release(location, why)
-        due = due_claims(locations=self._state.locations, vifs=vifs, host=host, ports=ports)
+        due = due_claims(locations=self._state.locations, vifs=self.guests.with_living_guest(), host=host, ports=ports)
         return self.claims.pursue(due, vifs)
 
     def _health(self, desired: Desired, observed: Observed, steps: tuple[Step, ...]) -> HostReport:
@@ -384,14 +386,14 @@ class Agent:
 
     def _domain(self, event: Any) -> None:
         self.guests.on_event(event)
-        self._dirty("domain")
+        if event.kind in (DomainEventKind.RESUMED, DomainEventKind.STOPPED):
+            self._state.forget_migration(event.domain)
+        asyncio.get_running_loop().call_later(_AFTER_EVENT_S, self._dirty, "domain")  # phases go first
 
     def _libvirt(self) -> None:
         """The connection to libvirtd was made or lost: events were missed."""
         if self.host.domains is not None and self.host.libvirt is not None and self.host.libvirt.connected:
-            task = asyncio.create_task(self._resync_guests())
-            self._fast.add(task)
-            task.add_done_callback(self._fast.discard)
+            self._in_background(self._resync_guests())
         self._dirty("libvirt")
 
     async def _resync_guests(self) -> None:
@@ -412,29 +414,38 @@ class Agent:
     # --- migrations ------------------------------------------------------------------------------------------------
 
     def _phases_changed(self, ports: frozenset[UUID]) -> None:
-        self._dirty("phases")
-        task = asyncio.create_task(self._send_phases(ports))
-        self._fast.add(task)
-        task.add_done_callback(self._fast.discard)
-
-    async def _send_phases(self, ports: frozenset[UUID]) -> None:
         """Put the flows of these ports' phases on the switch now; the loop will find nothing left to do."""
         began = time.monotonic()
-        desired, observed = self.desired(), self.host.cached()
-        for change in phase_flows(ports, before=self._applied_phases, desired=desired, observed=observed):
+        desired = self.desired()
+        changes = phase_flows(ports, before=self._applied_phases, desired=desired, observed=self.host.cached())
+        marks = self._phase_marks(desired)
+        for port in ports:
+            self._applied_phases.pop(port, None)
+            if port in marks:
+                self._applied_phases[port] = marks[port]
+        self._in_background(self._send_phases(changes, began))
+
+    async def _send_phases(self, changes: Sequence[ChangeFlows], began: float) -> None:
+        compiled = time.monotonic()
+        for change in changes:
             try:
                 await self.host.change_flows(change.bridge, delete=change.delete, add=change.add)
             except RealizeError as error:
                 log.warning("phase: left to the loop", reason=error.sentence)
-                return
-            took_ms = round((time.monotonic() - began) * 1000, 2)
-            log.info("phase: flows confirmed", ports=[str(port) for port in ports], took_ms=took_ms)
-        marks = self._phase_marks(desired)
-        for port in ports:
-            if port in marks:
-                self._applied_phases[port] = marks[port]
-            else:
-                self._applied_phases.pop(port, None)
+                break
+            log.info(
+                "phase: flows confirmed",
+                bridge=change.bridge,
+                flows=len(change.delete) + len(change.add),
+                compile_ms=round((compiled - began) * 1000, 2),
+                confirm_ms=round((time.monotonic() - compiled) * 1000, 2),
+            )
+        self._dirty("phases")
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     @staticmethod
     def _phase_marks(desired: Desired) -> dict[UUID, tuple[Any, str]]:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from hostagent.migration import Event, FirstFrame, Guest, Paused, Restarted, Resumed, TapGone, TapSeen
-from hostagent.model import Desired, Observed, Plug, Unread
+from hostagent.model import Desired, Observed, Phase, Plug, Unread
 from hostagent.motion import Motion
 from hostagent.presence import ABSENT_S, SeenVif
 from hostagent.realize.domains import DomainEvent, DomainEventKind, DomainState
@@ -47,6 +47,9 @@ class Guests:
         for vif in vifs:
             if vif.vm_uuid is not None:
                 self._by_domain.setdefault(vif.vm_uuid, []).append(vif)
+        for domain in [uuid for uuid, guest in self._domains.items() if guest is Guest.GONE]:
+            if domain not in self._by_domain:
+                del self._domains[domain]
         here = {vif.vif_uuid for vif in vifs if vif.plugged}
         unsure = {vif.vif_uuid for vif in vifs if vif.bridge in dead_bridges}
         ours = self._ours(desired)
@@ -81,9 +84,21 @@ class Guests:
                 self._plugged[vif.vif_uuid] = (vif.vm_uuid, plug)
         links = {link.name for link in observed.links}
         for vif_uuid, (domain, plug) in list(self._plugged.items()):
-            if domain not in self._domains or plug.port not in links:
+            alive = self._domains.get(domain, Guest.GONE) is not Guest.GONE
+            if not alive or plug.port not in links:
                 del self._plugged[vif_uuid]
         return {vif_uuid: plug for vif_uuid, (_, plug) in self._plugged.items()}
+
+    def with_living_guest(self) -> tuple[SeenVif, ...]:
+        """VIFs that may be claimed without a hook: not those of a guest that is paused or has ended, nor those of a
+        port that has just left: a migration's source keeps its tap for a second or two."""
+        leaving = {port for port, phase in self._motion.phases().items() if phase is Phase.RELAYING}
+        return tuple(
+            vif
+            for vif in self.vifs
+            if self._port_by_vif.get(vif.vif_uuid) not in leaving
+            and (vif.vm_uuid is None or self._domains.get(vif.vm_uuid, Guest.UNKNOWN) in (Guest.RUNS, Guest.UNKNOWN))
+        )
 
     def next_look(self, *, now: float) -> float | None:
         """Seconds until an absent VIF counts as gone."""
@@ -101,7 +116,7 @@ class Guests:
             self._domains[event.domain] = Guest.RUNS
             self._feed(event.domain, Resumed())
         elif event.kind is DomainEventKind.STOPPED:
-            self._domains.pop(event.domain, None)
+            self._domains[event.domain] = Guest.GONE
             self._feed(event.domain, TapGone())
 
     def on_frame(self, bridge: str, in_port: int, frame: bytes) -> bool:

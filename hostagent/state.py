@@ -190,6 +190,12 @@ class State:
         with self._db:
             self._db.execute("REPLACE INTO notes VALUES (?, ?)", (str(vm_uuid), at_unix))
 
+    def forget_migration(self, vm_uuid: UUID) -> None:
+        """The VM has arrived, or will not: what libvirt announced is over."""
+        if self.notes.pop(vm_uuid, None) is not None:
+            with self._db:
+                self._db.execute("DELETE FROM notes WHERE vm_uuid = ?", (str(vm_uuid),))
+
     def forget_migrations(self, *, before_unix: float) -> None:
         """Drop notes older than this moment."""
         stale = [vm for vm, at in self.notes.items() if at < before_unix]

@@ -35,6 +35,8 @@ from netmgr.sync.outbox import Outbox
 
 __all__ = ["Session"]
 
+_CATCH_UP_S_MAX = 10.0
+
 T = TypeVar("T")
 Write = Callable[[sync_pb2.ManagerMessage], Any]
 
@@ -152,11 +154,10 @@ class Session:
                 lambda: decisions.answer_claim(self._hub.store, self.host_uuid, claim, now_ms=_now_ms())
             )
             self._hub.counts["claims_refused" if answer.refusal else "claims_granted"] += 1
-            if not answer.refusal:
-                port = UUID(answer.port.port.uuid)
-                self.outbox.given(((Kind.PORT, port), (Kind.LOCATION, port)))
             self._answers.append(answer)
             self.wake()
+            if not answer.refusal:
+                await self._give(answer)
         elif body == "activated":
             await self._take_activated(message.activated)
         elif body == "release":
@@ -170,6 +171,17 @@ class Session:
             raise ContractError("HostMessage: a second Hello; it opens a stream and comes once")
         else:
             raise ContractError("HostMessage: no body that this version knows; upgrade the manager first")
+
+    async def _give(self, answer: sync_pb2.ClaimAnswer) -> None:
+        """Have the outbox look after what *answer* hands out, once the hub knows of the grant: not before, or the
+        outbox would take back what it does not see the host may hold."""
+        try:
+            await self._hub.reach(max(answer.port.version, answer.location.version), timeout_s=_CATCH_UP_S_MAX)
+        except TimeoutError:
+            raise Refused(grpc.StatusCode.UNAVAILABLE, "the manager's store does not answer; connect again") from None
+        port = UUID(answer.port.port.uuid)
+        self.outbox.given(((Kind.PORT, port), (Kind.LOCATION, port)))
+        self.wake()
 
     def _take_ack(self, ack: sync_pb2.Ack) -> None:
         rejections = {}

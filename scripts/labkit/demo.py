@@ -86,7 +86,7 @@ class Demo:
             words = f"{guest.COMMAND_LINE} ip={address}/24 host={name} file_mib=8"
             boot = ["--kernel", str(image.kernel), "--initrd", str(image.initrd), "--cmdline", words]
             define = ["vmctl", "vm", "define", name, "--network", NETWORK, "--memory", "128", "--host", host, *boot]
-            _run(lab, MANAGER, define)
+            _run(lab, MANAGER, define, echo=False)
             _run(lab, MANAGER, ["vmctl", "vm", "start", name])
         _run(lab, MANAGER, ["vmctl", "vm", "list"])
 
@@ -165,7 +165,7 @@ def _stop(pinger: NodeProcess) -> dict[str, Any]:
 
 
 def _pause_ms(output: str) -> Any:
-    return json.loads(output).get("downtime_ms", "?")
+    return json.loads(output)["migration"]["downtime_ms"]
 
 
 def _json(lab: Lab, command: Sequence[str]) -> dict[str, Any]:

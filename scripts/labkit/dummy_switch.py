@@ -18,10 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DummySwitch", "wire"]
+__all__ = ["DummySwitch", "DummySwitchError", "wire"]
 
 _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 _START_S = 10.0
+
+
+class DummySwitchError(Exception):
+    """A program of Open vSwitch failed; holds its words."""
 
 
 class DummySwitch:
@@ -128,7 +132,7 @@ class DummySwitch:
     def _await_socket(self, name: str) -> None:
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
-            with contextlib.suppress(subprocess.CalledProcessError):
+            with contextlib.suppress(DummySwitchError):
                 self._run("ovs-appctl", "-t", f"{self.rundir}/{name}", "version")
                 return
             time.sleep(0.01)
@@ -138,7 +142,7 @@ class DummySwitch:
         environment = {"OVS_RUNDIR": str(self.rundir), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+            raise DummySwitchError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from hostagent.flow import (
@@ -174,7 +174,7 @@ def test_flows_come_back_from_the_switch_as_they_were_sent(switch, flows):
     assert asyncio.run(run()) == flows
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flows=st.lists(FLOWS, min_size=20, max_size=60).map(one_a_key))
 def test_ovs_ofctl_reads_our_text_as_the_flows_we_mean(switch, flows):
     """Both ways: what ovs-ofctl makes of `str(flow)` is what we dump, and what we sent is no difference to it."""

@@ -192,6 +192,9 @@ class HostEnd:
             self.store_id = message.welcome.store_id
         elif body == "answer":
             self.answers[message.answer.request_id] = message.answer
+            for given in (message.answer.port, message.answer.location):
+                if given.HasField("body"):
+                    self._put(codec.decode_object(given))
         else:
             update = message.update
             self.updates.append(update)
@@ -199,12 +202,16 @@ class HostEnd:
                 ref = codec.decode_ref(removal)
                 del self.have[ref.kind, ref.uuid]
             for upsert in update.upserts:
-                item = codec.decode_object(upsert)
-                self.have[ref_of(item).kind, ref_of(item).uuid] = item
+                self._put(codec.decode_object(upsert))
             if update.last:
                 self.revision = update.revision
                 if self.auto_ack:
                     await self.send(ack=sync_pb2.Ack(revision=update.revision))
+
+    def _put(self, item: Object) -> None:
+        key = ref_of(item).kind, ref_of(item).uuid
+        if key not in self.have or self.have[key].version <= item.version:
+            self.have[key] = item
 
     async def _closed(self) -> None:
         code, details = await self.call.code(), await self.call.details()
