@@ -20,27 +20,27 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import structlog
 
 from hostagent.claims import Claims
-from hostagent.fastpath import phase_flows
 from hostagent.guests import Guests
 from hostagent.health import host_report, rejections
 from hostagent.host import Events, Host, HostPaths
 from hostagent.identity import Identity
-from hostagent.model import ChangeFlows, DefineNetwork, Desired, LibvirtNetwork, Observed, RemoveNetwork, Step, Unread
+from hostagent.model import DefineNetwork, Desired, LibvirtNetwork, Observed, RemoveNetwork, Step, Unread
 from hostagent.motion import Motion
 from hostagent.names import switch_bridge
 from hostagent.plan import plan
 from hostagent.presence import due_claims, due_releases, seen_vifs, tunnel_peers, unpark, wanted_networks
 from hostagent.progress import Failures, failed_objects
 from hostagent.realize.domains import DomainEventKind
-from hostagent.realize.errors import RealizeError
 from hostagent.realize.neighbours import prime_neighbours
 from hostagent.state import State
+from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
 from netmgr.contract.proto import opaque_view_pb2
 from netmgr.contract.types import HostReport, Kind, Ref, VifState
@@ -52,7 +52,7 @@ log = structlog.get_logger(__name__)
 AUDIT_S, _PROBE_S, _PRIME_S = 15, 3, 300
 RELAY_S = 10.0
 _ROUNDS_MAX = 20  # a plan that never becomes empty is our mistake; it must not spin
-_AFTER_EVENT_S = 0.02
+_SUBSCRIBE_S = 1.0  # how long an agent without memory waits for the ports of its networks
 _REALIZED_S = 5.0  # how long a hook waits for its network
 
 
@@ -105,11 +105,13 @@ class Agent:
         self._failures = Failures()
         self._network_steps: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._applied_phases: dict[UUID, tuple[Any, str]] = {}
+        self._switchover = Switchover(host=self.host, desired=self.desired, done=partial(self._dirty, "phases"))
         self._report = HostReport()
         self._in_sync = False
         self._acknowledged: tuple[int, tuple[tuple[Ref, str], ...]] | None = None
         self._lit_bridges: frozenset[str] = frozenset()
+        self._began_empty = state.revision == 0
+        self._hold_until = 0.0
         self._primed: frozenset[tuple[str, str]] = frozenset()
 
     # --- for the daemon --------------------------------------------------------------------------------------------
@@ -127,6 +129,7 @@ class Agent:
         finally:
             audit.cancel()
             self.motion.close()
+            self._switchover.close()
             await self.claims.close()
             for task in (*self._background, *([self._network_steps] if self._network_steps else [])):
                 task.cancel()
@@ -200,10 +203,9 @@ class Agent:
             dirt = self._dirt
             observed = await self.host.observe()
             self._look(observed)
-            if self._state.host is None or self._state.revision == 0:
-                break  # the manager's first word is not here, or not whole: nothing is known to be unwanted
+            if not self._knows_enough():
+                break
             desired = replace(self.desired(), plugs=self.guests.plugs(observed))
-            phases = self._phase_marks(desired)
             steps = plan(desired=desired, observed=observed)
             self._failures.keep_only(steps)
             ready = self._failures.ready(steps, now=time.monotonic())
@@ -211,7 +213,7 @@ class Agent:
             ready = [step for step in ready if not isinstance(step, DefineNetwork | RemoveNetwork)]
             self._start_network_steps(at_libvirt)
             if not ready:
-                self._applied_phases = phases
+                self._switchover.realized(desired)
                 break
             _log_steps(ready)
             failed = await self.host.apply(ready)
@@ -220,6 +222,10 @@ class Agent:
             log.error("loop: the plan does not come to an end", steps=[type(step).__name__ for step in steps][:10])
             self.host.forget()
         return self._conclude(observed, steps, dirt)
+
+    def _knows_enough(self) -> bool:
+        """False while the manager's first word is not here, or not whole: nothing is known to be unwanted yet."""
+        return self._state.host is not None and self._state.revision > 0 and time.monotonic() >= self._hold_until
 
     def _look(self, observed: Observed) -> None:
         """Take note of the VIFs that are here, and of those that are not."""
@@ -246,7 +252,7 @@ class Agent:
         self._lit_bridges = frozenset(
             name for name, flows in observed.flows.items() if not isinstance(flows, Unread) and name not in unlit
         )
-        whole = _whole(observed) and desired.host is not None and self._state.revision > 0
+        whole = _whole(observed) and self._knows_enough()
         pending = [step for step in steps if not self._failures.failed(step)]
         if desired.host is not None:
             assert desired.host.uuid == host
@@ -366,9 +372,19 @@ class Agent:
             if ref.kind is Kind.LOCATION:
                 self.motion.located(ref.uuid, self._state.locations.get(ref.uuid))
                 self.claims.try_again()
-        self._dirty("objects")
+        self._dirty_after_phases("objects")
 
     def on_revision(self, revision: int, *, initial: bool) -> None:
+        self._hold_until = 0.0
+        if initial and self._began_empty:
+            # Begun without memory: which networks have VIFs here shows only now. What their ports need is on the
+            # switch, from an earlier life, and is not swept before the manager has said what it is.
+            self._began_empty = False
+            wanted = self._wanted_networks()
+            self.sync.subscribe(wanted)
+            if wanted:
+                self._hold_until = time.monotonic() + _SUBSCRIBE_S
+                asyncio.get_running_loop().call_later(_SUBSCRIBE_S, self._dirty, "subscribed")
         self._dirty("revision")
 
     def on_connection(self, connected: bool) -> None:
@@ -388,7 +404,7 @@ class Agent:
         self.guests.on_event(event)
         if event.kind in (DomainEventKind.RESUMED, DomainEventKind.STOPPED):
             self._state.forget_migration(event.domain)
-        asyncio.get_running_loop().call_later(_AFTER_EVENT_S, self._dirty, "domain")  # phases go first
+        self._dirty_after_phases("domain")
 
     def _libvirt(self) -> None:
         """The connection to libvirtd was made or lost: events were missed."""
@@ -405,51 +421,24 @@ class Agent:
 
     def _packet_in(self, bridge: str, _cookie: int, in_port: int, frame: bytes) -> None:
         if self.guests.on_frame(bridge, in_port, frame):
-            self._dirty("frame")
+            self._dirty_after_phases("frame")
 
     def _claims_changed(self) -> None:
         self.sync.subscribe(self._wanted_networks())
         self._dirty("claims")
 
-    # --- migrations ------------------------------------------------------------------------------------------------
-
     def _phases_changed(self, ports: frozenset[UUID]) -> None:
-        """Put the flows of these ports' phases on the switch now; the loop will find nothing left to do."""
-        began = time.monotonic()
-        desired = self.desired()
-        changes = phase_flows(ports, before=self._applied_phases, desired=desired, observed=self.host.cached())
-        marks = self._phase_marks(desired)
-        for port in ports:
-            self._applied_phases.pop(port, None)
-            if port in marks:
-                self._applied_phases[port] = marks[port]
-        self._in_background(self._send_phases(changes, began))
+        self._switchover.changed(ports)
 
-    async def _send_phases(self, changes: Sequence[ChangeFlows], began: float) -> None:
-        compiled = time.monotonic()
-        for change in changes:
-            try:
-                await self.host.change_flows(change.bridge, delete=change.delete, add=change.add)
-            except RealizeError as error:
-                log.warning("phase: left to the loop", reason=error.sentence)
-                break
-            log.info(
-                "phase: flows confirmed",
-                bridge=change.bridge,
-                flows=len(change.delete) + len(change.add),
-                compile_ms=round((compiled - began) * 1000, 2),
-                confirm_ms=round((time.monotonic() - compiled) * 1000, 2),
-            )
-        self._dirty("phases")
+    def _dirty_after_phases(self, part: str) -> None:
+        """Wake the loop, but let phases that are on their way to the switch arrive first."""
+        if not self._switchover.busy:
+            self._dirty(part)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    @staticmethod
-    def _phase_marks(desired: Desired) -> dict[UUID, tuple[Any, str]]:
-        return {port: (phase, desired.relay_vteps.get(port, "")) for port, phase in desired.phases.items()}
 
 
 def _whole(observed: Observed) -> bool:

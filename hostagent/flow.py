@@ -295,7 +295,16 @@ def _match_text(item: Match | RawMatch) -> str:
     text = f"{item.field}={_value_text(item.field, item.value)}"
     if item.mask is None:
         return text
-    return f"{text}/{_value_text(item.field, item.mask, is_mask=True)}"
+    return f"{text}/{_mask_text(item.field, item.mask)}"
+
+
+def _mask_text(name: str, mask: int) -> str:
+    """Prefix lengths where they say it all: ovs-ofctl misreads some IPv6 masks that are written out."""
+    field = FIELDS[name]
+    zeros = (mask ^ ((1 << field.bits) - 1)).bit_length()
+    if field.text in ("ip4", "ip6") and mask == (1 << field.bits) - (1 << zeros):
+        return str(field.bits - zeros)
+    return _value_text(name, mask, is_mask=True)
 
 
 def _value_text(name: str, value: int, *, is_mask: bool = False) -> str:

@@ -1,4 +1,7 @@
-"""The host beside its definition, read independently of the running agent: for `hostagent plan` and `verify`."""
+"""The host beside its definition, read independently of the running agent: for `hostagent plan` and `verify`.
+
+One thing only the agent can know, and is asked for if it runs: which ports are in motion (a migration's phases).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from hostagent.agent import desired_of
+from hostagent.control import RequestError, ask
 from hostagent.health import rejections
 from hostagent.host import NO_LIBVIRT, Events, Host, HostPaths
 from hostagent.identity import IdentityError, load_identity
-from hostagent.model import ChangeFlows, Observed, Step, Unread
+from hostagent.model import ChangeFlows, Observed, Phase, Step, Unread
 from hostagent.plan import plan
 from hostagent.presence import seen_vifs, unpark
 from hostagent.state import State
@@ -27,7 +32,7 @@ class InspectError(Exception):
     """Nothing can be compared; the sentence says why."""
 
 
-def inspect_host(state_dir: Path, *, ovs_rundir: Path, libvirt_uri: str) -> dict[str, Any]:
+def inspect_host(state_dir: Path, *, socket: Path, ovs_rundir: Path, libvirt_uri: str) -> dict[str, Any]:
     """What is wanted against what is there: `steps` between them, `rejected` sentences, `unread` parts.
 
     Raises:
@@ -52,7 +57,8 @@ def inspect_host(state_dir: Path, *, ovs_rundir: Path, libvirt_uri: str) -> dict
         if not isinstance(observed.bridges, Unread):
             vifs = seen_vifs(observed.bridges, observed.flows)
             locations = unpark(state.locations, vifs=vifs, host=host, ports=state.port_by_vif)
-            desired = desired_of(state, identity, locations=locations)
+            phases, vteps = _motion(socket)
+            desired = desired_of(state, identity, locations=locations, phases=phases, relay_vteps=vteps)
         steps = plan(desired=desired, observed=observed)
         return {
             "switches": len(desired.switches),
@@ -64,6 +70,15 @@ def inspect_host(state_dir: Path, *, ovs_rundir: Path, libvirt_uri: str) -> dict
         }
     finally:
         state.close()
+
+
+def _motion(socket: Path) -> tuple[dict[UUID, Phase], dict[UUID, str]]:
+    try:
+        motion = ask(socket, "show").get("motion", {})
+        phases = {UUID(port): Phase(item["phase"]) for port, item in motion.items()}
+        return phases, {UUID(port): item["vtep"] for port, item in motion.items() if item["vtep"]}
+    except (OSError, RequestError, KeyError, TypeError, ValueError):
+        return {}, {}  # no agent runs: nothing is in motion that anybody would know of
 
 
 def describe(step: Step) -> str:

@@ -64,10 +64,10 @@ def plan(*, desired: Desired, observed: Observed) -> tuple[Step, ...]:
         *_purge_flows(intents, own, observed),
         *_remove_networks(desired, observed),
         *_remove_ports(intents, own),
-        *remove_uplinks(resolved, own, observed),
         *_remove_bridges(intents, own),
+        *remove_uplinks(resolved, own, observed),
         *uplink_steps(resolved, own, observed, desired.datapath),
-        *_put_bridges(intents, own, desired),
+        *_put_bridges(intents, own, desired, observed),
         *_change_flows(desired, intents, own, observed),
         *_define_networks(resolved, own, observed),
     )
@@ -144,7 +144,10 @@ def _remove_bridges(intents: list[SwitchIntent], own: Mapping[str, Bridge]) -> I
 # --- additions ----------------------------------------------------------------------------------------------------
 
 
-def _put_bridges(intents: list[SwitchIntent], own: Mapping[str, Bridge], desired: Desired) -> Iterator[Step]:
+def _put_bridges(
+    intents: list[SwitchIntent], own: Mapping[str, Bridge], desired: Desired, observed: Observed
+) -> Iterator[Step]:
+    links = frozenset() if isinstance(observed.links, Unread) else frozenset(link.name for link in observed.links)
     for intent in intents:
         bridge = own.get(intent.bridge)
         if not intent.blocked:
@@ -155,7 +158,7 @@ def _put_bridges(intents: list[SwitchIntent], own: Mapping[str, Bridge], desired
                 if not _fits(port, ports.get(port.name)):
                     yield port
         if bridge is not None:
-            yield from _replug(bridge, desired)
+            yield from _replug(bridge, desired, links)
 
 
 def _tunnels(intent: SwitchIntent) -> list[PutPort]:
@@ -187,12 +190,12 @@ def _fits(wanted: PutPort, found: OvsPort | None) -> bool:
     return one.type == other.type and dict(one.options) == dict(other.options) and is_ours(other.external_ids)
 
 
-def _replug(bridge: Bridge, desired: Desired) -> Iterator[Step]:
-    """Taps that somebody took out of the bridge while their guest runs."""
+def _replug(bridge: Bridge, desired: Desired, links: frozenset[str]) -> Iterator[Step]:
+    """Taps that somebody took out of the bridge while their guest runs: a tap's link ends with its guest."""
     plugged = {vif for port in bridge.ports for one in port.interfaces if (vif := vif_of(one)) is not None}
     present = {port.name for port in bridge.ports}
     for vif, plug in sorted(desired.plugs.items()):
-        if plug.bridge == bridge.name and vif not in plugged and plug.port not in present:
+        if plug.bridge == bridge.name and plug.port in links and vif not in plugged and plug.port not in present:
             tap = Interface(name=plug.port, external_ids=plug.external_ids)
             yield PutPort(bridge=bridge.name, name=plug.port, interfaces=(tap,), external_ids={})
 

@@ -133,8 +133,8 @@ def _switch_problems(
             f"{name}: wants a PNIC that matches {', '.join(switch.pnic_globs)}, but this host offers {offered}; "
             "offer one with `hostagent join --pnic`, or change the switch's PNICs"
         )
-    if isinstance(observed.links, Unread):
-        return
+    if isinstance(observed.links, Unread) or isinstance(observed.bridges, Unread):
+        return  # what is ours and what is not cannot be told apart
     links = {link.name: link for link in observed.links}
     ours = _own_uplink_of(observed)
     for pnic in pnics:

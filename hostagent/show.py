@@ -77,6 +77,10 @@ def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
         "networks": networks,
         "vifs": vifs_of(agent, state),
         "failures": list(agent.failures()),
+        "motion": {
+            str(port): {"phase": phase.value, "vtep": desired.relay_vteps.get(port, "")}
+            for port, phase in desired.phases.items()
+        },
     }
 
 

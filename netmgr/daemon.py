@@ -85,22 +85,24 @@ def run(
 
 
 def set_up_logging(log_format: str) -> None:
-    """One line an event on standard error: for people (`console`) or machines (`json`)."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    """One line an event on standard error, libraries' too: for people (`console`) or machines (`json`)."""
     renderer: Any = structlog.processors.JSONRenderer()
     if log_format != "json":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
 async def _serve(store: Store, authority: CertificateAuthority, *, listen: str, api_port: int, sync_port: int) -> None:
@@ -160,6 +162,7 @@ class _RestServer(uvicorn.Server):
 
     def begin_stop(self, grace_s: float) -> None:
         """Close idle connections now and busy ones after *grace_s*; `serve` then returns."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it calls a client that stays on an error
         self.config.timeout_graceful_shutdown = grace_s  # type: ignore[assignment]
         self.should_exit = True
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # What `make setup` does: Debian packages, the virtual environment, the lab's guest. Idempotent: a second run takes a
-# second and changes nothing. No service is started or stopped on the machine.
+# second and changes nothing. No service is started or stopped on the machine. With --bench also what benchmarks compare
+# with: OVN.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
@@ -16,8 +17,14 @@ packages="
     python3-systemd python3-venv
     busybox-static kmod cpio
     iproute2 iputils-ping nftables tcpdump ethtool procps util-linux
-    make git ca-certificates
+    make git ca-certificates curl
     postgresql"
+
+case ${1-} in
+"") ;;
+--bench) packages="$packages ovn-central ovn-host" ;;
+*) fail "wanted --bench or nothing, found '$1'" ;;
+esac
 
 missing() {
     for package in $packages; do

@@ -1,11 +1,13 @@
 """One host's libvirt: a connection that mends itself, calls with deadlines, and a bell for changes.
 
 A keeper thread opens the connection, sets keepalive (a dead peer is noticed after some 20 s) and waits until it breaks,
-then opens another, later each time. Calls run in a few threads of this host alone; each has a deadline, and a hung host
+then opens another, later each time. Reads run in one thread of this host alone; each has a deadline, and a hung host
 costs nobody else anything. Events of libvirt only ring `on_change`, also after a reconnect, as events are lost while
 disconnected: whoever cares reads everything again.
 
-A migration has a thread of its own, for as long as it lasts. Errors become sentences that name the host.
+What changes something may take long (a start waits for hooks, a migration for memory) and has a thread and a connection
+of its own. Never two calls at once on one connection: libvirt's client before 10.0 loses the wake-up of the second
+now and then, which then waits for the next keepalive, 5 s later. Errors become sentences that name the host.
 
 `start_events()` must run once in the process, before the first connection.
 """
@@ -17,18 +19,18 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
 import libvirt
 
+from vmctl.domains import Domain, JobStats, LibvirtNetwork, find, job_stats, read_domain_of, read_fate_of
 from vmctl.migration import Fate
-from vmctl.model import VmctlError, VmState
+from vmctl.model import VmctlError
 from vmctl.sentences import libvirt_sentence
 from vmctl.workers import Workers, run_in_thread
 
-__all__ = ["Domain", "Hypervisor", "JobStats", "LibvirtNetwork", "LibvirtProblem", "start_events"]
+__all__ = ["Hypervisor", "LibvirtProblem", "start_events"]
 
 T = TypeVar("T")
 
@@ -37,16 +39,6 @@ READ_S = 10.0
 CHANGE_S = 60.0
 BACKOFF_S_MAX = 15.0
 
-_STATES = {
-    libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
-    libvirt.VIR_DOMAIN_BLOCKED: VmState.RUNNING,
-    libvirt.VIR_DOMAIN_PAUSED: VmState.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTDOWN: VmState.RUNNING,  # shutting down, still there
-    libvirt.VIR_DOMAIN_SHUTOFF: VmState.SHUT_OFF,
-    libvirt.VIR_DOMAIN_CRASHED: VmState.CRASHED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: VmState.SUSPENDED,
-}
-
 
 class LibvirtProblem(VmctlError):
     """A call to one host's libvirt failed, or was not answered in time (`unanswered`)."""
@@ -54,36 +46,6 @@ class LibvirtProblem(VmctlError):
     def __init__(self, sentence: str, *, unanswered: bool = False) -> None:
         super().__init__(sentence, status=502)
         self.unanswered = unanswered
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Domain:
-    """A domain as read. `xml` is the running one's where it runs."""
-
-    uuid: UUID
-    name: str
-    xml: str
-    state: VmState
-    persistent: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LibvirtNetwork:
-    uuid: UUID
-    name: str
-    xml: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobStats:
-    """A migration job; what libvirt does not tell is None."""
-
-    elapsed_ms: int | None = None
-    remaining_mib: int | None = None
-    total_mib: int | None = None
-    transferred_mib: int | None = None
-    rate_mib_s: float | None = None
-    downtime_ms: int | None = None  # expected while it runs, measured afterwards
 
 
 def start_events() -> None:
@@ -106,7 +68,8 @@ class Hypervisor:
         self.uri = uri
         self._loop = asyncio.get_running_loop()
         self._on_change = on_change
-        self._workers = Workers(f"libvirt-{name}", threads=4)
+        self._workers = Workers(f"libvirt-{name}", threads=1)
+        self._wired = True  # False for a driver inside this process: one connection is then all of the host
         self._connection: Any = None
         self._problem = f"{name}: no connection to libvirt at {uri} yet"
         self._ready = asyncio.Event()
@@ -134,7 +97,7 @@ class Hypervisor:
         """Every domain of the host."""
 
         def read(connection: Any) -> tuple[Domain, ...]:
-            return tuple(d for raw in connection.listAllDomains() if (d := _read_domain(raw)) is not None)
+            return tuple(d for raw in connection.listAllDomains() if (d := read_domain_of(raw)) is not None)
 
         return await self._call("list its VMs", read)
 
@@ -142,8 +105,8 @@ class Hypervisor:
         """One domain, None when the host has it not."""
 
         def read(connection: Any) -> Domain | None:
-            raw = _find(connection, uuid)
-            return _read_domain(raw) if raw is not None else None
+            raw = find(connection, uuid)
+            return read_domain_of(raw) if raw is not None else None
 
         return await self._call(f"look at VM {uuid}", read)
 
@@ -175,27 +138,34 @@ class Hypervisor:
     async def define(self, xml: str, *, name: str) -> None:
         """Defines the domain of *xml*, or redefines that of its UUID."""
         flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE
-        await self._call(f"define VM {name}", lambda connection: connection.defineXMLFlags(xml, flags), CHANGE_S)
+        await self._errand(f"define VM {name}", lambda connection: connection.defineXMLFlags(xml, flags))
 
     async def start_domain(self, uuid: UUID, *, name: str) -> None:
         """Starts the domain; one that runs is no error."""
-        await self._on_domain(f"start VM {name}", uuid, lambda d: None if d.isActive() else d.create())
+
+        def start(connection: Any) -> None:
+            domain = connection.lookupByUUIDString(str(uuid))
+            if not domain.isActive():
+                domain.create()
+
+        await self._errand(f"start VM {name}", start)
 
     async def stop_domain(self, uuid: UUID, *, name: str, force: bool) -> None:
         """Asks the guest to shut down, or cuts its power with *force*; one that is off is no error."""
 
-        def stop(domain: Any) -> None:
+        def stop(connection: Any) -> None:
+            domain = connection.lookupByUUIDString(str(uuid))
             if domain.isActive():
                 (domain.destroy if force else domain.shutdown)()
 
-        await self._on_domain(f"stop VM {name}", uuid, stop)
+        await self._errand(f"stop VM {name}", stop)
 
     async def undefine(self, uuid: UUID, *, name: str) -> None:
         """Forgets the domain; one that is not there is no error."""
         flags = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
 
         def undefine(connection: Any) -> None:
-            domain = _find(connection, uuid)
+            domain = find(connection, uuid)
             if domain is None:
                 return
             try:
@@ -205,7 +175,7 @@ class Hypervisor:
                     raise
                 domain.undefine()
 
-        await self._call(f"undefine VM {name}", undefine, CHANGE_S)
+        await self._errand(f"undefine VM {name}", undefine)
 
     async def movable_xml(self, uuid: UUID, *, name: str) -> tuple[str, str]:
         """XML that a destination may be given, of the running domain and of its definition (empty without one)."""
@@ -233,6 +203,9 @@ class Hypervisor:
         """Moves the running domain to the libvirt at *peer_uri*; comes back when libvirt says how it ended.
 
         The domain stays defined on the destination, and leaves the source, where it is defined here (*kept_xml*).
+
+        Raises:
+            LibvirtProblem: libvirt's reason alone; the caller knows who was to go where.
         """
         flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
         parameters: dict[str, str | int] = {
@@ -246,65 +219,96 @@ class Hypervisor:
             flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
         if bandwidth_mib_s:
             parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = bandwidth_mib_s
-        connection = await self._connected(f"move VM {name}", READ_S)
 
-        def move() -> None:
+        def move(connection: Any) -> None:
             connection.lookupByUUIDString(str(uuid)).migrateToURI3(peer_uri, parameters, flags)
 
-        try:
-            await run_in_thread(f"libvirt-{self.name}-move", move)
-        except libvirt.libvirtError as error:
-            raise LibvirtProblem(libvirt_sentence(str(error))) from error
+        await self._errand("", move, deadline_s=None)
 
     async def cancel_job(self, uuid: UUID, *, name: str) -> None:
         """Stops the domain's migration; none under way is no error."""
 
-        def cancel(domain: Any) -> None:
-            if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
-                domain.abortJob()
+        def cancel(connection: Any) -> None:
+            domain = find(connection, uuid)
+            try:
+                if domain is not None and domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                    domain.abortJob()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
+                    raise  # those two: it has just ended
 
-        await self._on_domain(f"stop the move of VM {name}", uuid, cancel)
+        await self._call(f"stop the move of VM {name}", cancel)
 
     async def read_job(self, uuid: UUID) -> JobStats:
         """The domain's job as it runs."""
-        return _stats(await self._on_domain("tell progress", uuid, lambda d: d.jobStats(), READ_S))
+        return job_stats(await self._on_domain("tell progress", uuid, lambda d: d.jobStats()))
 
     async def read_finished_job(self, uuid: UUID) -> JobStats:
         """The domain's last job, as the destination of a move keeps it."""
         flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED
-        return _stats(await self._on_domain("tell how the move went", uuid, lambda d: d.jobStats(flags), READ_S))
+        return job_stats(await self._on_domain("tell how the move went", uuid, lambda d: d.jobStats(flags)))
 
     async def read_fate(self, uuid: UUID) -> Fate:
         """What this host shows of a domain that is, or was, on the move; never raises."""
         try:
-            return await self._call("look at a moving VM", lambda connection: _fate(connection, uuid))
+            return await self._call("look at a moving VM", lambda connection: read_fate_of(connection, uuid))
         except VmctlError:
             return Fate.UNREAD
 
     # --- the connection -------------------------------------------------------------------------------------------
 
-    async def _on_domain(self, what: str, uuid: UUID, function: Callable[[Any], T], deadline_s: float = CHANGE_S) -> T:
-        return await self._call(what, lambda connection: function(connection.lookupByUUIDString(str(uuid))), deadline_s)
+    async def _on_domain(self, what: str, uuid: UUID, function: Callable[[Any], T]) -> T:
+        return await self._call(what, lambda connection: function(connection.lookupByUUIDString(str(uuid))))
 
-    async def _call(self, what: str, function: Callable[[Any], T], deadline_s: float = READ_S) -> T:
-        connection = await self._connected(what, deadline_s)
+    async def _call(self, what: str, function: Callable[[Any], T]) -> T:
+        """A read, on the standing connection."""
+        connection = await self._connected(what)
         try:
-            return await self._workers.run(lambda: function(connection), deadline_s=deadline_s)
+            return await self._workers.run(lambda: function(connection), deadline_s=READ_S)
         except TimeoutError:
-            raise LibvirtProblem(
-                f"{self.name} was asked to {what} and has not answered within {deadline_s:.0f} s; it may still do it",
-                unanswered=True,
-            ) from None
+            raise self._unanswered(what, READ_S) from None
         except libvirt.libvirtError as error:
-            raise LibvirtProblem(f"{self.name} could not {what}: {libvirt_sentence(str(error))}") from error
+            raise self._failed(what, error) from error
 
-    async def _connected(self, what: str, deadline_s: float) -> Any:
+    async def _errand(self, what: str, function: Callable[[Any], T], *, deadline_s: float | None = CHANGE_S) -> T:
+        """Something that may take long, on a connection of its own."""
+        standing = await self._connected(what)
+
+        def run() -> T:
+            if not self._wired:
+                return function(standing)
+            connection = libvirt.open(self.uri)
+            try:
+                _keep_alive(connection)
+                return function(connection)
+            finally:
+                _close(connection)
+
         try:
-            async with asyncio.timeout(min(deadline_s, READ_S)):
+            async with asyncio.timeout(deadline_s):
+                return await run_in_thread(f"libvirt-{self.name}-errand", run)
+        except TimeoutError:
+            raise self._unanswered(what, deadline_s or 0.0) from None
+        except libvirt.libvirtError as error:
+            raise self._failed(what, error) from error
+
+    async def _connected(self, what: str) -> Any:
+        try:
+            async with asyncio.timeout(READ_S):
                 await self._ready.wait()
         except TimeoutError:
             raise LibvirtProblem(f"{self.name} could not {what}: {self._problem}", unanswered=True) from None
         return self._connection
+
+    def _failed(self, what: str, error: Exception) -> LibvirtProblem:
+        said = libvirt_sentence(str(error))
+        return LibvirtProblem(f"{self.name} could not {what}: {said}" if what else said)
+
+    def _unanswered(self, what: str, deadline_s: float) -> LibvirtProblem:
+        return LibvirtProblem(
+            f"{self.name} was asked to {what} and has not answered within {deadline_s:.0f} s; it may still do it",
+            unanswered=True,
+        )
 
     def _keep(self) -> None:
         backoff = 0.5
@@ -332,12 +336,9 @@ class Hypervisor:
         self._lost.clear()
         if self._closing:
             self._lost.set()
-        try:
-            connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+        self._wired = _keep_alive(connection)
+        if self._wired:
             connection.registerCloseCallback(lambda *_: self._lost.set(), None)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # drivers without a wire have none
-                raise
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_: self._ring(), None)
 
     def _tell(self, connection: Any, problem: str) -> None:
@@ -358,81 +359,18 @@ class Hypervisor:
             self._loop.call_soon_threadsafe(self._on_change)
 
 
+def _keep_alive(connection: Any) -> bool:
+    """False for drivers without a wire, which have no keepalive."""
+    try:
+        return int(connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)) == 0
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+        return False
+
+
 def _close(connection: Any) -> None:
     try:
         connection.close()
     except libvirt.libvirtError:
         return  # broken already, which is why it is closed
-
-
-def _find(connection: Any, uuid: UUID) -> Any:
-    try:
-        return connection.lookupByUUIDString(str(uuid))
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return None
-        raise
-
-
-def _read_domain(raw: Any) -> Domain | None:
-    """None when the domain went away while it was read."""
-    try:
-        state = raw.state()[0]
-        return Domain(
-            uuid=UUID(raw.UUIDString()),
-            name=raw.name(),
-            xml=raw.XMLDesc(0),
-            state=_STATES.get(state, VmState.CRASHED),
-            persistent=bool(raw.isPersistent()),
-        )
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return None
-        raise
-
-
-def _fate(connection: Any, uuid: UUID) -> Fate:
-    domain = _find(connection, uuid)
-    if domain is None:
-        return Fate.ABSENT
-    try:
-        if not domain.isActive():
-            return Fate.SHUT_OFF
-        operation = _operation(domain)
-        state, reason = domain.state()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return Fate.ABSENT
-        raise
-    if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
-        return Fate.MOVING_OUT
-    if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN:
-        return Fate.MOVING_IN
-    if state == libvirt.VIR_DOMAIN_PAUSED:
-        return Fate.MOVING_IN if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION else Fate.PAUSED
-    return Fate.RUNNING
-
-
-def _operation(domain: Any) -> int:
-    try:
-        stats: dict[str, Any] = domain.jobStats()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_SUPPORT):
-            return 0
-        raise
-    if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
-        return 0
-    return int(stats.get("operation", 0))
-
-
-def _stats(raw: Mapping[str, Any]) -> JobStats:
-    mib = 1024**2
-    rate = raw.get("memory_bps")
-    return JobStats(
-        elapsed_ms=raw.get("time_elapsed"),
-        remaining_mib=raw["memory_remaining"] // mib if "memory_remaining" in raw else None,
-        total_mib=raw["memory_total"] // mib if "memory_total" in raw else None,
-        transferred_mib=raw["memory_processed"] // mib if "memory_processed" in raw else None,
-        rate_mib_s=rate / mib if rate is not None else None,
-        downtime_ms=raw.get("downtime"),
-    )

@@ -14,7 +14,8 @@ from uuid import UUID
 import structlog
 
 from vmctl.domain_xml import read
-from vmctl.hypervisor import Domain, Hypervisor, LibvirtNetwork
+from vmctl.domains import Domain, LibvirtNetwork
+from vmctl.hypervisor import Hypervisor
 from vmctl.model import Host, Unread, Vif, Vm, VmctlError, VmState
 
 __all__ = ["Inventory"]

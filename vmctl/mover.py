@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 import structlog
 
 from vmctl.domain_xml import fix_vifs
-from vmctl.hypervisor import Hypervisor, JobStats
+from vmctl.domains import JobStats
+from vmctl.hypervisor import Hypervisor
 from vmctl.inventory import Inventory
 from vmctl.migration import Ended, verdict
 from vmctl.model import Host, Migration, MigrationState, Refusal, Vm, VmctlError

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from vmctl.hypervisor import JobStats
+from vmctl.domains import JobStats
 from vmctl.model import (
     Disk,
     Host,

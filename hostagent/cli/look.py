@@ -157,7 +157,12 @@ def _inspect(settings: Settings) -> dict[str, Any]:
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))  # the answer says what is wrong
     try:
-        return inspect_host(settings.state_dir, ovs_rundir=settings.ovs_rundir, libvirt_uri=settings.libvirt_uri)
+        return inspect_host(
+            settings.state_dir,
+            socket=settings.socket,
+            ovs_rundir=settings.ovs_rundir,
+            libvirt_uri=settings.libvirt_uri,
+        )
     except InspectError as error:
         raise Failure(str(error), status=2) from None
 

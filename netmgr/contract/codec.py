@@ -2,8 +2,8 @@
 
 One rule for all types: a dataclass and its message have the same field names. UUIDs travel as text, an absent one as
 the empty string, enums by value, tuples as repeated fields, nested dataclasses as nested messages. A message that does
-not fit its type (a malformed UUID, an unknown enum value) raises `ContractError`, which names message and field, so that
-a receiver can refuse it whole.
+not fit its type (a malformed UUID, an unknown enum value) raises `ContractError`, which names message and field, so
+that a receiver can refuse it whole.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from netmgr.contract.types import (
     TransportZone,
     ZoneKind,
 )
-from netmgr.encapsulation import network_mtu_max
 from netmgr.model import FREED_SEGMENT, FreedSegment, HostRecord, NetmgrError
+from netmgr.rules.encapsulation import network_mtu_max
 from netmgr.service.lookup import find_network, find_zone, find_zones
 from netmgr.service.specs import (
     HostPatch,

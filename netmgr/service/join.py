@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from netmgr import rules
 from netmgr.api.ports import Authority, Role
 from netmgr.identity import certificate_sha256, make_token_text, parse_token_text
-from netmgr.model import HostRecord, JoinToken, NetmgrError, World
+from netmgr.model import TOKEN, HostRecord, JoinToken, NetmgrError, World
 from netmgr.service.edits import settle_vteps
 from netmgr.service.lookup import find_zones
 from netmgr.store import Store, Transaction
@@ -32,6 +32,7 @@ __all__ = ["TTL_S_DEFAULT", "TTL_S_MAX", "Joined", "create_token", "join"]
 TTL_S_DEFAULT = 3600
 TTL_S_MAX = 30 * 24 * 3600
 _REFUSED = 403
+_KEPT = timedelta(days=1)  # after its end a token is kept this long, so that its bearer hears "expired", not "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,8 @@ def create_token(
         raise NetmgrError(f"join token: ttl_s must be 1 to {TTL_S_MAX}, got {ttl_s}")
     secret = secrets.token_urlsafe(32)
     with store.transaction() as tx:
-        expires_at = (now or datetime.now(UTC)) + timedelta(seconds=ttl_s)
+        now = now or datetime.now(UTC)
+        expires_at = now + timedelta(seconds=ttl_s)
         token = JoinToken(
             uuid=uuid4(),
             secret_sha256=_hash(secret),
@@ -68,6 +70,9 @@ def create_token(
             host_name=host_name,
             zone_uuids=find_zones(tx.world, zones),
         )
+        for old in tuple(tx.world.tokens.values()):
+            if datetime.fromisoformat(old.expires_at) <= now - _KEPT:
+                tx.delete(TOKEN, old.uuid)
         if host_name:
             rules.check_host(tx.world, HostRecord(uuid=uuid4(), name=host_name))
         tx.put(token)

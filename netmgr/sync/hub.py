@@ -65,6 +65,7 @@ class Hub:
         self.store = store
         self.fleet = fleet
         self.started_s = time.time()
+        self.stopping = asyncio.Event()
         self.counts: Counter[str] = Counter()  # of what streams did, for metrics
         with store.read() as world:
             self.world = _copy(world)
@@ -154,7 +155,8 @@ class Hub:
             stream.wake()
 
     def end_all(self, reason: Refused) -> None:
-        """Close every stream."""
+        """Close every stream, and admit no more."""
+        self.stopping.set()
         for stream in tuple(self._streams.values()):
             stream.end(reason)
 

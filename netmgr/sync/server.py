@@ -116,6 +116,8 @@ class _Sync(sync_pb2_grpc.SyncServicer):
             raise Refused(grpc.StatusCode.UNAVAILABLE, error.sentence) from None
         except TimeoutError:
             raise Refused(grpc.StatusCode.UNAVAILABLE, "the manager's store does not answer; connect again") from None
+        if self._hub.stopping.is_set():
+            raise Refused(grpc.StatusCode.UNAVAILABLE, "the manager is stopping; connect again")
         session = Session(self._hub, peer, greeting, record.name)
         await self._hub.add(session, agent_version=greeting.agent_version)
         log.info("host.connected", host=record.name, have=len(greeting.have), agent=greeting.agent_version)

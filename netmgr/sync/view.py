@@ -55,7 +55,9 @@ class ManagerView(opaque_view_pb2_grpc.OpaqueViewServicer):
                 if seen is None or _without_ages(view) != seen:
                     yield view
                     seen = _without_ages(view)
-                await _first_of(news)
+                await _first_of((*news, self._hub.stopping))
+                if self._hub.stopping.is_set():
+                    raise Refused(grpc.StatusCode.UNAVAILABLE, "the manager is stopping; connect again")
                 await asyncio.sleep(_WATCH_PAUSE_S)
         except Refused as refused:
             await context.abort(refused.code, refused.sentence)

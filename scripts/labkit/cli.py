@@ -23,6 +23,7 @@ from scripts.labkit.teardown import tear_down
 
 __all__ = ["main"]
 
+_DEFAULT_NAME = "lab"
 _COMMAND = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -55,14 +56,14 @@ def _sentences(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _name_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("-n", "--name", envvar="OPLAB_NAME", help="Which lab; may be left out when there is one.")(
+    return click.option("-n", "--name", envvar="OPLAB_NAME", help="Which lab: `lab`, or the only one, if left out.")(
         function
     )
 
 
 @main.command()
 @click.option("--hosts", default=2, show_default=True, help="How many hosts: h1, h2, …")
-@click.option("-n", "--name", envvar="OPLAB_NAME", default="lab", show_default=True, help="Name of the lab.")
+@click.option("-n", "--name", envvar="OPLAB_NAME", default=_DEFAULT_NAME, show_default=True, help="Name of the lab.")
 @click.option(
     "--zones", metavar="h1=a,h2=a,h3=b", default="", help="Make these zones; enrol the hosts into them. h1=a+b: both."
 )
@@ -101,7 +102,13 @@ def up(
         store=store,
         progress=lambda sentence: click.echo(sentence, err=True),
     )
-    lab.up()
+    try:
+        lab.up()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # too late to mean anything but our exit status
+    except (KeyboardInterrupt, SystemExit):  # it may have come right after `up`, which cleans up for itself
+        lab.down()
+        raise
 
 
 @main.command()
@@ -330,9 +337,10 @@ def _find(name: str | None) -> Lab:
 
 
 def _only_name() -> str:
+    """The lab that `up` makes without a name, else the only one there is."""
     names = _all_names()
-    if len(names) == 1:
-        return names[0]
+    if _DEFAULT_NAME in names or len(names) == 1:
+        return _DEFAULT_NAME if _DEFAULT_NAME in names else names[0]
     raise LabError(
         "there is no lab; `lab up` makes one" if not names else f"which lab? --name one of {', '.join(names)}"
     )

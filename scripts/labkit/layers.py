@@ -65,7 +65,8 @@ def join_host(lab: Lab, name: str) -> None:
     options = [option for zone in zones for option in ("--zone", zone)]
     token = lab.node(MANAGER).exec(["netmgr", "host", "token", "--name", name, *options]).stdout.split()[-1]
     manager = wires.management_address(MANAGER)
-    lab.node(name).exec(["hostagent", "join", "--name", name, "--manager", manager, "--token", token, "--pnic", "pnic0"])
+    offer = ["--name", name, "--pnic", "pnic0"]
+    lab.node(name).exec(["hostagent", "join", "--manager", manager, "--token", token, *offer])
 
 
 def register_host(lab: Lab, name: str) -> None:

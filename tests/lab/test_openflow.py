@@ -104,7 +104,7 @@ ALLOWED = {
 }
 ANYWHERE = ["metadata", "tun_id", "tun_src", "tun_dst", "eth_src", "eth_dst", "ct_mark", "ct_zone", "ct_label", "xreg6"]
 ANYWHERE += ["xxreg1", "in_port", "vlan_tci", *(f"reg{i}" for i in range(12))]
-MASKED = {"metadata", "tun_id", "tun_src", "eth_src", "eth_dst", "nw_src", "ipv6_src", "arp_spa", "nd_target", "reg0"}
+MASKED = {"metadata", "tun_id", "tun_src", "eth_src", "eth_dst", "nw_src", "arp_spa", "reg0"}
 SETTABLE = ["metadata", "reg0", "reg3", "xreg6", "xxreg1", "tun_id", "tun_src", "tun_dst", "tun_ipv6_dst", "eth_src"]
 
 
@@ -124,6 +124,9 @@ def conditions(draw: st.DrawFn) -> tuple[Match, ...]:
             items.append(Match(name, draw(st.sampled_from([1, 7, 65000]))))
         elif name in ("icmp_type", "tcp_flags", "arp_op"):
             items.append(Match(name, value & 0xFF))
+        elif name in ("ipv6_src", "nd_target") and draw(st.booleans()):
+            # prefixes: ovs-ofctl cannot read every other mask ("::/0:984a::" is an invalid address to it)
+            items.append(Match(name, value, ones - (1 << draw(st.integers(0, 127))) + 1))
         elif name in MASKED and draw(st.booleans()):
             items.append(Match(name, value, draw(st.integers(0, ones))))
         else:
@@ -136,7 +139,7 @@ def set_fields(draw: st.DrawFn) -> SetField:
     name = draw(st.sampled_from(SETTABLE))
     ones = (1 << FIELDS[name].bits) - 1
     value = draw(st.integers(0, ones))
-    mask = draw(st.none() | st.integers(1, ones - 1))
+    mask = draw(st.none() if name == "tun_ipv6_dst" else st.none() | st.integers(1, ones - 1))
     return SetField(name, value if mask is None else value & mask, mask)
 
 
@@ -174,7 +177,9 @@ def test_flows_come_back_from_the_switch_as_they_were_sent(switch, flows):
     assert asyncio.run(run()) == flows
 
 
-@settings(max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(flows=st.lists(FLOWS, min_size=20, max_size=60).map(one_a_key))
 def test_ovs_ofctl_reads_our_text_as_the_flows_we_mean(switch, flows):
     """Both ways: what ovs-ofctl makes of `str(flow)` is what we dump, and what we sent is no difference to it."""

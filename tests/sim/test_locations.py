@@ -34,6 +34,10 @@ VIFS = {uid(f"vif-{n}"): f"52:54:00:00:00:{n:02x}" for n in range(4)}
 STOPPED, ABORTED, RESUMED = ReleaseReason.STOPPED, ReleaseReason.ABORTED, ReleaseReason.RESUMED
 
 
+def claim_of(vif: UUID, intent: ClaimIntent) -> Claim:
+    return Claim(vif_uuid=vif, network_uuid=NET_A.uuid, mac=VIFS[vif], vm_name="vm", intent=intent)
+
+
 @dataclass
 class Wire:
     """One stream: two queues, gone together."""
@@ -52,6 +56,7 @@ class Host:
     wanted: frozenset[UUID] = frozenset()
     guests: dict[UUID, str] = field(default_factory=dict)  # VIF → "asking", "paused" (incoming) or "running"
     wire: Wire | None = None
+    said: deque[tuple[str, tuple[object, ...]]] = field(default_factory=lambda: deque(maxlen=4))
 
     @property
     def ports(self) -> dict[UUID, UUID]:
@@ -68,17 +73,38 @@ class Host:
         ref = ref_of(item)
         if isinstance(item.body, Location):
             if item.body.version < self.seen.get(ref.uuid, 0):
-                return  # an older word than one it knows
+                # An older word than one it knows: it keeps its own, under the version of what it was sent, so that the
+                # next change there is a difference to what it has.
+                if (ref.kind, ref.uuid) in self.objects:
+                    self.objects[ref.kind, ref.uuid] = replace(self.objects[ref.kind, ref.uuid], version=item.version)
+                return
             self.seen[ref.uuid] = item.body.version
         self.objects[ref.kind, ref.uuid] = item
 
     def say(self, what: str, *args: object) -> None:
         if self.wire is not None:
             self.wire.up.append((what, args))
+            if what in ("activated", "release"):
+                self.said.append((what, args))
+
+    def echo(self, chance: random.Random) -> None:
+        """Say something again that is true still, as an agent does that does not know whether its word arrived."""
+        running = {self.ports[vif]: state == "running" for vif, state in self.guests.items() if vif in self.ports}
+        true = [
+            (what, args)
+            for what, args in self.said
+            if running.get(args[0]) is (True if what == "activated" or args[2] is RESUMED else None)  # type: ignore[call-overload]
+        ]
+        if self.wire is not None and true:
+            self.wire.up.append(chance.choice(true))
 
     def repeat(self) -> bool:
         """Tell the manager again what its locations do not say yet; False when they say it all."""
         said = False
+        for vif, state in self.guests.items():
+            if state == "running" and self.location(vif) is None:
+                self.say("claim", claim_of(vif, ClaimIntent.START))
+                said = True
         for vif, port in self.ports.items():
             found, guest = self.location(vif), self.guests.get(vif)
             if found is None or guest == "asking":
@@ -90,6 +116,8 @@ class Host:
                 self.say("release", port, found.version, STOPPED)
             elif guest is None and coming:
                 self.say("release", port, found.version, ABORTED)
+            elif guest == "running" and not mine:  # dark; whoever held it may have parked it since
+                self.say("claim", claim_of(vif, ClaimIntent.START))
             else:
                 continue
             said = True
@@ -236,8 +264,10 @@ class Simulation:
                 self.accept(host, codec.decode_object(upsert))
             return
         vif, objects = message
+        asked = host.guests.get(vif) == "asking"
         if not objects:
-            host.guests.pop(vif, None)
+            if asked:
+                del host.guests[vif]
             return
         for item in objects:
             held = host.objects.get((ref_of(item).kind, ref_of(item).uuid))
@@ -245,7 +275,8 @@ class Simulation:
                 self.accept(host, item)
         location = objects[1].body
         assert isinstance(location, Location)
-        host.guests[vif] = "running" if location.holder_host == host.record.uuid else "paused"
+        if asked:
+            host.guests[vif] = "running" if location.holder_host == host.record.uuid else "paused"
 
     def accept(self, host: Host, item: Object) -> None:
         before = host.seen.get(ref_of(item).uuid, 0)
@@ -354,6 +385,8 @@ class Simulation:
             self.restart(from_backup=True)
         elif host.wire is None:
             self.connect(host)
+        elif pick < 0.985:
+            host.echo(self.random)
         else:
             host.repeat()
 
@@ -362,7 +395,7 @@ class Simulation:
         for host in self.hosts.values():
             if host.wire is None:
                 self.connect(host)
-        for _ in range(50):
+        for times in range(50):
             revision = self.world.revision
             self.drain()
             for host in self.hosts.values():
@@ -370,8 +403,8 @@ class Simulation:
                     if state == "paused":  # libvirt gives up a migration that goes nowhere
                         del host.guests[vif]
             said = [host.repeat() for host in self.hosts.values()]
-            # Words that a restored store can't judge stay unanswered: they are refused, and repeated in vain.
-            if not any(said) or (self.restores and revision == self.world.revision):
+            # A guest that was resumed on both sides asks in vain on one, and a restored store can't judge every word.
+            if not any(said) or (times and revision == self.world.revision):
                 return
         raise AssertionError("hosts and manager do not come to rest")
 
@@ -403,7 +436,8 @@ class Simulation:
         return found
 
 
-@pytest.mark.parametrize("seed", range(60))
+# The last two are those of the first 400 that notice an arbiter which does not look at versions.
+@pytest.mark.parametrize("seed", [*range(60), 305, 362])
 def test_hosts_agree_and_come_to_rest_level_with_the_manager(seed: int) -> None:
     simulation = Simulation(seed, restores=False)
     for _ in range(600):
@@ -426,7 +460,7 @@ def test_hosts_agree_and_come_to_rest_level_with_the_manager(seed: int) -> None:
         assert found.incoming_host is None
         assert found.parked or found.holder_host in running
         assert len(running) <= 1 or vif in simulation.split
-        if len(running) == 1 and vif not in simulation.split:
+        if len(running) == 1:
             assert found.holder_host == running[0]
             assert not found.parked
 

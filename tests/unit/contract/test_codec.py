@@ -72,10 +72,13 @@ def test_any_bytes_decode_to_a_value_or_are_refused(wire: bytes, kind: type) -> 
     message = parsed(MESSAGES[kind], wire)
     if message is None:
         return
+    refusal = ""
     try:
         value = decode(kind, message)
     except ContractError as error:
-        assert str(error).startswith(f"{kind.__name__}.")
+        refusal = str(error)
+    if refusal:
+        assert refusal.startswith(f"{kind.__name__}.")
     else:
         assert decode(kind, encode(value)) == value
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from netmgr import allocate
 from netmgr.contract.types import Location, LogicalPort, NetworkType, OpaqueSwitch
-from netmgr.encapsulation import network_mtu_max, overhead
 from netmgr.model import FreedSegment, NetmgrError
+from netmgr.rules.encapsulation import network_mtu_max, overhead
 from tests.support.netmgr_builder import Builder
 
 

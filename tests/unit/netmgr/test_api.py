@@ -263,6 +263,14 @@ def test_expired_token_is_refused(api: Api) -> None:
     refused(api.operator.post("/api/v1/tokens", json={"zones": ["q"]}), 404, "no zone 'q'")
 
 
+def test_tokens_are_forgotten_a_day_after_their_end(api: Api) -> None:
+    for hours in (50, 20):
+        create_token(api.store, authority=api.authority, ttl_s=3600, now=datetime.now(UTC) - timedelta(hours=hours))
+    create_token(api.store, authority=api.authority)
+    with api.store.read() as world:
+        assert len(world.tokens) == 2
+
+
 def test_token_secret_is_not_in_the_store(api: Api) -> None:
     secret = Joining(api).token.split(".")[1]
     raw = b"".join(path.read_bytes() for path in api.directory.glob("netmgr.db*"))

@@ -8,17 +8,19 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from uuid import uuid4
 
 import grpc
 import httpx
 import pytest
 
-from netmgr.contract.proto import opaque_view_pb2, opaque_view_pb2_grpc
+from netmgr.contract.proto import opaque_view_pb2, opaque_view_pb2_grpc, sync_pb2, sync_pb2_grpc
+from netmgr.identity import certificate_sha256, make_request, parse_token_text
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
@@ -43,18 +45,24 @@ class Daemon:
     def url(self) -> str:
         return f"https://127.0.0.1:{self.ready['api_port']}"
 
-    def client(self) -> httpx.Client:
+    def trust(self) -> ssl.SSLContext:
+        """The operator's."""
         identity = self.directory / "operator"
         context = ssl.create_default_context(cafile=str(identity / "ca.pem"))
         context.load_cert_chain(identity / "cert.pem", identity / "key.pem")
-        return httpx.Client(verify=context, base_url=self.url, timeout=10)
+        return context
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(verify=self.trust(), base_url=self.url, timeout=10)
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
-        """Exit status and how long it took."""
-        begin = time.monotonic()
+        """Exit status, and the seconds between the signal's arrival and the end, by the log."""
         self.process.send_signal(number)
-        self.process.communicate(timeout=10)
-        return self.process.returncode, time.monotonic() - begin
+        _, said = self.process.communicate(timeout=10)
+        events = [json.loads(line) for line in said.splitlines()]
+        at = {event["event"]: datetime.fromisoformat(event["timestamp"]) for event in events}
+        took = at.get("netmgr.stopped", datetime.max) - at.get("netmgr.stopping", datetime.min)
+        return self.process.returncode, took.total_seconds()
 
 
 @contextmanager
@@ -104,13 +112,47 @@ def test_first_start_makes_a_private_state_directory_and_an_operator_who_may_ask
             assert "netmgr_hosts_connected 0.0" in metrics
 
 
+def test_host_joins_connects_is_pushed_its_span_and_acknowledges(tmp_path: Path) -> None:
+    uuid = str(uuid4())
+
+    async def connect(running: Daemon, *files: str) -> sync_pb2.Update:
+        credentials = grpc.ssl_channel_credentials(*(text.encode() for text in files))
+        address, options = f"127.0.0.1:{running.ready['sync_port']}", [("grpc.ssl_target_name_override", "netmgr")]
+        async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
+            call = sync_pb2_grpc.SyncStub(channel).Stream()
+            await call.write(sync_pb2.HostMessage(hello=sync_pb2.Hello(host_uuid=uuid, boot_id="b1")))
+            assert (await call.read()).welcome.store_id == running.ready["store_id"]
+            update = (await call.read()).update
+            await call.write(sync_pb2.HostMessage(ack=sync_pb2.Ack(revision=update.revision)))
+            async with httpx.AsyncClient(verify=running.trust(), base_url=running.url) as client:
+                async with asyncio.timeout(5):
+                    while "netmgr_hosts_in_sync 1.0" not in (await client.get("/metrics")).text:
+                        pass
+            return update  # type: ignore[no-any-return]
+
+    with daemon(tmp_path) as running, running.client() as client:
+        assert client.post("/api/v1/zones", json={"name": "a"}).is_success
+        answer = client.post("/api/v1/tokens", json={"name": "h1", "zones": ["a"]})
+        ca_pem = client.get("/api/v1/ca").text
+        token = parse_token_text(answer.json()["token"])
+        assert token.ca_sha256 == certificate_sha256(ca_pem)
+        request, key = make_request(uuid)
+        body = {"token": answer.json()["token"], "csr_pem": request, "host_uuid": uuid, "pnics": ["eth0"]}
+        trust = ssl.create_default_context(cadata=ca_pem)
+        joined = httpx.post(f"{running.url}/api/v1/join", json=body, verify=trust).json()
+        update = asyncio.run(connect(running, joined["ca_pem"], key, joined["cert_pem"]))
+        assert joined["sync_port"] == running.ready["sync_port"]
+        assert [item.WhichOneof("body") for item in update.upserts] == ["host", "zone"]
+        assert update.upserts[0].host.name == "h1"
+
+
 def test_metrics_need_a_certificate(tmp_path: Path) -> None:
     with daemon(tmp_path) as running:
         context = ssl.create_default_context(cafile=str(tmp_path / "operator" / "ca.pem"))
         assert httpx.get(f"{running.url}/metrics", verify=context).status_code == 401
 
 
-def test_stop_takes_less_than_a_second_with_a_watcher_and_a_waiting_request(tmp_path: Path) -> None:
+def test_stop_takes_less_than_a_second_with_a_watcher_and_an_idle_connection(tmp_path: Path) -> None:
     async def watch(running: Daemon) -> grpc.StatusCode:
         identity = tmp_path / "operator"
         files = [(identity / name).read_bytes() for name in ("ca.pem", "key.pem", "cert.pem")]

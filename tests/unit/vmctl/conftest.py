@@ -127,11 +127,9 @@ class Server(rpc.OpaqueViewServicer):
             yield self.List(request, context)
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    directory = tmp_path / "ca"
-    directory.mkdir()
-    return Authority(directory)
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture

@@ -65,14 +65,24 @@ class Daemon:
             time.sleep(0.05)
 
 
-@pytest.fixture
-def daemon(tmp_path: Path, authority) -> Iterator[Daemon]:  # type: ignore[no-untyped-def]
+def run_daemon(directory: Path, authority) -> Iterator[Daemon]:  # type: ignore[no-untyped-def]
     for name in ("h1", "h2"):
-        (tmp_path / f"{name}.xml").write_text(NODE)
-    running = Daemon(tmp_path, authority.issue("vmctl", "viewer"))
+        (directory / f"{name}.xml").write_text(NODE)
+    running = Daemon(directory, authority.issue("vmctl", "viewer"))
     yield running
     running.process.kill()
     running.process.wait()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, authority) -> Iterator[Daemon]:  # type: ignore[no-untyped-def]
+    yield from run_daemon(tmp_path, authority)
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory, authority) -> Iterator[Daemon]:  # type: ignore[no-untyped-def]
+    """A daemon shared by tests that leave it without hosts and VMs."""
+    yield from run_daemon(tmp_path_factory.mktemp("vmctl"), authority)
 
 
 @pytest.fixture
@@ -96,9 +106,9 @@ def define(daemon: Daemon, host: str, *options: str, code: int = 0) -> str:
     return daemon.run("vm", "define", "vm1", "--host", host, "--xml", "-", *options, code=code, text=XML)
 
 
-def test_socket_is_for_its_owner_alone_and_the_api_tells_what_it_offers(daemon: Daemon) -> None:
-    assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o600
-    command = ["curl", "-s", "--unix-socket", str(daemon.socket), "http://vmctl/api/v1/openapi.json"]
+def test_socket_is_for_its_owner_alone_and_the_api_tells_what_it_offers(idle: Daemon) -> None:
+    assert stat.S_IMODE(idle.socket.stat().st_mode) == 0o600
+    command = ["curl", "-s", "--unix-socket", str(idle.socket), "http://vmctl/api/v1/openapi.json"]
     document = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert "/api/v1/vms/{vm}/migrate" in document["paths"]
     assert all(path.startswith("/api/v1/") for path in document["paths"])
@@ -189,38 +199,45 @@ WRONG = {
 }
 
 
-def test_wrong_call_is_one_sentence_and_changes_nothing(daemon: Daemon) -> None:
+def test_wrong_call_is_one_sentence_and_changes_nothing(idle: Daemon) -> None:
     for said, command in WRONG.items():
-        answer = daemon.run(*command, code=1)
+        answer = idle.run(*command, code=1)
         assert said in answer
         assert len(answer.splitlines()) == 1
-    assert daemon.json("vm", "list")["vms"] == []
-    assert daemon.json("host", "list") == []
+    assert idle.json("vm", "list")["vms"] == []
+    assert idle.json("host", "list") == []
 
 
-def test_unknown_field_is_refused(daemon: Daemon) -> None:
+def test_unknown_field_is_refused(idle: Daemon) -> None:
     body = json.dumps({"name": "h1", "libvirt_uri": "test:///default", "migration_address": "::1", "colour": "red"})
-    command = ["curl", "-s", "--unix-socket", str(daemon.socket), "-H", "content-type: application/json", "-d", body,
+    command = ["curl", "-s", "--unix-socket", str(idle.socket), "-H", "content-type: application/json", "-d", body,
                "http://vmctl/api/v1/hosts"]  # fmt: skip
     answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert "colour" in answer["error"]
-    assert daemon.json("host", "list") == []
+    assert idle.json("host", "list") == []
 
 
-def test_second_host_of_one_uuid_is_refused(daemon: Daemon) -> None:
-    add(daemon, "h1", "--host-uuid", str(H1))
-    assert "host h1 with UUID" in add(daemon, "h2", "--host-uuid", str(H1), code=1)
-    daemon.run("host", "remove", "h1")
-    assert daemon.json("host", "list") == []
+def test_second_host_of_one_uuid_is_refused(idle: Daemon) -> None:
+    add(idle, "h1", "--host-uuid", str(H1))
+    assert "host h1 with UUID" in add(idle, "h2", "--host-uuid", str(H1), code=1)
+    idle.run("host", "remove", "h1")
+    assert idle.json("host", "list") == []
 
 
-def test_second_daemon_on_the_same_state_or_socket_is_refused(daemon: Daemon, tmp_path: Path) -> None:
-    same_state = [*VMCTL, "--socket", str(tmp_path / "other.sock"), "serve", "--state-dir", str(tmp_path / "state")]
+def test_second_daemon_on_the_same_state_or_socket_is_refused(idle: Daemon, tmp_path: Path) -> None:
+    same_state = [
+        *VMCTL,
+        "--socket",
+        str(tmp_path / "other.sock"),
+        "serve",
+        "--state-dir",
+        str(idle.directory / "state"),
+    ]
     done = subprocess.run(same_state, capture_output=True, text=True, check=False, timeout=20)
     assert done.returncode == 1
     assert "another vmctl serves from" in done.stderr
-    assert "another vmctl serves at" in daemon.run("serve", "--state-dir", str(tmp_path / "other"), code=1)
-    assert daemon.json("status")["hosts"] == 0
+    assert "another vmctl serves at" in idle.run("serve", "--state-dir", str(tmp_path / "other"), code=1)
+    assert idle.json("status")["hosts"] == 0
 
 
 def test_daemon_ends_in_order_and_says_where_it_was_looked_for(daemon: Daemon) -> None:

@@ -1,9 +1,9 @@
-"""What may be created, set and deleted: every rule of the desired state, as pure functions of `World`.
+"""What may be created and set: the rules of the desired state, as pure functions of `World`.
 
 Theory of operation. `check_*` takes a row as it would be and the World it would enter. If the World has a row of the
 same identity, the row is a change of that one, else new. The answer is silence or `NetmgrError` with the sentence for
 the user: the object, what was wanted, what was found, what to do. Status 400: wrong in itself. 409: in conflict with
-what is there. `check_*_removal` names the users of what is still in use.
+what is there. What may be removed is the matter of `usage` beside it.
 
 Nothing here changes a row: numbers are chosen by `allocate` before the check, so a chosen number obeys the same rules.
 """
@@ -11,29 +11,22 @@ Nothing here changes a row: numbers are chosen by `allocate` before the check, s
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from uuid import UUID
 
 from netmgr.allocate import SEGMENT_ID_MAX, pool_room
 from netmgr.contract.types import LogicalPort, OpaqueNetwork, OpaqueSwitch, TransportZone, ZoneKind
-from netmgr.encapsulation import network_mtu_max
-from netmgr.model import FreedSegment, HostRecord, NetmgrError, World, kind_of_row
+from netmgr.model import HostRecord, NetmgrError, World, kind_of_row
+from netmgr.rules.encapsulation import network_mtu_max
+from netmgr.rules.usage import NAMES_SHOWN_MAX, named, ports_held
 
 __all__ = [
     "check_host",
-    "check_host_removal",
     "check_network",
-    "check_network_removal",
     "check_port",
-    "check_port_release",
     "check_switch",
-    "check_switch_removal",
     "check_zone",
-    "check_zone_removal",
-    "freed_segments_to_release",
-    "named",
 ]
 
 SWITCH_MTU_MIN, SWITCH_MTU_MAX = 1280, 9216
@@ -41,7 +34,6 @@ NETWORK_MTU_MIN = 576  # RFC 791: what every IPv4 node must take
 NETWORK_MTU_MIN_IPV6 = 1280  # RFC 8200
 NAME = re.compile(r"[A-Za-z0-9._-]{1,63}")
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-NAMES_SHOWN_MAX = 5
 
 
 def check_zone(world: World, zone: TransportZone) -> None:
@@ -131,7 +123,7 @@ def check_host(world: World, host: HostRecord) -> None:
                 status=409,
             )
     left = set(before.zone_uuids if before else ()) - set(host.zone_uuids)
-    for port in _ports_held(world, host.uuid) if left else ():
+    for port in ports_held(world, host.uuid) if left else ():
         network = world.networks[port.network_uuid]
         if network.zone_uuid in left:
             raise NetmgrError(
@@ -164,77 +156,6 @@ def check_port(world: World, port: LogicalPort) -> None:
             f"{world.networks[other.network_uuid].name}; detach it there first",
             status=409,
         )
-
-
-def check_zone_removal(world: World, zone: TransportZone) -> None:
-    """Nothing uses the zone."""
-    users = [
-        *(f"switch {s.name}" for s in world.switches.values() if zone.uuid in s.zone_uuids),
-        *(f"network {n.name}" for n in world.networks.values() if n.zone_uuid == zone.uuid),
-        *(f"host {h.name}" for h in world.hosts.values() if zone.uuid in h.zone_uuids),
-    ]
-    _check_unused(f"zone {zone.name}", users)
-
-
-def check_switch_removal(world: World, switch: OpaqueSwitch) -> None:
-    """No network is on the switch."""
-    users = [f"network {n.name}" for n in world.networks.values() if n.switch_uuid == switch.uuid]
-    _check_unused(f"switch {switch.name}", users)
-
-
-def check_network_removal(world: World, network: OpaqueNetwork) -> None:
-    """No VIF is attached to the network; ports that nothing is attached to go with it."""
-    ports = (world.ports[uuid] for uuid in world.ports_by_network.get(network.uuid, ()))
-    users = [f"port {port.name} (VIF {port.vif_uuid})" for port in ports if port.vif_uuid is not None]
-    _check_unused(f"network {network.name}", users)
-
-
-def check_host_removal(world: World, host: HostRecord) -> None:
-    """No guest's port is held by the host or on its way to it; ports parked there become unbound."""
-    ports = _ports_held(world, host.uuid)
-    users = [f"port {port.name} of network {world.networks[port.network_uuid].name}" for port in ports]
-    _check_unused(f"host {host.name}", users, by="which it holds")
-
-
-def check_port_release(world: World, port: LogicalPort, *, verb: str) -> None:
-    """No host holds the port for a running guest, nor is about to; *verb* is what was asked for."""
-    location = world.locations.get(port.uuid)
-    if location is None:
-        return
-    holder = location.incoming_host or (None if location.parked else location.holder_host)
-    if holder is not None:
-        raise NetmgrError(
-            f"port {port.name} of network {world.networks[port.network_uuid].name}: can't {verb} it, host "
-            f"{world.hosts[holder].name} holds it for a running VM; stop that VM first, or repeat with force",
-            status=409,
-        )
-
-
-def freed_segments_to_release(world: World, *, acked: Mapping[UUID, int]) -> list[FreedSegment]:
-    """The quarantined segments that no host can still carry. *acked* is the revision each host has acknowledged.
-
-    A host that was in the network's zone must have acknowledged the removal. Any other may have left the zone just
-    before, so it must have acknowledged its own last change. A host that is no longer enrolled does not count.
-    """
-    return [freed for freed in world.freed_segments.values() if _is_clear(world, freed, acked)]
-
-
-def named(names: Iterable[str]) -> str:
-    """Names for a sentence; of many, the first few and how many more."""
-    listed = sorted(names)
-    more = len(listed) - NAMES_SHOWN_MAX
-    return ", ".join(listed[:NAMES_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
-
-
-def _is_clear(world: World, freed: FreedSegment, acked: Mapping[UUID, int]) -> bool:
-    if freed.switch_uuid not in world.switches:
-        return True
-    removed_at = world.versions["freed_segment", freed.uuid]
-    for host_uuid in world.hosts:
-        needed = removed_at if host_uuid in freed.host_uuids else world.versions["host", host_uuid]
-        if acked.get(host_uuid, 0) < needed:
-            return False
-    return True
 
 
 def _check_name(
@@ -374,13 +295,6 @@ def _check_ip(network: OpaqueNetwork, ip: str, what: str) -> None:
         raise NetmgrError(f"{what}: address {ip} is the network or broadcast address of subnet {subnet}")
 
 
-def _check_unused(what: str, users: list[str], *, by: str = "") -> None:
-    if users:
-        raise NetmgrError(
-            f"{what} is in use by {named(users)}{', ' + by if by else ''}; remove those first", status=409
-        )
-
-
 def _network_of(what: str, field: str, text: str) -> IPv4Network | IPv6Network:
     try:
         network = ip_network(text, strict=False)
@@ -389,15 +303,6 @@ def _network_of(what: str, field: str, text: str) -> IPv4Network | IPv6Network:
     if str(network) != text:
         raise NetmgrError(f"{what}: {field} {text!r} has host bits or an unusual form; write {network}")
     return network
-
-
-def _ports_held(world: World, host_uuid: UUID) -> list[LogicalPort]:
-    """Ports that the host holds for a running guest, or that a migration is bringing to it."""
-    return [
-        world.ports[location.port_uuid]
-        for location in world.locations.values()
-        if location.incoming_host == host_uuid or (location.holder_host == host_uuid and not location.parked)
-    ]
 
 
 def _hosts_of(world: World, switch: OpaqueSwitch) -> list[HostRecord]:

@@ -1,0 +1,29 @@
+"""The rules of the desired state, as pure functions of `World`.
+
+`desired` says what may be created and set, `usage` what may be removed and used again, `encapsulation` what a tunnel
+leaves of a packet. A rule is silent, or raises `NetmgrError` with the sentence for the user.
+"""
+
+from netmgr.rules.desired import check_host, check_network, check_port, check_switch, check_zone
+from netmgr.rules.usage import (
+    check_host_removal,
+    check_network_removal,
+    check_port_release,
+    check_switch_removal,
+    check_zone_removal,
+    freed_segments_to_release,
+)
+
+__all__ = [
+    "check_host",
+    "check_host_removal",
+    "check_network",
+    "check_network_removal",
+    "check_port",
+    "check_port_release",
+    "check_switch",
+    "check_switch_removal",
+    "check_zone",
+    "check_zone_removal",
+    "freed_segments_to_release",
+]

@@ -1,0 +1,114 @@
+"""Who uses what, and so what may be removed and what may be used again: pure functions of `World`.
+
+`check_*_removal` is silent, or raises `NetmgrError` (409) that names the users. A removed network's segment id is in
+quarantine until no host can still carry it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from uuid import UUID
+
+from netmgr.contract.types import LogicalPort, OpaqueNetwork, OpaqueSwitch, TransportZone
+from netmgr.model import FreedSegment, HostRecord, NetmgrError, World
+
+__all__ = [
+    "NAMES_SHOWN_MAX",
+    "check_host_removal",
+    "check_network_removal",
+    "check_port_release",
+    "check_switch_removal",
+    "check_zone_removal",
+    "freed_segments_to_release",
+    "named",
+    "ports_held",
+]
+
+NAMES_SHOWN_MAX = 5
+
+
+def check_zone_removal(world: World, zone: TransportZone) -> None:
+    """Nothing uses the zone."""
+    users = [
+        *(f"switch {s.name}" for s in world.switches.values() if zone.uuid in s.zone_uuids),
+        *(f"network {n.name}" for n in world.networks.values() if n.zone_uuid == zone.uuid),
+        *(f"host {h.name}" for h in world.hosts.values() if zone.uuid in h.zone_uuids),
+    ]
+    _check_unused(f"zone {zone.name}", users)
+
+
+def check_switch_removal(world: World, switch: OpaqueSwitch) -> None:
+    """No network is on the switch."""
+    users = [f"network {n.name}" for n in world.networks.values() if n.switch_uuid == switch.uuid]
+    _check_unused(f"switch {switch.name}", users)
+
+
+def check_network_removal(world: World, network: OpaqueNetwork) -> None:
+    """No VIF is attached to the network; ports that nothing is attached to go with it."""
+    ports = (world.ports[uuid] for uuid in world.ports_by_network.get(network.uuid, ()))
+    users = [f"port {port.name} (VIF {port.vif_uuid})" for port in ports if port.vif_uuid is not None]
+    _check_unused(f"network {network.name}", users)
+
+
+def check_host_removal(world: World, host: HostRecord) -> None:
+    """No guest's port is held by the host or on its way to it; ports parked there become unbound."""
+    ports = ports_held(world, host.uuid)
+    users = [f"port {port.name} of network {world.networks[port.network_uuid].name}" for port in ports]
+    _check_unused(f"host {host.name}", users, by="which it holds")
+
+
+def check_port_release(world: World, port: LogicalPort, *, verb: str) -> None:
+    """No host holds the port for a running guest, nor is about to; *verb* is what was asked for."""
+    location = world.locations.get(port.uuid)
+    if location is None:
+        return
+    holder = location.incoming_host or (None if location.parked else location.holder_host)
+    if holder is not None:
+        raise NetmgrError(
+            f"port {port.name} of network {world.networks[port.network_uuid].name}: can't {verb} it, host "
+            f"{world.hosts[holder].name} holds it for a running VM; stop that VM first, or repeat with force",
+            status=409,
+        )
+
+
+def freed_segments_to_release(world: World, *, acked: Mapping[UUID, int]) -> list[FreedSegment]:
+    """The quarantined segments that no host can still carry. *acked* is the revision each host has acknowledged.
+
+    A host that was in the network's zone must have acknowledged the removal. Any other may have left the zone just
+    before, so it must have acknowledged its own last change. A host that is no longer enrolled does not count.
+    """
+    return [freed for freed in world.freed_segments.values() if _is_clear(world, freed, acked)]
+
+
+def ports_held(world: World, host_uuid: UUID) -> list[LogicalPort]:
+    """Ports that the host holds for a running guest, or that a migration is bringing to it."""
+    return [
+        world.ports[location.port_uuid]
+        for location in world.locations.values()
+        if location.incoming_host == host_uuid or (location.holder_host == host_uuid and not location.parked)
+    ]
+
+
+def named(names: Iterable[str]) -> str:
+    """Names for a sentence; of many, the first few and how many more."""
+    listed = sorted(names)
+    more = len(listed) - NAMES_SHOWN_MAX
+    return ", ".join(listed[:NAMES_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is_clear(world: World, freed: FreedSegment, acked: Mapping[UUID, int]) -> bool:
+    if freed.switch_uuid not in world.switches:
+        return True
+    removed_at = world.versions["freed_segment", freed.uuid]
+    for host_uuid in world.hosts:
+        needed = removed_at if host_uuid in freed.host_uuids else world.versions["host", host_uuid]
+        if acked.get(host_uuid, 0) < needed:
+            return False
+    return True
+
+
+def _check_unused(what: str, users: list[str], *, by: str = "") -> None:
+    if users:
+        raise NetmgrError(
+            f"{what} is in use by {named(users)}{', ' + by if by else ''}; remove those first", status=409
+        )

@@ -1,0 +1,156 @@
+"""Open vSwitch without a network manager: `mac_learning`, and the `floor` that no network can beat.
+
+Both have what ours has: an uplink bridge with the PNIC and the VTEP address on its LOCAL port, a bridge for VIFs, VXLAN
+between all hosts, the userspace datapath.
+
+`mac_learning` forwards by NORMAL. Its tunnels are *protected* ports (ovs-vswitchd.conf.db(5)): nothing goes from one
+to another, or the mesh would be a loop.
+
+`floor` has the answer before the question: peers send what is for the guest to both hosts between which it moves, by
+flows laid by hand before the first move, and both hosts deliver it to whatever tap they have. So there is nothing that
+must happen at the move. (It is no way to run a network: what was cloned to the destination meanwhile waits in the new
+tap and is answered again after the resume.)
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+from scripts.benchkit.subject import MOVERS, Port, Subject, define_network
+from scripts.labkit import Lab
+
+__all__ = ["Floor", "MacLearning", "build_uplinks", "bare_switches", "random_port", "vtep"]
+
+BRIDGE, UPLINK, VNI = "br-int", "br-uplink", 5001
+_MULTICAST = "01:00:00:00:00:00/01:00:00:00:00:00"
+
+
+class MacLearning(Subject):
+    """NORMAL on every bridge."""
+
+    name = "mac_learning"
+
+    @staticmethod
+    def make_lab(progress: Callable[[str], None]) -> Lab:
+        return bare_switches(progress)
+
+    def build(self) -> None:
+        self._bridges(["fail_mode=standalone"])
+        for host in self.lab.hosts:
+            for peer in self.lab.hosts:
+                if peer != host:
+                    self.lab.exec(host, ["ovs-vsctl", "--timeout=10", "set", "Port", tunnel(peer), "protected=true"])
+
+    def port(self, name: str, address: str) -> Port:
+        return random_port(address)
+
+    def bridge(self, host: str) -> str:
+        return BRIDGE
+
+    def _bridges(self, settings: list[str]) -> None:
+        build_uplinks(self.lab)
+        for host in self.lab.hosts:
+            words = ["add-br", BRIDGE, "--", "set", "Bridge", BRIDGE, "datapath_type=netdev", *settings]
+            for peer in self.lab.hosts:
+                if peer != host:
+                    options = {"remote_ip": vtep(peer), "local_ip": vtep(host), "key": str(VNI)}
+                    words += ["--", "add-port", BRIDGE, tunnel(peer)]
+                    words += ["--", "set", "Interface", tunnel(peer), "type=vxlan"]
+                    words += [f"options:{key}={value}" for key, value in options.items()]
+            self.lab.exec(host, ["ovs-vsctl", "--timeout=10", *words])
+        for host in MOVERS:
+            define_network(self.lab, host, name=self.network, bridge=BRIDGE)
+
+
+class Floor(MacLearning):
+    """Flows by hand. FLOOD reaches the taps of guests and nothing else: tunnels and peers are set *no-flood*."""
+
+    name = "floor"
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab)
+        self._peers: dict[str, tuple[str, Port]] = {}
+
+    def build(self) -> None:
+        self._bridges(["fail_mode=secure"])
+        for host in self.lab.hosts:
+            for peer in self.lab.hosts:
+                if peer != host:
+                    self._no_flood(host, tunnel(peer))
+
+    def port(self, name: str, address: str) -> Port:
+        return random_port(address)
+
+    def peer_attached(self, endpoint: str, host: str, port: Port) -> None:
+        device = f"ep-{endpoint}"
+        self._no_flood(host, device)
+        self._peers[host] = (device, port)
+
+    def guest_started(self, host: str, port: Port) -> None:
+        for each in self.lab.hosts:
+            flows = "\n".join(self._flows(each, port.mac))
+            self.lab.exec(each, ["ovs-ofctl", "replace-flows", BRIDGE, "-"], input=flows + "\n")
+
+    def _flows(self, host: str, guest: str) -> Iterator[str]:
+        number = {name: self._ofport(host, name) for name in self._ports(host)}
+        tunnels = {peer: number[tunnel(peer)] for peer in self.lab.hosts if peer != host}
+        own = number[self._peers[host][0]]
+        taps = ["FLOOD"] if host in MOVERS else []
+        for port in tunnels.values():
+            yield _flow(100, f"in_port={port},dl_dst={guest}", taps)
+            yield _flow(100, f"in_port={port},dl_dst={self._peers[host][1].mac}", [own])
+            yield _flow(100, f"in_port={port},dl_dst={_MULTICAST}", [*taps, own])
+            yield _flow(90, f"in_port={port}", [])
+        yield _flow(50, f"dl_dst={guest}", [*taps, *(tunnels[mover] for mover in MOVERS if mover != host)])
+        yield _flow(50, f"dl_dst={_MULTICAST}", [*taps, own, *tunnels.values()])
+        for peer, (_, port) in self._peers.items():
+            yield _flow(50, f"dl_dst={port.mac}", [own if peer == host else tunnels[peer]])
+
+    def _ports(self, host: str) -> list[str]:
+        return [*(tunnel(peer) for peer in self.lab.hosts if peer != host), self._peers[host][0]]
+
+    def _ofport(self, host: str, name: str) -> str:
+        return self.lab.exec(host, ["ovs-vsctl", "--timeout=10", "get", "Interface", name, "ofport"]).stdout.strip()
+
+    def _no_flood(self, host: str, port: str) -> None:
+        self.lab.exec(host, ["ovs-ofctl", "mod-port", BRIDGE, port, "no-flood"])
+
+
+def bare_switches(progress: Callable[[str], None]) -> Lab:
+    """A lab of three hosts with Open vSwitch and libvirt, no manager and no agent."""
+    return Lab(hosts=3, with_manager=False, with_agents=False, progress=progress)
+
+
+def build_uplinks(lab: Lab) -> None:
+    """On every host a bridge with the PNIC, and the VTEP address on it; then every host knows every other's MAC."""
+    for host in lab.hosts:
+        words = ["add-br", UPLINK, "--", "set", "Bridge", UPLINK, "datapath_type=netdev", "--", "add-port", UPLINK, "pnic0"]
+        lab.exec(host, ["ovs-vsctl", "--timeout=10", *words])
+        lab.exec(host, ["ip", "address", "add", f"{vtep(host)}/24", "dev", UPLINK])
+        lab.exec(host, ["ip", "link", "set", UPLINK, "up"])
+    for host in lab.hosts:
+        for peer in lab.hosts:
+            if peer != host:
+                lab.exec(host, ["ping", "-c", "3", "-i", "0.2", "-W", "2", vtep(peer)])
+
+
+def vtep(host: str) -> str:
+    """Underlay address of h<i>: 10.200.0.10 + i."""
+    return f"10.200.0.{10 + int(host.removeprefix('h'))}"
+
+
+def tunnel(peer: str) -> str:
+    """Name of the tunnel port to a host."""
+    return f"vx-{peer}"
+
+
+def random_port(address: str) -> Port:
+    """A port that needs nobody's consent."""
+    return Port(vif_uuid=str(uuid4()), mac="02:" + secrets.token_bytes(5).hex(":"), address=address)
+
+
+def _flow(priority: int, match: str, outputs: list[str]) -> str:
+    actions = ",".join(out if out == "FLOOD" else f"output:{out}" for out in outputs)
+    return f"priority={priority},{match},actions={actions or 'drop'}"

@@ -1,0 +1,172 @@
+"""The host's OVSDB through our connection, against real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from hostagent.model import Bridge, Interface, OvsPort, PutBridge, PutPort, RemoveBridge, RemovePort, Unread
+from hostagent.realize.errors import RealizeError
+from hostagent.realize.ovsdb import OvsDb
+from scripts.labkit import Lab
+
+pytestmark = pytest.mark.lab
+
+OURS = {"opaque-owner": "hostagent"}
+BRIDGE = PutBridge(
+    name="osw-0123456789", datapath_type="netdev", fail_mode="secure", external_ids=OURS, other_config={}
+)
+TUNNEL = PutPort(
+    bridge=BRIDGE.name,
+    name="vxlan-01234567",
+    interfaces=(
+        Interface(name="vxlan-01234567", type="vxlan", options={"remote_ip": "flow", "key": "flow"}, external_ids=OURS),
+    ),
+    external_ids=OURS,
+)
+
+
+def _with_db(lab: Lab, test: Callable[[OvsDb, asyncio.Event], Awaitable[None]]) -> None:
+    async def main() -> None:
+        changed = asyncio.Event()
+        db = OvsDb(f"unix:{lab.path('h1', '/run/openvswitch/db.sock')}", on_change=changed.set)
+        db.start()
+        try:
+            assert await _within(5, lambda: isinstance(db.read_bridges(), tuple))
+            await test(db, changed)
+        finally:
+            await db.close()
+
+    asyncio.run(main())
+
+
+async def _within(seconds: float, claim: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.01)
+    return True
+
+
+def _bridge(db: OvsDb, name: str = BRIDGE.name) -> Bridge | None:
+    bridges = db.read_bridges()
+    assert isinstance(bridges, tuple)
+    return next((bridge for bridge in bridges if bridge.name == name), None)
+
+
+def _port(db: OvsDb, name: str) -> OvsPort | None:
+    bridge = _bridge(db)
+    return next((port for port in bridge.ports if port.name == name), None) if bridge else None
+
+
+def test_bridge_and_port_are_made_mended_and_removed(bare_lab: Lab) -> None:
+    async def test(db: OvsDb, _: asyncio.Event) -> None:
+        local = PutPort(
+            bridge=BRIDGE.name,
+            name=BRIDGE.name,
+            interfaces=(Interface(name=BRIDGE.name, mtu_request=1650),),
+            external_ids={},
+        )
+        await db.apply([BRIDGE, TUNNEL, local])
+        bridge, port = _bridge(db), _port(db, TUNNEL.name)
+        assert bridge is not None
+        assert port is not None
+        assert (bridge.datapath_type, bridge.fail_mode, bridge.external_ids) == ("netdev", "secure", OURS)
+        interface = port.interfaces[0]
+        assert (interface.type, interface.options["key"], interface.error) == ("vxlan", "flow", "")
+        assert interface.ofport is not None  # apply waits until vswitchd has taken the change over
+        assert interface.ofport > 0
+        assert any(i.mtu_request == 1650 for p in bridge.ports for i in p.interfaces)
+
+        bare_lab.exec("h1", ["ovs-vsctl", "set", "Interface", TUNNEL.name, "options:key=7"])
+        bare_lab.exec("h1", ["ovs-vsctl", "set", "Bridge", BRIDGE.name, "fail_mode=standalone"])
+        await db.apply([BRIDGE, TUNNEL])
+        bridge, port = _bridge(db), _port(db, TUNNEL.name)
+        assert bridge is not None
+        assert port is not None
+        assert (bridge.fail_mode, port.interfaces[0].options["key"]) == ("secure", "flow")
+
+        await db.apply([RemovePort(bridge=BRIDGE.name, name=TUNNEL.name)])
+        assert _port(db, TUNNEL.name) is None
+        await db.apply([RemoveBridge(name=BRIDGE.name)])
+        assert _bridge(db) is None
+        await db.apply([RemovePort(bridge=BRIDGE.name, name=TUNNEL.name), RemoveBridge(name=BRIDGE.name)])
+
+    _with_db(bare_lab, test)
+
+
+def test_what_others_write_beside_us_stays(bare_lab: Lab) -> None:
+    async def test(db: OvsDb, _: asyncio.Event) -> None:
+        await db.apply([BRIDGE])
+        bare_lab.exec("h1", ["ovs-vsctl", "add-br", "theirs", "--", "set", "bridge", "theirs", "datapath_type=netdev"])
+        bare_lab.exec("h1", ["ovs-vsctl", "set", "Bridge", BRIDGE.name, "external_ids:their-key=x"])
+        bare_lab.exec(
+            "h1", ["ovs-vsctl", "add-port", BRIDGE.name, "int0", "--", "set", "Interface", "int0", "type=internal"]
+        )
+        marked = replace(BRIDGE, external_ids={**OURS, "opaque-switch": "s"})
+        await db.apply([marked, TUNNEL])
+        bridge = _bridge(db)
+        assert bridge is not None
+        assert bridge.external_ids == {**OURS, "opaque-switch": "s", "their-key": "x"}
+        assert {port.name for port in bridge.ports} == {BRIDGE.name, TUNNEL.name, "int0"}
+        assert _bridge(db, "theirs") is not None
+
+    _with_db(bare_lab, test)
+
+
+def test_a_change_by_others_is_told_and_read(bare_lab: Lab) -> None:
+    async def test(db: OvsDb, changed: asyncio.Event) -> None:
+        await db.apply([BRIDGE])
+        changed.clear()
+        command = ["ovs-vsctl", "--no-wait", "set", "Interface", BRIDGE.name, "external_ids:iface-id=v"]
+        bare_lab.exec("h1", command)
+        await asyncio.wait_for(changed.wait(), 2)
+        bridge = _bridge(db)
+        assert bridge is not None
+        assert bridge.ports[0].interfaces[0].external_ids == {"iface-id": "v"}
+
+    _with_db(bare_lab, test)
+
+
+def test_a_refused_step_changes_nothing_of_its_transaction_and_says_why(bare_lab: Lab) -> None:
+    async def test(db: OvsDb, _: asyncio.Event) -> None:
+        elsewhere = replace(TUNNEL, bridge="osw-ffffffffff")
+        with pytest.raises(RealizeError, match="bridge osw-ffffffffff is gone"):
+            await db.apply([BRIDGE, elsewhere])
+        assert _bridge(db) is None
+        await db.apply([BRIDGE, TUNNEL, replace(BRIDGE, name="osw-ffffffffff")])
+        with pytest.raises(RealizeError, match="found in another bridge"):
+            await db.apply([elsewhere])
+
+    _with_db(bare_lab, test)
+
+
+def test_a_server_that_goes_leaves_unread_not_absent_and_is_found_again(bare_lab: Lab) -> None:
+    async def test(db: OvsDb, _: asyncio.Event) -> None:
+        await db.apply([BRIDGE])
+        await asyncio.to_thread(bare_lab.stop_daemon, "h1", "ovsdb-server")
+        assert await _within(3, lambda: isinstance(db.read_bridges(), Unread))
+        with pytest.raises(RealizeError, match="does not answer"):
+            await db.apply([TUNNEL])
+        await asyncio.to_thread(bare_lab.start_daemon, "h1", "ovsdb-server")
+        assert await _within(5, lambda: isinstance(db.read_bridges(), tuple))
+        await db.apply([TUNNEL])
+        assert _port(db, TUNNEL.name) is not None
+
+    _with_db(bare_lab, test)
+
+
+def test_without_vswitchd_a_change_fails_in_time(bare_lab: Lab) -> None:
+    async def test(db: OvsDb, _: asyncio.Event) -> None:
+        await asyncio.to_thread(bare_lab.stop_daemon, "h1", "ovs-vswitchd")
+        began = time.monotonic()
+        with pytest.raises(RealizeError, match="ovs-vswitchd has not taken the change over"):
+            await db.apply([BRIDGE], deadline_s=0.5)
+        assert time.monotonic() - began < 2
+
+    _with_db(bare_lab, test)

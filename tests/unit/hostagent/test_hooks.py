@@ -1,0 +1,140 @@
+"""libvirt's hooks, run as libvirt runs them, against a real socket of the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostagent.control import ControlServer, HookRequest
+from hostagent.hooks import install_hooks
+
+NETWORK, VIF, VM = (f"{digit * 8}-0000-4000-8000-000000000001" for digit in "abc")
+OURS = '<metadata><opaque:network xmlns:opaque="urn:opaque-networks:1" owner="hostagent" mtu="1450"/></metadata>'
+
+
+def _hook_data(*, mark: str = OURS, bridge: str = "osw-0123456789", name: str = "web") -> str:
+    """What libvirt 9.0 gives the network hook at port-created."""
+    return f"""<hookData>
+  <network><name>blue</name><uuid>{NETWORK}</uuid>{mark}
+    <forward mode='bridge'/><bridge name='{bridge}'/><virtualport type='openvswitch'/></network>
+  <networkport><uuid>dddddddd-0000-4000-8000-000000000001</uuid>
+    <owner><name>{name}</name><uuid>{VM}</uuid></owner><mac address='52:54:00:AA:00:01'/>
+    <virtualport type='openvswitch'><parameters interfaceid='{VIF}'/></virtualport>
+    <plug type='bridge' bridge='{bridge}'/></networkport>
+</hookData>"""
+
+
+class Asked:
+    """Hooks installed in a directory, and an agent's socket that answers and remembers."""
+
+    def __init__(self, root: Path) -> None:
+        self.socket = root / "agent.sock"
+        self.hooks = install_hooks(root / "hooks", socket=self.socket)
+        self.requests: list[HookRequest] = []
+
+    def run(self, hook: str, *args: str, data: str, answer: dict[str, Any] | None = None) -> tuple[int, str, str]:
+        """Exit status, output and errors of a hook; without *answer* no agent runs."""
+        path = next(path for path in self.hooks.paths if path.parent.name == f"{hook}.d")
+
+        def call() -> subprocess.CompletedProcess[str]:
+            return subprocess.run([path, *args], input=data, capture_output=True, text=True, timeout=20, check=False)
+
+        done = call() if answer is None else asyncio.run(self._with_agent(call, answer))
+        return done.returncode, done.stdout, done.stderr
+
+    async def _with_agent(
+        self, call: Callable[[], subprocess.CompletedProcess[str]], answer: dict[str, Any]
+    ) -> subprocess.CompletedProcess[str]:
+        async def handle(request: HookRequest) -> dict[str, Any]:
+            self.requests.append(request)
+            return answer
+
+        server = ControlServer(self.socket, handle)
+        await server.start()
+        try:
+            return await asyncio.to_thread(call)
+        finally:
+            await server.close()
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Asked:
+    return Asked(tmp_path)
+
+
+def test_port_created_asks_the_agent_and_passes_on_yes(asked: Asked) -> None:
+    assert asked.run("network", "blue", "port-created", "begin", "-", data=_hook_data(), answer={"ok": True}) == (
+        0,
+        "",
+        "",
+    )
+    request = asked.requests[0]
+    assert (request.verb, str(request.network_uuid), str(request.vif_uuid)) == ("port-created", NETWORK, VIF)
+    assert (request.mac, str(request.vm_uuid), request.vm_name) == ("52:54:00:aa:00:01", VM, "web")
+
+
+def test_a_refusal_aborts_the_start_with_the_agents_sentence(asked: Asked) -> None:
+    refusal = {"ok": False, "sentence": "VIF is held by host h2 »dort«"}
+    status, _, errors = asked.run("network", "blue", "port-created", "begin", "-", data=_hook_data(), answer=refusal)
+    assert (status, errors) == (1, "opaque networks: VIF is held by host h2 »dort«\n")
+
+
+def test_without_an_agent_a_start_on_our_network_is_refused_with_what_to_do(asked: Asked) -> None:
+    status, _, errors = asked.run("network", "blue", "port-created", "begin", "-", data=_hook_data())
+    assert status == 1
+    assert "systemctl start hostagent" in errors
+
+
+def test_networks_of_others_pass_without_the_agent(asked: Asked) -> None:
+    data = _hook_data(mark="", bridge="virbr0")
+    assert asked.run("network", "default", "port-created", "begin", "-", data=data) == (0, "", "")
+
+
+def test_our_network_that_lost_its_mark_is_still_known_by_its_bridge(asked: Asked) -> None:
+    status, _, _ = asked.run("network", "blue", "port-created", "begin", "-", data=_hook_data(mark=""))
+    assert status == 1
+
+
+def test_a_port_that_goes_is_never_held_up(asked: Asked) -> None:
+    assert asked.run("network", "blue", "port-deleted", "begin", "-", data=_hook_data())[0] == 0
+    asked.run("network", "blue", "port-deleted", "begin", "-", data=_hook_data(), answer={"ok": True})
+    assert asked.requests[0].verb == "port-deleted"
+
+
+def test_other_operations_need_neither_data_nor_agent(asked: Asked) -> None:
+    assert asked.run("network", "blue", "started", "begin", "-", data="<garbage") == (0, "", "")
+    assert asked.run("qemu", "web", "prepare", "begin", "-", data="<garbage") == (0, "", "")
+
+
+def test_a_vm_name_with_quotes_and_newlines_arrives_unharmed(asked: Asked) -> None:
+    data = _hook_data(name='a "b" \\ é')
+    asked.run("network", "blue", "port-created", "begin", "-", data=data, answer={"ok": True})
+    assert asked.requests[0].vm_name == 'a "b" \\ é'
+
+
+def test_migrate_begin_tells_the_agent_and_prints_nothing(asked: Asked) -> None:
+    data = (
+        f"<domain type='qemu'><name>web</name><uuid>{VM}</uuid><devices><interface type='network'/></devices></domain>"
+    )
+    assert asked.run("qemu", "web", "migrate", "begin", "-", data=data, answer={"ok": True}) == (0, "", "")
+    assert (asked.requests[0].verb, str(asked.requests[0].vm_uuid)) == ("migrate-begin", VM)
+    assert asked.run("qemu", "web", "migrate", "begin", "-", data=data) == (0, "", "")
+
+
+def test_installing_twice_changes_nothing_and_leaves_hooks_of_others_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "qemu"
+    theirs.write_text("#!/bin/sh\nexit 0\n")
+    beside = tmp_path / "network.d" / "10-theirs"
+    beside.parent.mkdir()
+    beside.write_text("#!/bin/sh\n")
+    first = install_hooks(tmp_path, socket=tmp_path / "s")
+    again = install_hooks(tmp_path, socket=tmp_path / "s")
+    assert (first.new, again.new) == (first.paths, ())
+    assert (theirs.read_text(), beside.read_text()) == ("#!/bin/sh\nexit 0\n", "#!/bin/sh\n")
+    everything = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert everything == {"qemu", "network.d/10-theirs", "network.d/50-opaque", "qemu.d/50-opaque"}

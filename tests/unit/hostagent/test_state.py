@@ -1,0 +1,152 @@
+"""The agent's memory: what is on disk after a crash, and what is refused."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from hostagent.state import State, StateError, VifRecord, read_boot_id
+from netmgr.contract.types import (
+    HostConfig,
+    Kind,
+    Location,
+    LogicalPort,
+    Object,
+    OpaqueNetwork,
+    Ref,
+    TransportZone,
+)
+
+ZONE, NETWORK, PORT, VIF, HOST = (uuid4() for _ in range(5))
+
+
+def _zone(name: str = "a", version: int = 1) -> Object:
+    return Object(version=version, body=TransportZone(uuid=ZONE, name=name))
+
+
+def _port(vif: UUID | None = VIF, version: int = 2) -> Object:
+    return Object(
+        version=version,
+        body=LogicalPort(uuid=PORT, name="p", network_uuid=NETWORK, vif_uuid=vif, mac="52:54:00:00:00:01"),
+    )
+
+
+def _location(version: int, **more: object) -> Object:
+    return Object(version=version, body=Location(port_uuid=PORT, network_uuid=NETWORK, version=version, **more))  # type: ignore[arg-type]
+
+
+def test_what_was_taken_is_there_after_a_restart(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    state.set_store("store-1")
+    network = OpaqueNetwork(uuid=NETWORK, name="blue", zone_uuid=ZONE, switch_uuid=uuid4(), segment_id=5000)
+    host = HostConfig(uuid=HOST, name="h1", zone_uuids=(ZONE,))
+    state.take(
+        [_zone(), _port(), _location(7), Object(version=3, body=network), Object(version=4, body=host)], revision=9
+    )
+    state.put_vif(VifRecord(vif_uuid=VIF, port_uuid=PORT, network_uuid=NETWORK, vm_name="web"))
+    state.note_migration(HOST, at_unix=100.0)
+    # no close: as after kill -9
+    again = State(tmp_path / "state.db")
+    assert (again.store_id, again.revision, again.host) == ("store-1", 9, host)
+    assert again.networks == {NETWORK: network}
+    assert again.port_by_vif == {VIF: PORT}
+    assert again.locations[PORT].version == 7
+    assert again.vifs[VIF].vm_name == "web"
+    assert again.notes == {HOST: 100.0}
+    assert set(again.have()) == set(state.have())
+
+
+def test_taking_the_same_again_changes_nothing(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    assert state.take([_zone(), _port()]) != ()
+    assert state.take([_zone(), _port()]) == ()
+
+
+def test_removed_objects_are_gone_and_the_vif_index_with_them(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    state.take([_zone(), _port()])
+    removed = state.take((), [Ref(kind=Kind.PORT, uuid=PORT), Ref(kind=Kind.NETWORK, uuid=NETWORK)])
+    assert removed == (Ref(kind=Kind.PORT, uuid=PORT),)
+    assert state.port_by_vif == {}
+    assert State(tmp_path / "state.db").ports == {}
+
+
+def test_a_port_that_changes_its_vif_is_found_by_the_new_one_only(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    other = uuid4()
+    state.take([_port()])
+    state.take([_port(vif=other, version=3)])
+    assert state.port_by_vif == {other: PORT}
+
+
+def test_an_older_location_is_refused_even_after_its_removal_and_a_restart(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    state.take([_location(7)])
+    state.take((), [Ref(kind=Kind.LOCATION, uuid=PORT)])
+    again = State(tmp_path / "state.db")
+    assert again.take([_location(6)]) == ()
+    assert again.locations == {}
+    assert "older than 7" in again.refused_locations[PORT]
+    again.take([_location(8)])
+    assert again.locations[PORT].version == 8
+    assert again.refused_locations == {}
+
+
+def test_keep_only_drops_what_another_store_did_not_send(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    state.take([_zone(), _port()])
+    assert state.keep_only([Ref(kind=Kind.ZONE, uuid=ZONE)]) == (Ref(kind=Kind.PORT, uuid=PORT),)
+    assert (set(state.zones), state.ports) == ({ZONE}, {})
+
+
+@pytest.mark.parametrize("damage", [b"not a database at all" * 100, b""])
+def test_a_damaged_database_is_moved_aside_and_an_empty_one_begun(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "state.db"
+    State(path).take([_zone()], revision=5)
+    for part in tmp_path.iterdir():
+        part.unlink()
+    path.write_bytes(damage)
+    state = State(path)
+    assert (state.revision, state.zones) == (0, {})
+    state.take([_zone()], revision=6)
+    assert State(path).revision == 6
+    moved = [part for part in tmp_path.iterdir() if ".damaged-" in part.name]
+    assert bool(moved) == bool(damage)  # an empty file is a new database
+
+
+def test_an_object_that_this_version_cannot_read_does_not_stop_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    State(path).take([_zone()], revision=5)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE objects SET body = x'ffffff'")
+    assert State(path).zones == {}
+
+
+def test_a_write_that_fails_leaves_memory_as_the_disk_is(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    state = State(path)
+    state.take([_zone()], revision=5)
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TRIGGER full BEFORE INSERT ON objects BEGIN SELECT RAISE(FAIL, 'disk full'); END")
+    with pytest.raises(StateError, match="disk full"):
+        state.take([_port(), _zone("b", version=8)], revision=6)
+    assert (state.revision, state.ports, state.zones[ZONE].name) == (5, {}, "a")
+    assert state.port_by_vif == {}
+
+
+def test_the_boot_id_lasts_for_one_boot_and_one_run_directory(tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_text("k1\n")
+    ids = iter(["one", "two", "three"])
+
+    def read(run: str) -> str:
+        return read_boot_id(tmp_path / run, make=lambda: next(ids), kernel=kernel)
+
+    first = read("run")
+    assert read("run") == first == "k1/one"
+    assert read("fresh-run") == "k1/two"
+    kernel.write_text("k2\n")
+    assert read("run") == "k2/three"
