@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -27,11 +27,12 @@ from uuid import UUID
 import structlog
 
 from hostagent.claims import Claims
+from hostagent.definition import desired_of, is_whole, without_libvirt
 from hostagent.guests import Guests
 from hostagent.health import host_report, rejections
 from hostagent.host import Events, Host, HostPaths
 from hostagent.identity import Identity
-from hostagent.model import DefineNetwork, Desired, LibvirtNetwork, Observed, RemoveNetwork, Step, Unread
+from hostagent.model import DefineNetwork, Desired, Observed, RemoveNetwork, Step, Unread
 from hostagent.motion import Motion
 from hostagent.names import switch_bridge
 from hostagent.plan import plan
@@ -40,12 +41,13 @@ from hostagent.progress import Failures, failed_objects
 from hostagent.realize.domains import DomainEventKind
 from hostagent.realize.neighbours import prime_neighbours
 from hostagent.state import State
+from hostagent.steps import log_steps
 from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
 from netmgr.contract.proto import opaque_view_pb2
 from netmgr.contract.types import HostReport, Kind, Ref, VifState
 
-__all__ = ["Agent", "desired_of"]
+__all__ = ["Agent"]
 
 log = structlog.get_logger(__name__)
 
@@ -54,21 +56,6 @@ RELAY_S = 10.0
 _ROUNDS_MAX = 20  # a plan that never becomes empty is our mistake; it must not spin
 _SUBSCRIBE_S = 1.0  # how long an agent without memory waits for the ports of its networks
 _REALIZED_S = 5.0  # how long a hook waits for its network
-
-
-def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -> Desired:
-    """What *state* says is wanted on this host; *motion* may give `phases`, `relay_vteps` and other `locations`."""
-    pushed = Desired(
-        host=state.host,
-        zones=state.zones,
-        switches=state.switches,
-        networks=state.networks,
-        ports=state.ports,
-        locations=state.locations,
-        offered_pnics=identity.pnics,
-        datapath=identity.datapath,
-    )
-    return replace(pushed, **motion)  # type: ignore[arg-type]
 
 
 class Agent:
@@ -215,7 +202,7 @@ class Agent:
             if not ready:
                 self._switchover.realized(desired)
                 break
-            _log_steps(ready)
+            log_steps(ready)
             failed = await self.host.apply(ready)
             self._failures.note(ready, failed, now=time.monotonic())
         else:
@@ -252,11 +239,11 @@ class Agent:
         self._lit_bridges = frozenset(
             name for name, flows in observed.flows.items() if not isinstance(flows, Unread) and name not in unlit
         )
-        whole = _whole(observed) and self._knows_enough()
+        whole = is_whole(observed) and self._knows_enough()
         pending = [step for step in steps if not self._failures.failed(step)]
         if desired.host is not None:
             assert desired.host.uuid == host
-            seen = observed if self.host.libvirt is not None else _without_libvirt(desired, observed)
+            seen = observed if self.host.libvirt is not None else without_libvirt(desired, observed)
             refused = rejections(desired=desired, observed=seen)
             known = {ref for ref, _ in refused}
             more = failed_objects(
@@ -322,7 +309,7 @@ class Agent:
             self._network_steps = asyncio.create_task(self._apply_network_steps(steps), name="libvirt-networks")
 
     async def _apply_network_steps(self, steps: Sequence[Step]) -> None:
-        _log_steps(steps)
+        log_steps(steps)
         failed = await self.host.apply(steps)
         self._failures.note(steps, failed, now=time.monotonic())
         self._network_steps = None
@@ -439,32 +426,3 @@ class Agent:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def _whole(observed: Observed) -> bool:
-    return not (
-        isinstance(observed.bridges, Unread)
-        or isinstance(observed.links, Unread)
-        or any(isinstance(flows, Unread) for flows in observed.flows.values())
-    )
-
-
-def _without_libvirt(desired: Desired, observed: Observed) -> Observed:
-    """For the report of a host that has no libvirt: there is nothing to define there, so nothing is missing."""
-    networks = tuple(
-        LibvirtNetwork(uuid=network.uuid, name=network.name, ours=True, active=True, autostart=True)
-        for network in desired.networks.values()
-    )
-    return replace(observed, libvirt_networks=networks)
-
-
-def _log_steps(steps: Sequence[Step]) -> None:
-    for step in steps:
-        facts = {
-            name: value
-            for name in ("bridge", "name", "link", "address", "uuid", "mtu")
-            if (value := getattr(step, name, None)) is not None
-        }
-        if hasattr(step, "delete") and hasattr(step, "add"):
-            facts |= {"delete": len(step.delete), "add": len(step.add)}
-        log.info("step", kind=type(step).__name__, **{key: str(value) for key, value in facts.items()})

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from hostagent.agent import desired_of
 from hostagent.control import RequestError, ask
+from hostagent.definition import desired_of
 from hostagent.health import rejections
 from hostagent.host import NO_LIBVIRT, Events, Host, HostPaths
 from hostagent.identity import IdentityError, load_identity
-from hostagent.model import ChangeFlows, Observed, Phase, Step, Unread
+from hostagent.model import Observed, Phase, Unread
 from hostagent.plan import plan
 from hostagent.presence import seen_vifs, unpark
 from hostagent.state import State
+from hostagent.steps import describe
 
-__all__ = ["InspectError", "describe", "inspect_host"]
+__all__ = ["InspectError", "inspect_host"]
 
 _PATIENCE_S = 6.0
 
@@ -79,14 +80,6 @@ def _motion(socket: Path) -> tuple[dict[UUID, Phase], dict[UUID, str]]:
         return phases, {UUID(port): item["vtep"] for port, item in motion.items() if item["vtep"]}
     except (OSError, RequestError, KeyError, TypeError, ValueError):
         return {}, {}  # no agent runs: nothing is in motion that anybody would know of
-
-
-def describe(step: Step) -> str:
-    """A step in words, for people."""
-    if isinstance(step, ChangeFlows):
-        return f"bridge {step.bridge}: delete {len(step.delete)} flows, add {len(step.add)}"
-    facts = ((name, getattr(step, name, None)) for name in ("bridge", "name", "link", "address", "uuid", "mtu"))
-    return f"{type(step).__name__} " + " ".join(f"{name}={value}" for name, value in facts if value not in (None, ""))
 
 
 async def _observe(paths: HostPaths) -> Observed:

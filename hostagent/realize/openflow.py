@@ -42,6 +42,7 @@ _FLOW_DESC, _FLOW_MONITOR = 1, 16
 _ADDED_REMOVED_MODIFIED: Final = 2 | 4 | 8
 _EVENT_ABBREVIATED: Final = 4
 _MORE: Final = 1
+_MESSAGE_MAX: Final = 0xFFFF - 32  # of 65,535 bytes, less what a bundle puts around a flow-mod
 _MEMO_MAX: Final = 200_000  # encodings remembered between dumps
 
 
@@ -135,7 +136,7 @@ class OpenFlowConnection:
         head = struct.pack("!I2xH", bundle_id, _ATOMIC_ORDERED)
         messages = bytearray(self._control(bundle_id, _OPEN))
         for xid, command, flow in zip(itertools.count(first_xid), commands, flows, strict=False):
-            body = encode_flow_mod(command, flow)
+            body = self._encode(command, flow)
             inner = _HEADER.pack(_VERSION, _FLOW_MOD, 8 + len(body), xid) + body
             messages += _HEADER.pack(_VERSION, _BUNDLE_ADD, 16 + len(inner), xid) + head + inner
         async with self._turn:
@@ -219,6 +220,19 @@ class OpenFlowConnection:
         finally:
             self._waiting.pop(xid, None)
             self._parts.pop(xid, None)
+
+    def _encode(self, command: int, flow: Flow) -> bytes:
+        try:
+            body = encode_flow_mod(command, flow)
+        except (struct.error, OverflowError):  # a length or a value beyond its field
+            body = bytes(_MESSAGE_MAX + 1)
+        if len(body) > _MESSAGE_MAX:
+            place = f"table {flow.table}, priority {flow.priority}, cookie {flow.cookie:#x}"
+            raise OpenFlowError(
+                f"bridge {self.bridge}: the flow in {place} with {len(flow.actions)} actions does not fit into an "
+                f"OpenFlow message of {_MESSAGE_MAX} bytes; nothing was changed"
+            )
+        return body
 
     def _reserve(self, count: int) -> int:
         """The first of *count* transaction ids in a row."""

@@ -36,9 +36,11 @@ __all__ = [
     "VifState",
     "VifStatus",
     "VtepAssignment",
+    "Withdrawal",
     "ZoneKind",
     "kind_of",
     "ref_of",
+    "why_withdrawn",
 ]
 
 
@@ -95,6 +97,7 @@ class Kind(StrEnum):
     ZONE = "zone"
     SWITCH = "switch"
     NETWORK = "network"
+    WITHDRAWAL = "withdrawal"
     PORT = "port"
     LOCATION = "location"
 
@@ -139,6 +142,7 @@ class LogicalPort:
     mac: str
     ips: tuple[str, ...] = ()
     admin_up: bool = True
+    shadow_of: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +156,16 @@ class Location:
     parked: bool = False
     version: int = 0
     mac: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawal:
+    uuid: UUID
+    network_uuid: UUID
+    host_uuid: UUID | None = None
+    reason: str = ""
+    by: str = ""
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +240,7 @@ class Claim:
     intent: ClaimIntent
 
 
-Constructs = TransportZone | OpaqueSwitch | OpaqueNetwork | LogicalPort | Location | HostConfig
+Constructs = TransportZone | OpaqueSwitch | OpaqueNetwork | Withdrawal | LogicalPort | Location | HostConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +265,7 @@ _KINDS: dict[type, Kind] = {
     TransportZone: Kind.ZONE,
     OpaqueSwitch: Kind.SWITCH,
     OpaqueNetwork: Kind.NETWORK,
+    Withdrawal: Kind.WITHDRAWAL,
     LogicalPort: Kind.PORT,
     Location: Kind.LOCATION,
 }
@@ -266,3 +281,12 @@ def ref_of(item: Object) -> Ref:
     body = item.body
     uuid = body.port_uuid if isinstance(body, Location) else body.uuid
     return Ref(kind=kind_of(body), uuid=uuid, version=item.version)
+
+
+def why_withdrawn(withdrawal: Withdrawal, *, network: str, host: str = "") -> str:
+    """The sentence that manager and host both say: what is hidden from whom, by whom, since when, why.
+
+    *network* and *host* are names; *host* is needed only where the withdrawal is of one host.
+    """
+    whom = "all hosts" if withdrawal.host_uuid is None else f"host {host or withdrawal.host_uuid}"
+    return f"network {network} is withdrawn from {whom} by {withdrawal.by} since {withdrawal.since}: {withdrawal.reason}"

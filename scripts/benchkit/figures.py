@@ -1,8 +1,8 @@
 """Figures of measured moves: samples, median and 95th percentile, the reach, the table. Pure.
 
-Every move is seen by three peers at once, one at each *position*: on the source's host, on the destination's, on a third.
-A peer pings the guest every few milliseconds; what it saw of one move is a `Seen`. The figures of a subject are kept by
-position, and once more for all positions together.
+Every move is seen by three peers at once, one at each *position*: on the source's host, on the destination's, on a
+third. A peer pings the guest every few milliseconds; what it saw of one move is a `Seen`. The figures of a subject are
+kept by position, and once more for all positions together.
 
 The gap minus QEMU's own pause is what the network adds. No network can be faster than the floor, so ours is judged by
 its distance to it.
@@ -32,6 +32,7 @@ UNITS = {
     "copy_s": "s; from the call of virsh to its end",
 }
 _METRICS = ("gap_ms", "pause_ms", "gap_minus_pause_ms", "lost", "duplicates", "before_pause_ms", "after_resume_ms")
+_STRAY_S = 0.01  # a reply that left the guest before its pause may arrive that much after STOP
 _REACH_MS, _REACH_LOST_MEDIAN, _REACH_LOST_P95 = 20.0, 1, 2
 
 
@@ -105,10 +106,11 @@ def _row(move: Move, seen: Seen) -> dict[str, float]:
         "duplicates": seen.duplicates,
     }
     ended_at = seen.gap_at + seen.gap_ms / 1000
-    if move.stopped_at is not None and move.resumed_at is not None:
-        if seen.gap_at <= move.stopped_at + 0.01 and ended_at >= move.resumed_at:  # else another gap was the longest
-            row["before_pause_ms"] = round((move.stopped_at - seen.gap_at) * 1000, 2)
-            row["after_resume_ms"] = round((ended_at - move.resumed_at) * 1000, 2)
+    if move.stopped_at is None or move.resumed_at is None:
+        return row
+    if seen.gap_at <= move.stopped_at + _STRAY_S and ended_at >= move.resumed_at:  # else another gap was the longest
+        row["before_pause_ms"] = round((move.stopped_at - seen.gap_at) * 1000, 2)
+        row["after_resume_ms"] = round((ended_at - move.resumed_at) * 1000, 2)
     return row
 
 
@@ -143,7 +145,10 @@ def table(doc: Mapping[str, Any]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(_aligned(row, widths)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    lines += ["", "Each cell: median / 95th percentile. stop: from the last reply to QEMU's STOP; resume: from its RESUME to"]
+    lines += [
+        "",
+        "Each cell: median / 95th percentile. stop: from the last reply to QEMU's STOP; resume: from its RESUME to",
+    ]
     lines += ["the first reply. Both in ms."]
     return "\n".join([*lines, "", *_verdicts(doc["reach"])])
 

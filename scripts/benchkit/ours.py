@@ -35,7 +35,7 @@ class Ours(Subject):
 
     @staticmethod
     def make_lab(progress: Callable[[str], None]) -> Lab:
-        return Lab(hosts=3, zones={host: "a" for host in ("h1", "h2", "h3")}, with_vmctl=False, progress=progress)
+        return Lab(hosts=3, zones=dict.fromkeys(("h1", "h2", "h3"), "a"), with_vmctl=False, progress=progress)
 
     def build(self) -> None:
         self.lab.exec(MANAGER, ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=_APPLY)

@@ -17,6 +17,8 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from scripts.benchkit.plain import BRIDGE, bare_switches, build_uplinks, random_port, vtep
 from scripts.benchkit.subject import MOVERS, Port, Subject, define_network, eventually
@@ -35,7 +37,8 @@ mkdir -p /run/ovn /var/lib/ovn /var/log/ovn
 for db in nb sb; do
     ovsdb-tool create /var/lib/ovn/$db.db /usr/share/ovn/ovn-$db.ovsschema
     port=6641; [ $db = nb ] || port=6642
-    OVS_RUNDIR=/run/ovn ovsdb-server /var/lib/ovn/$db.db --remote=punix:/run/ovn/ovn${{db}}_db.sock --remote=ptcp:$port \\
+    OVS_RUNDIR=/run/ovn ovsdb-server /var/lib/ovn/$db.db \\
+        --remote=punix:/run/ovn/ovn${{db}}_db.sock --remote=ptcp:$port \\
         --unixctl=/run/ovn/ovn${{db}}_db.ctl --pidfile=/run/ovn/ovn${{db}}_db.pid --detach --no-chdir \\
         --log-file=/var/log/ovn/$db.log --verbose=console:off --verbose=syslog:off
 done
@@ -78,11 +81,8 @@ class Ovn(Subject):
             self.lab.exec(host, ["/bin/sh", "-c", _START_CONTROLLER])
         self._nb("ls-add", _SWITCH)
         for host in self.lab.hosts:
-            eventually(
-                lambda host=host: self._has_bridge(host),  # type: ignore[misc]
-                within_s=30,
-                otherwise=f"ovn-controller of {host} made no {BRIDGE}",
-            )
+            made = partial(self._has_bridge, host)
+            eventually(made, within_s=30, otherwise=f"ovn-controller of {host} did not make {BRIDGE}")
         for host in MOVERS:
             define_network(self.lab, host, name=self.network, bridge=BRIDGE)
 
@@ -128,10 +128,10 @@ class Ovn(Subject):
     def _chassis(self) -> dict[str, str]:
         return {name: uuid for (_, uuid), name in self._sb("--columns=_uuid,name", "list", "Chassis", "")}
 
-    def _sb(self, columns: str, verb: str, table: str, logical_port: str) -> list[list[object]]:
+    def _sb(self, columns: str, verb: str, table: str, logical_port: str) -> list[list[Any]]:
         condition = [f"logical_port={logical_port}"] if logical_port else []
         command = ["ovn-sbctl", f"--timeout={_WAIT_S}", "--format=json", columns, verb, table, *condition]
-        rows: list[list[object]] = json.loads(self.lab.exec(_CENTRAL, command).stdout)["data"]
+        rows: list[list[Any]] = json.loads(self.lab.exec(_CENTRAL, command).stdout)["data"]
         return rows
 
     def _sync(self) -> None:

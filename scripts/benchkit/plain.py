@@ -21,7 +21,7 @@ from uuid import uuid4
 from scripts.benchkit.subject import MOVERS, Port, Subject, define_network
 from scripts.labkit import Lab
 
-__all__ = ["Floor", "MacLearning", "build_uplinks", "bare_switches", "random_port", "vtep"]
+__all__ = ["Floor", "MacLearning", "bare_switches", "build_uplinks", "random_port", "vtep"]
 
 BRIDGE, UPLINK, VNI = "br-int", "br-uplink", 5001
 _MULTICAST = "01:00:00:00:00:00/01:00:00:00:00:00"
@@ -80,9 +80,6 @@ class Floor(MacLearning):
                 if peer != host:
                     self._no_flood(host, tunnel(peer))
 
-    def port(self, name: str, address: str) -> Port:
-        return random_port(address)
-
     def peer_attached(self, endpoint: str, host: str, port: Port) -> None:
         device = f"ep-{endpoint}"
         self._no_flood(host, device)
@@ -98,11 +95,11 @@ class Floor(MacLearning):
         tunnels = {peer: number[tunnel(peer)] for peer in self.lab.hosts if peer != host}
         own = number[self._peers[host][0]]
         taps = ["FLOOD"] if host in MOVERS else []
-        for port in tunnels.values():
-            yield _flow(100, f"in_port={port},dl_dst={guest}", taps)
-            yield _flow(100, f"in_port={port},dl_dst={self._peers[host][1].mac}", [own])
-            yield _flow(100, f"in_port={port},dl_dst={_MULTICAST}", [*taps, own])
-            yield _flow(90, f"in_port={port}", [])
+        for way_in in tunnels.values():
+            yield _flow(100, f"in_port={way_in},dl_dst={guest}", taps)
+            yield _flow(100, f"in_port={way_in},dl_dst={self._peers[host][1].mac}", [own])
+            yield _flow(100, f"in_port={way_in},dl_dst={_MULTICAST}", [*taps, own])
+            yield _flow(90, f"in_port={way_in}", [])
         yield _flow(50, f"dl_dst={guest}", [*taps, *(tunnels[mover] for mover in MOVERS if mover != host)])
         yield _flow(50, f"dl_dst={_MULTICAST}", [*taps, own, *tunnels.values()])
         for peer, (_, port) in self._peers.items():
@@ -126,7 +123,19 @@ def bare_switches(progress: Callable[[str], None]) -> Lab:
 def build_uplinks(lab: Lab) -> None:
     """On every host a bridge with the PNIC, and the VTEP address on it; then every host knows every other's MAC."""
     for host in lab.hosts:
-        words = ["add-br", UPLINK, "--", "set", "Bridge", UPLINK, "datapath_type=netdev", "--", "add-port", UPLINK, "pnic0"]
+        words = [
+            "add-br",
+            UPLINK,
+            "--",
+            "set",
+            "Bridge",
+            UPLINK,
+            "datapath_type=netdev",
+            "--",
+            "add-port",
+            UPLINK,
+            "pnic0",
+        ]
         lab.exec(host, ["ovs-vsctl", "--timeout=10", *words])
         lab.exec(host, ["ip", "address", "add", f"{vtep(host)}/24", "dev", UPLINK])
         lab.exec(host, ["ip", "link", "set", UPLINK, "up"])

@@ -15,7 +15,17 @@ from xml.sax.saxutils import quoteattr
 
 from scripts.labkit import Lab, LabError
 
-__all__ = ["GUEST_ADDRESS", "MOVERS", "NETWORK_MTU", "PEERS", "PREFIX", "Port", "Subject", "define_network", "eventually"]
+__all__ = [
+    "GUEST_ADDRESS",
+    "MOVERS",
+    "NETWORK_MTU",
+    "PEERS",
+    "PREFIX",
+    "Port",
+    "Subject",
+    "define_network",
+    "eventually",
+]
 
 MOVERS = ("h1", "h2")
 GUEST_ADDRESS = "10.30.0.10"
@@ -63,16 +73,18 @@ class Subject(ABC):
         """Name of the libvirt network."""
         return "bench"
 
-    def peer_attached(self, endpoint: str, host: str, port: Port) -> None:
+    # What most subjects have nothing to do at; each may be left as it is.
+
+    def peer_attached(self, endpoint: str, host: str, port: Port) -> None:  # noqa: B027
         """A peer was plugged in."""
 
-    def guest_started(self, host: str, port: Port) -> None:
+    def guest_started(self, host: str, port: Port) -> None:  # noqa: B027
         """The guest runs on *host*."""
 
-    def before_move(self, port: Port, source: str, destination: str) -> None:
+    def before_move(self, port: Port, source: str, destination: str) -> None:  # noqa: B027
         """What the orchestration tells the network before a move."""
 
-    def after_move(self, port: Port, source: str, destination: str) -> None:
+    def after_move(self, port: Port, source: str, destination: str) -> None:  # noqa: B027
         """What the orchestration tells the network after a move."""
 
 

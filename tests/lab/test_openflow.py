@@ -275,6 +275,22 @@ def test_a_refusal_at_commit_changes_nothing(switch):
     asyncio.run(run())
 
 
+def test_a_flow_too_long_for_a_message_is_refused_before_anything_is_sent(switch):
+    long = Flow(table=1, priority=1, cookie=1, actions=(Output(1),) * 4080)
+    longer = replace(long, actions=(Output(1),) * 4100)
+
+    async def run() -> None:
+        async with connected(switch) as connection:
+            await replace_all(connection, frozenset())
+            with pytest.raises(OpenFlowError, match="4100 actions does not fit"):
+                await connection.bundle([], [*many(1), longer])
+            assert await connection.dump() == frozenset()
+            await connection.bundle([], [*many(1), long])
+            assert len(await connection.dump()) == 2
+
+    asyncio.run(run())
+
+
 def test_adding_in_the_place_of_a_flow_replaces_it_and_deleting_what_is_gone_succeeds(switch):
     old, new = many(1)[0], many(1, vtep=2)[0]
 

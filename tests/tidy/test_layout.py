@@ -17,7 +17,7 @@ PACKAGES = ("netmgr", "hostagent", "vmctl")
 # Pure rooms: standard library without clock, chance, threads and I/O; the contract; each other.
 PURE = {
     "netmgr": ("contract/types.py", "model", "rules", "allocate", "span", "arbiter"),
-    "hostagent": ("model", "names", "flow", "flows", "pipeline", "plan", "migration", "health", "resolve",
+    "hostagent": ("model", "names", "flow", "flows", "pipeline", "plan", "migration", "health", "resolve", "presence",
                   "uplinks", "vifs", "vif_report"),
     "vmctl": ("eligibility", "migration", "model"),
 }  # fmt: skip

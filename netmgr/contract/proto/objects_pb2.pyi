@@ -57,7 +57,7 @@ class OpaqueNetwork(_message.Message):
     def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., zone_uuid: _Optional[str] = ..., switch_uuid: _Optional[str] = ..., segment_id: _Optional[int] = ..., attach_mode: _Optional[str] = ..., mtu: _Optional[int] = ..., subnets: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LogicalPort(_message.Message):
-    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up")
+    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up", "shadow_of")
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class LogicalPort(_message.Message):
     MAC_FIELD_NUMBER: _ClassVar[int]
     IPS_FIELD_NUMBER: _ClassVar[int]
     ADMIN_UP_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_OF_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     name: str
     network_uuid: str
@@ -72,7 +73,8 @@ class LogicalPort(_message.Message):
     mac: str
     ips: _containers.RepeatedScalarFieldContainer[str]
     admin_up: bool
-    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ...) -> None: ...
+    shadow_of: str
+    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ..., shadow_of: _Optional[str] = ...) -> None: ...
 
 class Location(_message.Message):
     __slots__ = ("port_uuid", "network_uuid", "holder_host", "holder_vtep", "incoming_host", "incoming_vtep", "parked", "version", "mac")
@@ -96,6 +98,22 @@ class Location(_message.Message):
     mac: str
     def __init__(self, port_uuid: _Optional[str] = ..., network_uuid: _Optional[str] = ..., holder_host: _Optional[str] = ..., holder_vtep: _Optional[str] = ..., incoming_host: _Optional[str] = ..., incoming_vtep: _Optional[str] = ..., parked: _Optional[bool] = ..., version: _Optional[int] = ..., mac: _Optional[str] = ...) -> None: ...
 
+class Withdrawal(_message.Message):
+    __slots__ = ("uuid", "network_uuid", "host_uuid", "reason", "by", "since")
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
+    HOST_UUID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    uuid: str
+    network_uuid: str
+    host_uuid: str
+    reason: str
+    by: str
+    since: str
+    def __init__(self, uuid: _Optional[str] = ..., network_uuid: _Optional[str] = ..., host_uuid: _Optional[str] = ..., reason: _Optional[str] = ..., by: _Optional[str] = ..., since: _Optional[str] = ...) -> None: ...
+
 class VtepAssignment(_message.Message):
     __slots__ = ("switch_uuid", "address")
     SWITCH_UUID_FIELD_NUMBER: _ClassVar[int]
@@ -117,7 +135,7 @@ class HostConfig(_message.Message):
     def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., zone_uuids: _Optional[_Iterable[str]] = ..., vteps: _Optional[_Iterable[_Union[VtepAssignment, _Mapping]]] = ...) -> None: ...
 
 class Object(_message.Message):
-    __slots__ = ("version", "zone", "switch", "network", "port", "location", "host")
+    __slots__ = ("version", "zone", "switch", "network", "port", "location", "host", "withdrawal")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ZONE_FIELD_NUMBER: _ClassVar[int]
     SWITCH_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +143,7 @@ class Object(_message.Message):
     PORT_FIELD_NUMBER: _ClassVar[int]
     LOCATION_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWAL_FIELD_NUMBER: _ClassVar[int]
     version: int
     zone: TransportZone
     switch: OpaqueSwitch
@@ -132,7 +151,8 @@ class Object(_message.Message):
     port: LogicalPort
     location: Location
     host: HostConfig
-    def __init__(self, version: _Optional[int] = ..., zone: _Optional[_Union[TransportZone, _Mapping]] = ..., switch: _Optional[_Union[OpaqueSwitch, _Mapping]] = ..., network: _Optional[_Union[OpaqueNetwork, _Mapping]] = ..., port: _Optional[_Union[LogicalPort, _Mapping]] = ..., location: _Optional[_Union[Location, _Mapping]] = ..., host: _Optional[_Union[HostConfig, _Mapping]] = ...) -> None: ...
+    withdrawal: Withdrawal
+    def __init__(self, version: _Optional[int] = ..., zone: _Optional[_Union[TransportZone, _Mapping]] = ..., switch: _Optional[_Union[OpaqueSwitch, _Mapping]] = ..., network: _Optional[_Union[OpaqueNetwork, _Mapping]] = ..., port: _Optional[_Union[LogicalPort, _Mapping]] = ..., location: _Optional[_Union[Location, _Mapping]] = ..., host: _Optional[_Union[HostConfig, _Mapping]] = ..., withdrawal: _Optional[_Union[Withdrawal, _Mapping]] = ...) -> None: ...
 
 class ObjectRef(_message.Message):
     __slots__ = ("kind", "uuid", "version")

@@ -114,14 +114,22 @@ class HostReport(_message.Message):
     def __init__(self, pnics: _Optional[_Iterable[_Union[_objects_pb2.Pnic, _Mapping]]] = ..., switches: _Optional[_Iterable[_Union[_objects_pb2.SwitchStatus, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[_objects_pb2.NetworkStatus, _Mapping]]] = ..., vifs: _Optional[_Iterable[_Union[_objects_pb2.VifStatus, _Mapping]]] = ...) -> None: ...
 
 class ManagerMessage(_message.Message):
-    __slots__ = ("welcome", "update", "answer")
+    __slots__ = ("welcome", "update", "answer", "try_again")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
+    TRY_AGAIN_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     update: Update
     answer: ClaimAnswer
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., update: _Optional[_Union[Update, _Mapping]] = ..., answer: _Optional[_Union[ClaimAnswer, _Mapping]] = ...) -> None: ...
+    try_again: TryAgain
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., update: _Optional[_Union[Update, _Mapping]] = ..., answer: _Optional[_Union[ClaimAnswer, _Mapping]] = ..., try_again: _Optional[_Union[TryAgain, _Mapping]] = ...) -> None: ...
+
+class TryAgain(_message.Message):
+    __slots__ = ("vif_uuids",)
+    VIF_UUIDS_FIELD_NUMBER: _ClassVar[int]
+    vif_uuids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, vif_uuids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("store_id", "revision")

@@ -1,0 +1,47 @@
+"""What is wanted and what was read, put into the form that the pure rooms take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from hostagent.identity import Identity
+from hostagent.model import Desired, LibvirtNetwork, Observed, Unread
+from hostagent.state import State
+
+__all__ = ["desired_of", "is_whole", "without_libvirt"]
+
+
+def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -> Desired:
+    """What *state* says is wanted on this host; *motion* may give `phases`, `relay_vteps` and other `locations`."""
+    pushed = Desired(
+        host=state.host,
+        zones=state.zones,
+        switches=state.switches,
+        networks=state.networks,
+        ports=state.ports,
+        locations=state.locations,
+        offered_pnics=identity.pnics,
+        datapath=identity.datapath,
+    )
+    return replace(pushed, **motion)  # type: ignore[arg-type]
+
+
+def is_whole(observed: Observed) -> bool:
+    """True when everything that the data plane consists of could be read."""
+    return not (
+        isinstance(observed.bridges, Unread)
+        or isinstance(observed.links, Unread)
+        or any(isinstance(flows, Unread) for flows in observed.flows.values())
+    )
+
+
+def without_libvirt(desired: Desired, observed: Observed) -> Observed:
+    """For the report of a host that has no libvirt: there is nothing to define there, so nothing is missing."""
+    networks = tuple(
+        LibvirtNetwork(uuid=network.uuid, name=network.name, ours=True, active=True, autostart=True)
+        for network in desired.networks.values()
+    )
+    return replace(observed, libvirt_networks=networks)
