@@ -1,11 +1,11 @@
 # `make demo` and `make test` are all that is needed on a fresh Debian 12 machine, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check proto clean
+.PHONY: help setup demo test check bench-migration bench-placement proto clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: ## install what is missing: Debian packages, .venv, the lab's guest
 	@scripts/install.sh
@@ -20,6 +20,13 @@ check: ## lint, format, types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+bench-migration: ## a live migration seen by the network: ours, OVN, MAC learning, the floor; MOVES=20 (docs/bench.md)
+	@scripts/install.sh --bench
+	@scripts/bench-migration $(if $(MOVES),--moves $(MOVES))
+
+bench-placement: ## a decision where a VM goes, on 10,000 hosts with 100,000 VMs
+	@scripts/bench-placement
 
 proto: ## regenerate the contract's Python from its .proto files
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. netmgr/contract/proto/*.proto

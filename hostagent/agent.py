@@ -28,14 +28,17 @@ import structlog
 
 from hostagent.claims import Claims
 from hostagent.definition import desired_of, is_whole, without_libvirt
+from hostagent.endpoints.keeper import Endpoints
 from hostagent.guests import Guests
 from hostagent.health import host_report, rejections
 from hostagent.host import Events, Host, HostPaths
 from hostagent.identity import Identity
+from hostagent.lookup import Lookup
 from hostagent.model import DefineNetwork, Desired, Observed, RemoveNetwork, Step, Unread
 from hostagent.motion import Motion
 from hostagent.names import switch_bridge
 from hostagent.plan import plan
+from hostagent.pnic_load import PnicLoad
 from hostagent.presence import due_claims, due_releases, seen_vifs, tunnel_peers, unpark, wanted_networks
 from hostagent.progress import Failures, failed_objects
 from hostagent.realize.domains import DomainEventKind
@@ -79,7 +82,11 @@ class Agent:
             identity=identity, state=state, listener=self, boot_id=boot_id, agent_version=agent_version
         )
         self.motion = Motion(
-            host=identity.host_uuid, manager=self.sync, relay_s=RELAY_S, on_phases=self._phases_changed
+            host=identity.host_uuid,
+            manager=self.sync,
+            relay_s=RELAY_S,
+            on_phases=self._phases_changed,
+            records=state.records,
         )
         self.guests = Guests(motion=self.motion, port_by_vif=state.port_by_vif)
         self.claims = Claims(
@@ -88,6 +95,15 @@ class Agent:
             sync=self.sync,
             realized=self._realized,
             changed=self._claims_changed,
+        )
+        self.lookup = Lookup(state=state, changed=self._claims_changed)
+        self.endpoints = Endpoints(
+            state=state,
+            host=self.host,
+            claims=self.claims,
+            lookup=self.lookup,
+            host_uuid=identity.host_uuid,
+            netdev=identity.datapath == "netdev",
         )
         self._failures = Failures()
         self._network_steps: asyncio.Task[None] | None = None
@@ -99,12 +115,14 @@ class Agent:
         self._lit_bridges: frozenset[str] = frozenset()
         self._began_empty = state.revision == 0
         self._hold_until = 0.0
+        self._load = PnicLoad()
         self._primed: frozenset[tuple[str, str]] = frozenset()
 
     # --- for the daemon --------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep the host as wanted until cancelled; then stop listening and leave everything as it is."""
+        self.motion.revive(self._state.locations)
         for port_uuid, location in list(self._state.locations.items()):
             self.motion.located(port_uuid, location)
         self.host.start()
@@ -118,6 +136,7 @@ class Agent:
             self.motion.close()
             self._switchover.close()
             await self.claims.close()
+            await self.endpoints.close()
             for task in (*self._background, *([self._network_steps] if self._network_steps else [])):
                 task.cancel()
             await self.sync.close()
@@ -134,6 +153,7 @@ class Agent:
             vifs=self.guests.vifs,
             host=self._identity.host_uuid,
             ports=self._state.port_by_vif,
+            hidden=pushed.withdrawals.keys(),
         )
         return pushed if locations is self._state.locations else replace(pushed, locations=locations)
 
@@ -163,6 +183,7 @@ class Agent:
             in_sync=self._in_sync,
             manager_connected=self.sync.connected,
             sync_age_s=self.sync.away_s,
+            load_mbps=self._load.mbps,
         )
 
     # --- the loop --------------------------------------------------------------------------------------------------
@@ -223,6 +244,8 @@ class Agent:
         self.guests.look(vifs, dead_bridges=dead, desired=self.desired(), now=time.monotonic())
         for vif in vifs:
             self._state.remember_ovs_port(vif.vif_uuid, vif.ovs_port)
+        if self._knows_enough():
+            self.endpoints.look(observed)
         self.sync.subscribe(self._wanted_networks())
 
     def _conclude(self, observed: Observed, steps: tuple[Step, ...], dirt: int) -> float | None:
@@ -253,7 +276,7 @@ class Agent:
             )
             refused += tuple((ref, sentence) for ref, sentence in more if ref not in known)
             self._in_sync = whole and not steps and not refused
-            if whole and not pending and not self.host.reading_networks:
+            if whole and not pending and not self.host.reading_networks and not self.host.settling:
                 self._acknowledge(self._state.revision, refused)
             self._tell(self._with_refusals(self._health(desired, seen, steps)))
         if not [step for step in pending if not isinstance(step, DefineNetwork | RemoveNetwork)]:
@@ -318,6 +341,7 @@ class Agent:
     async def _audit(self) -> None:
         for turn in itertools.count(1):
             await asyncio.sleep(_PROBE_S)
+            self._load.sample(now_s=time.monotonic())
             await self.host.probe()
             if turn % (AUDIT_S // _PROBE_S) == 0:
                 self.host.forget()
@@ -334,7 +358,7 @@ class Agent:
             desired=self.desired(),
             vifs=self.guests.vifs,
             ports=self._state.port_by_vif,
-            claimed=self.claims.networks(),
+            claimed=(*self.claims.networks(), *self.lookup.networks()),
         )
 
     async def _realized(self, network_uuid: UUID) -> str:
@@ -373,6 +397,10 @@ class Agent:
                 self._hold_until = time.monotonic() + _SUBSCRIBE_S
                 asyncio.get_running_loop().call_later(_SUBSCRIBE_S, self._dirty, "subscribed")
         self._dirty("revision")
+
+    def on_try_again(self) -> None:
+        self.claims.try_again()
+        self._dirty("claims")
 
     def on_connection(self, connected: bool) -> None:
         self._acknowledged = None

@@ -5,7 +5,7 @@ network's realization is awaited, then the hook is let go. A VIF that appears wi
 announced, a guest that ran before this host joined) is claimed from the loop, again and again with growing pauses.
 Without a manager this host trusts its own record: a VIF it holds may start; one that it does not hold may not, because
 nobody else could say whether it runs elsewhere; and a migration in is always asked for, since its guest does run
-elsewhere.
+elsewhere. On a network that is withdrawn from this host nothing new is plugged, which this host knows by itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hostagent.control import HookRequest
 from hostagent.presence import SeenVif
 from hostagent.state import State, StateError, VifRecord
 from hostagent.sync_client import Grant, ManagerAway, Refused, SyncClient
-from netmgr.contract.types import Claim, ClaimIntent, LogicalPort
+from netmgr.contract.types import Claim, ClaimIntent, LogicalPort, OpaqueNetwork, why_withdrawn
 
 __all__ = ["Claims"]
 
@@ -64,6 +64,7 @@ class Claims:
         self._asking: dict[UUID, UUID | None] = {}  # VIF -> network, while a claim is under way
         self._retries: dict[UUID, _Retry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._present: frozenset[UUID] | None = None  # VIFs plugged here; None before the first look
 
     def networks(self) -> tuple[UUID, ...]:
         """Networks of VIFs whose claim is under way, or granted and waiting for the tap."""
@@ -88,6 +89,10 @@ class Claims:
                 " those that are, or add the host to the network's transport zone"
             )
         vif = request.vif_uuid
+        hidden = self._hidden(network, vif)
+        if hidden:
+            log.warning("claim refused", vif=str(vif), vm=request.vm_name, network=network.name, reason=hidden)
+            return hidden
         self._asking[vif] = network.uuid
         self._changed()
         try:
@@ -107,8 +112,12 @@ class Claims:
     def port_deleted(self, request: HookRequest) -> None:
         """libvirt let go of the VIF: its grant waits for no tap any more."""
         if request.vif_uuid is not None:
-            self.granted_until.pop(request.vif_uuid, None)
-            self._changed()
+            self.let_go(request.vif_uuid)
+
+    def let_go(self, vif_uuid: UUID) -> None:
+        """No tap is to be waited for any more."""
+        self.granted_until.pop(vif_uuid, None)
+        self._changed()
 
     def migrate_begin(self, request: HookRequest) -> None:
         """libvirt is about to let this VM in."""
@@ -125,6 +134,7 @@ class Claims:
         """
         now = time.monotonic()
         here = {vif.vif_uuid for vif in present}
+        self._present = frozenset(vif.vif_uuid for vif in present if vif.plugged)
         wanting = {vif.vif_uuid for vif in due}
         for table in (self.refusals, self._retries):
             for vif_uuid in [uuid for uuid in table if uuid not in wanting]:
@@ -185,6 +195,26 @@ class Claims:
                 f" VIF {vif}, so nobody can tell whether it runs elsewhere. Bring the network manager back"
                 + ("" if migrating else ", or start the guest on the host that held it last")
             ) from None
+
+    def _hidden(self, network: OpaqueNetwork, vif_uuid: UUID) -> str:
+        """Why *network* takes no new VIF here; empty when it does, or the VIF is none: it runs here or is coming."""
+        withdrawal = self._state.hidden().get(network.uuid)
+        if withdrawal is None:
+            return ""
+        port_uuid = self._state.port_by_vif.get(vif_uuid)
+        location = self._state.locations.get(port_uuid) if port_uuid is not None else None
+        if location is not None:
+            running = location.holder_host == self._host_uuid and not location.parked
+            if running and (self._present is None or vif_uuid in self._present):
+                return ""
+            if location.incoming_host == self._host_uuid:
+                return ""
+        host = self._state.host.name if self._state.host is not None else ""
+        return (
+            f"{why_withdrawn(withdrawal, network=network.name, host=host)}; no VM is started or moved here until it is"
+            f" restored (netmgr network restore {network.name})"
+            + (", or choose another host" if withdrawal.host_uuid is not None else "")
+        )
 
     def _held(self, request: HookRequest) -> Grant | None:
         """Port and location where this host is the recorded holder and the request fits the port."""

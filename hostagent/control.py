@@ -2,7 +2,7 @@
 
 One JSON object a line, one answer, then the connection closes. The socket is root's alone (0600), and still nothing
 that comes in is trusted: lines are bounded, every field is checked before anybody acts on it, and what does not fit is
-refused with a sentence, and logged.
+refused with a sentence, and logged. Whoever is slow to speak has five seconds, and only so many may be slow at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -29,12 +29,20 @@ _LINE_MAX = 64 * 1024
 _READ_DEADLINE_S = 5.0
 _NAME_MAX = 1024
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
-_HOOK_VERBS = {
+_FIELDS = {
     "port-created": {"network_uuid", "vif_uuid", "mac", "vm_uuid", "vm_name"},
     "port-deleted": {"network_uuid", "vif_uuid", "mac", "vm_uuid", "vm_name"},
     "migrate-begin": {"vm_uuid", "vm_name"},
+    "vif-of": {"network", "mac"},
+    "explain": {"which"},
+    "endpoint-attach": {"which", "network", "netns", "internal", "pnic", "ifname", "mac", "addresses", "name"},
+    "endpoint-detach": {"which"},
+    "endpoints": set(),
+    "show": set(),
+    "vifs": set(),
+    "flows": set(),
 }
-_LOOK_VERBS = {"show", "vifs", "flows"}
+_SLOW_MAX = 64  # clients that have not yet said what they want; a hook says it at once
 
 
 class RequestError(ValueError):
@@ -43,7 +51,8 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookRequest:
-    """A checked request. Fields that its verb does not carry, or that libvirt did not know, are None or empty."""
+    """A checked request. Fields that its verb does not carry, or that libvirt did not know, are None or empty; those of
+    the other verbs are in `words`."""
 
     verb: str
     network_uuid: UUID | None = None
@@ -51,6 +60,7 @@ class HookRequest:
     mac: str = ""
     vm_uuid: UUID | None = None
     vm_name: str = ""
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 Answer = Mapping[str, Any]
@@ -70,10 +80,10 @@ def parse_request(line: bytes) -> HookRequest:
     if not isinstance(raw, dict) or not isinstance(raw.get("verb"), str):
         raise RequestError('request: wanted a JSON object with a text "verb"')
     verb = raw.pop("verb")
-    if verb not in _HOOK_VERBS and verb not in _LOOK_VERBS:
-        known = ", ".join(sorted([*_HOOK_VERBS, *_LOOK_VERBS]))
+    if verb not in _FIELDS:
+        known = ", ".join(sorted(_FIELDS))
         raise RequestError(f"request: unknown verb {verb[:40]!r}; known are {known}")
-    wanted = _HOOK_VERBS.get(verb, set())
+    wanted = _FIELDS[verb]
     if set(raw) != wanted:
         odd = ", ".join(sorted(set(raw) ^ wanted))
         raise RequestError(f"request {verb}: missing or unknown fields: {odd[:200]}")
@@ -90,6 +100,7 @@ def parse_request(line: bytes) -> HookRequest:
         mac=mac,
         vm_uuid=_uuid(verb, "vm_uuid", raw),
         vm_name=raw.get("vm_name", ""),
+        words=raw,
     )
     if verb == "port-created" and (request.network_uuid is None or request.vif_uuid is None):
         raise RequestError(
@@ -119,6 +130,7 @@ class ControlServer:
         self._path = path
         self._handler = handler
         self._server: asyncio.Server | None = None
+        self._reading = 0
 
     async def start(self) -> None:
         """Take over the socket's path.
@@ -152,13 +164,16 @@ class ControlServer:
             answer = await self._answer(reader)
             if answer is not None:
                 writer.write(json.dumps(answer).encode() + b"\n")
-                await writer.drain()
+                await asyncio.wait_for(writer.drain(), _READ_DEADLINE_S)
         except (ConnectionError, TimeoutError) as error:
             log.warning("control: connection lost", error=str(error) or type(error).__name__)
         finally:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader) -> Answer | None:
+        if self._reading >= _SLOW_MAX:
+            return _refused(f"request: {_SLOW_MAX} others have not said yet what they want; try again")
+        self._reading += 1
         try:
             line = await asyncio.wait_for(reader.readline(), _READ_DEADLINE_S)
             if not line:
@@ -170,6 +185,8 @@ class ControlServer:
             return _refused(str(error))
         except ValueError:  # the stream's limit
             return _refused(f"request: longer than {_LINE_MAX} bytes")
+        finally:
+            self._reading -= 1
         try:
             return await self._handler(request)
         except Exception as error:  # one request must not take the agent down
@@ -182,8 +199,8 @@ def _refused(sentence: str) -> Answer:
     return {"ok": False, "sentence": sentence}
 
 
-def ask(path: Path, verb: str, *, deadline_s: float = 10.0) -> dict[str, Any]:
-    """The agent's answer to one of the looking verbs.
+def ask(path: Path, verb: str, *, deadline_s: float = 10.0, **words: str) -> dict[str, Any]:
+    """The agent's answer to a request of a command.
 
     Raises:
         OSError: nobody answers on *path*.
@@ -192,7 +209,7 @@ def ask(path: Path, verb: str, *, deadline_s: float = 10.0) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(deadline_s)
         connection.connect(str(path))
-        connection.sendall(json.dumps({"verb": verb}).encode() + b"\n")
+        connection.sendall(json.dumps({"verb": verb, **words}).encode() + b"\n")
         with connection.makefile("rb") as file:
             line = file.readline()
     try:

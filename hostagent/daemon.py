@@ -9,20 +9,18 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import structlog
 
 from hostagent.agent import Agent
 from hostagent.cli.output import Settings
-from hostagent.control import ControlServer, HookRequest, RequestError
+from hostagent.control import ControlServer, RequestError
 from hostagent.host import HostPaths
 from hostagent.identity import Identity, IdentityError, load_identity
-from hostagent.show import flows_of, show_of, vifs_of
 from hostagent.state import State, read_boot_id
+from hostagent.verbs import Verbs
 from hostagent.view import ViewServer
 
 __all__ = ["DaemonError", "run_daemon"]
@@ -64,7 +62,7 @@ async def _run(settings: Settings, identity: Identity, view_port: int | None) ->
     boot_id = read_boot_id(settings.socket.parent, make=lambda: secrets.token_hex(8))
     paths = HostPaths(ovs_rundir=settings.ovs_rundir, libvirt_uri=settings.libvirt_uri)
     agent = Agent(identity=identity, state=state, paths=paths, boot_id=boot_id, agent_version=_version())
-    control = ControlServer(settings.socket, lambda request: _handle(agent, identity, state, request))
+    control = ControlServer(settings.socket, Verbs(agent, identity, state))
     view = ViewServer(identity=identity, port=_port_of(identity, view_port), view=agent.host_view)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,24 +95,6 @@ async def _run(settings: Settings, identity: Identity, view_port: int | None) ->
     failure = None if work.cancelled() else work.exception()
     if failure is not None:
         raise failure
-
-
-async def _handle(agent: Agent, identity: Identity, state: State, request: HookRequest) -> Mapping[str, Any]:
-    if request.verb == "port-created":
-        sentence = await agent.claims.port_created(request)
-        return {"ok": False, "sentence": sentence} if sentence else {"ok": True}
-    if request.verb == "port-deleted":
-        agent.claims.port_deleted(request)
-    elif request.verb == "migrate-begin":
-        agent.claims.migrate_begin(request)
-    elif request.verb == "show":
-        return {"ok": True, **show_of(agent, identity, state)}
-    elif request.verb == "vifs":
-        return {"ok": True, "vifs": vifs_of(agent, state)}
-    else:
-        assert request.verb == "flows"
-        return {"ok": True, "flows": flows_of(agent)}
-    return {"ok": True}
 
 
 async def _serve_view(view: ViewServer) -> None:

@@ -23,6 +23,7 @@ def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -
         networks=state.networks,
         ports=state.ports,
         locations=state.locations,
+        withdrawals=state.hidden(),
         offered_pnics=identity.pnics,
         datapath=identity.datapath,
     )

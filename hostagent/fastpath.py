@@ -59,5 +59,5 @@ def phase_flows(
 
 def _flows(desired: Desired, intent: SwitchIntent, bridge: Bridge, network_uuid: UUID, port_uuid: UUID) -> set[Flow]:
     index = {network_uuid: (port_uuid,)}
-    flows = compile_flows(desired=desired, intent=intent, bridge=bridge, index=index)
+    flows = compile_flows(desired=desired, intent=intent, bridge=bridge, index=index, remember=False)
     return {flow for flow in flows if flow.table != Table.FLOOD and flow.cookie != SWITCH_COOKIE}

@@ -55,10 +55,12 @@ class Field(NamedTuple):
     oxm_class: int
     number: int
     bits: int
-    text: str  # "hex", "dec", "mac", "ip4", "ip6"
+    text: str  # "hex", "dec", "mac", "ip4", "ip6", "port", "frag"
 
 
-_BASIC, _NXM0, _NXM1, _REGS64 = 0x8000, 0x0000, 0x0001, 0x8001
+_FRAGMENTS: Final = {(1, 1): "yes", (0, 3): "no", (1, 3): "first", (3, 3): "later", (0, 2): "not_later"}
+
+_BASIC, _NXM0, _NXM1, _REGS64, _ERIC = 0x8000, 0x0000, 0x0001, 0x8001, 0x1000
 
 FIELDS: Final[dict[str, Field]] = {
     "in_port": Field(_BASIC, 0, 32, "port"),
@@ -77,6 +79,7 @@ FIELDS: Final[dict[str, Field]] = {
     "ct_zone": Field(_NXM1, 106, 16, "hex"),
     "ct_mark": Field(_NXM1, 107, 32, "hex"),
     "ct_label": Field(_NXM1, 108, 128, "hex"),
+    "ip_frag": Field(_NXM1, 26, 8, "frag"),
     "nw_proto": Field(_BASIC, 10, 8, "dec"),
     "nw_src": Field(_BASIC, 11, 32, "ip4"),
     "nw_dst": Field(_BASIC, 12, 32, "ip4"),
@@ -99,11 +102,16 @@ FIELDS: Final[dict[str, Field]] = {
     "nd_target": Field(_BASIC, 31, 128, "ip6"),
     "nd_sll": Field(_BASIC, 32, 48, "mac"),
     "nd_tll": Field(_BASIC, 33, 48, "mac"),
+    "nd_reserved": Field(_ERIC, 1, 32, "hex"),  # flags of an advertisement: router, solicited, override
+    "nd_options_type": Field(_ERIC, 2, 8, "dec"),
     # registers joined: in actions only, a match on them is split
     **{f"xreg{i}": Field(_REGS64, i, 64, "hex") for i in range(8)},
     **{f"xxreg{i}": Field(_NXM1, 111 + i, 128, "hex") for i in range(4)},
 }
 """Fields by the name that ovs-ofctl gives them, prerequisites before what needs them (vlan_tci: OXM's VLAN_VID)."""
+
+_NARROW: Final = {"vlan_tci": 0x1FFF, "ip_frag": 3}
+"""Full masks of fields with fewer bits than bytes hold: vlan_tci means OXM's 13-bit VLAN_VID."""
 
 _RANK: Final = {name: rank for rank, name in enumerate(FIELDS)}
 
@@ -262,8 +270,7 @@ def canonical(items: Iterable[Match]) -> tuple[Match, ...]:
         ones = (1 << FIELDS[name].bits) - 1
         if mask == 0:
             continue
-        if mask is None or mask == ones or (name == "vlan_tci" and mask == 0x1FFF):
-            # vlan_tci means OXM's 13-bit VLAN_VID, whose full mask is 0x1fff
+        if mask is None or mask == ones or (name in _NARROW and mask == _NARROW[name]):
             result.append(Match(name, value))
         else:
             result.append(Match(name, value & mask, mask))
@@ -292,6 +299,9 @@ def _match_text(item: Match | RawMatch) -> str:
         return f"oxm_{item.header:08x}={item.value.hex()}" + (f"/{item.mask.hex()}" if item.mask else "")
     if item.field == "vlan_tci":
         return f"vlan_tci={item.value:#06x}/{0x1FFF if item.mask is None else item.mask:#06x}"
+    if item.field == "ip_frag":  # ovs-ofctl takes names only
+        bits = (item.value, 3 if item.mask is None else item.mask & 3)
+        return f"ip_frag={_FRAGMENTS.get(bits, f'{bits[0]:#x}/{bits[1]:#x}')}"
     text = f"{item.field}={_value_text(item.field, item.value)}"
     if item.mask is None:
         return text

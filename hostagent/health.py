@@ -6,12 +6,15 @@ for it is no better than that. Scores: 0 unusable, 50 keep away if there is a ch
 
 A switch's word is believed only while it answers OpenFlow: health read from a database that a dead vswitchd filled is
 stale. What could not be read is unavailable, not up.
+
+A network that is withdrawn from this host is in maintenance here at best, with the manager's sentence first, and as
+healthy as it is: what runs on it goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 from uuid import UUID
 
@@ -29,6 +32,7 @@ from netmgr.contract.types import (
     Ref,
     Status,
     SwitchStatus,
+    why_withdrawn,
 )
 
 __all__ = ["host_report", "rejections"]
@@ -87,6 +91,7 @@ def host_report(
     for network in desired.networks.values():
         if network.uuid not in carried:
             networks.append(_network_status(network.uuid, [*_rejected(network, resolved)]))
+    networks = [_as_hidden(one, desired) for one in networks]
     return HostReport(
         pnics=_pnics(desired, observed),
         switches=tuple(sorted(switches, key=lambda one: one.switch_uuid)),
@@ -227,6 +232,19 @@ def _rejected(network: OpaqueNetwork, resolved: Resolved) -> Iterator[_Finding]:
 def _network_status(uuid: UUID, findings: list[_Finding]) -> NetworkStatus:
     status, health, reasons = _sum_up(findings)
     return NetworkStatus(network_uuid=uuid, status=status, health=health, reasons=reasons)
+
+
+def _as_hidden(found: NetworkStatus, desired: Desired) -> NetworkStatus:
+    withdrawal = desired.withdrawals.get(found.network_uuid)
+    if withdrawal is None or desired.host is None:
+        return found
+    network = desired.networks[found.network_uuid].name
+    worse = found.status in (Status.DOWN, Status.UNAVAILABLE)
+    return replace(
+        found,
+        status=found.status if worse else Status.MAINTENANCE,
+        reasons=(why_withdrawn(withdrawal, network=network, host=desired.host.name), *found.reasons),
+    )
 
 
 def _sum_up(findings: Sequence[_Finding]) -> tuple[Status, int, tuple[str, ...]]:

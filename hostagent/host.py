@@ -44,6 +44,8 @@ from hostagent.model import (
     Unread,
 )
 from hostagent.names import SWITCH_KEY, is_ours
+from hostagent.pipeline.drops import Drop, drops_of
+from hostagent.pipeline.tables import CANARY
 from hostagent.realize.domains import DomainEvent, Domains
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.libvirt_link import LibvirtLink
@@ -51,6 +53,7 @@ from hostagent.realize.libvirt_networks import LibvirtNetworks
 from hostagent.realize.netlink import Netlink
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.realize.ovsdb import OvsDb, OvsStep
+from hostagent.realize.unixctl import await_revalidation
 
 __all__ = ["Events", "Host", "HostPaths"]
 
@@ -58,6 +61,7 @@ log = structlog.get_logger(__name__)
 
 _RECONNECT_S = 0.1
 _ECHO_S = 2.0
+_REVALIDATION_S = 1.0  # of the switch's own accord, twice over
 NO_LIBVIRT = "none"
 
 
@@ -108,6 +112,8 @@ class Host:
         self._why_no_switch: dict[str, str] = {}
         self._connecting: dict[str, asyncio.Task[None]] = {}
         self._retry_at: dict[str, float] = {}
+        self._removed_from: set[str] = set()  # bridges whose cached megaflows may still know removed flows
+        self._settling: asyncio.Task[None] | None = None
         self._closing = False
         self._ovsdb = OvsDb(paths.ovsdb, on_change=partial(events.dirty, "ovsdb"))
         self._netlink = Netlink(on_change=self._links_changed)
@@ -126,7 +132,8 @@ class Host:
 
     async def close(self) -> None:
         self._closing = True
-        tasks = [*self._connecting.values(), *([self._networks_task] if self._networks_task is not None else [])]
+        beside = (self._networks_task, self._settling)
+        tasks = [*self._connecting.values(), *(task for task in beside if task is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -144,12 +151,16 @@ class Host:
         bridges = self._ovsdb.read_bridges()
         if isinstance(bridges, tuple):
             self._connect_switches(bridge.name for bridge in bridges if _is_switch(bridge))
-        if self._links is None or isinstance(self._links, Unread):
-            self._links = await self._netlink.read_links()
-        links = self._links
+        links = await self.read_links()
         self._refresh_networks()
         await self._dump_stale()
         return self._observed(bridges, links, self._networks)
+
+    async def read_links(self) -> tuple[Link, ...] | Unread:
+        """The kernel's interfaces as they are, read again if they changed."""
+        if self._links is None or isinstance(self._links, Unread):
+            self._links = await self._netlink.read_links()
+        return self._links
 
     def cached(self) -> Observed:
         """The host as last read, without waiting for anything."""
@@ -165,6 +176,19 @@ class Host:
     def reading_networks(self) -> bool:
         """True while libvirt's networks are being read: what is observed of them is not the newest."""
         return self._networks_task is not None and not self._networks_task.done()
+
+    @property
+    def settling(self) -> bool:
+        """True while a frame may still be switched by what was removed: a barrier does not tell of cached megaflows."""
+        return self._settling is not None and not self._settling.done()
+
+    async def drops(self) -> dict[str, tuple[Drop, ...]]:
+        """By bridge: the frames that ended there, by port and reason, as the switch counts them now.
+
+        Raises:
+            RealizeError: a switch did not answer.
+        """
+        return {name: drops_of(await switch.count()) for name, switch in sorted(self._switches.items())}
 
     def alive(self) -> dict[str, bool]:
         """By bridge: whether its switch answers; as of now, or of the last `probe`."""
@@ -253,8 +277,26 @@ class Host:
             await self._libvirt_networks.apply(step)
         elif isinstance(step, ChangeFlows):
             await self.change_flows(step.bridge, delete=step.delete, add=step.add)
+            if step.delete:
+                self._removed_from.add(step.bridge)
+                if not self.settling:
+                    self._settling = asyncio.create_task(self._settle(), name="revalidation")
         else:
             raise AssertionError(f"step out of order: {step}")
+
+    async def _settle(self) -> None:
+        while self._removed_from:
+            connection = self._switches.get(self._removed_from.pop())
+            if connection is None:
+                continue  # what forwarded for the bridge is gone with it
+            try:
+                kick = partial(connection.bundle, (), (CANARY,))
+                await await_revalidation(self._paths.ovs_rundir, kick=kick)
+            except RealizeError as error:
+                log.warning("revalidation: not confirmed, waited out", bridge=connection.bridge, reason=error.sentence)
+                await asyncio.sleep(_REVALIDATION_S)
+        self._settling = None
+        self._events.dirty("settled")
 
     def _refresh_networks(self) -> None:
         if self._libvirt_networks is None:

@@ -57,7 +57,9 @@ def inspect_host(state_dir: Path, *, socket: Path, ovs_rundir: Path, libvirt_uri
         host = desired.host.uuid
         if not isinstance(observed.bridges, Unread):
             vifs = seen_vifs(observed.bridges, observed.flows)
-            locations = unpark(state.locations, vifs=vifs, host=host, ports=state.port_by_vif)
+            locations = unpark(
+                state.locations, vifs=vifs, host=host, ports=state.port_by_vif, hidden=desired.withdrawals.keys()
+            )
             phases, vteps = _motion(socket)
             desired = desired_of(state, identity, locations=locations, phases=phases, relay_vteps=vteps)
         steps = plan(desired=desired, observed=observed)

@@ -14,7 +14,15 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from netmgr.contract.types import HostConfig, Location, LogicalPort, OpaqueNetwork, OpaqueSwitch, TransportZone
+from netmgr.contract.types import (
+    HostConfig,
+    Location,
+    LogicalPort,
+    OpaqueNetwork,
+    OpaqueSwitch,
+    TransportZone,
+    Withdrawal,
+)
 
 if TYPE_CHECKING:
     from hostagent.flow import Flow
@@ -83,6 +91,7 @@ class Desired:
     networks: Mapping[UUID, OpaqueNetwork] = field(default_factory=dict)
     ports: Mapping[UUID, LogicalPort] = field(default_factory=dict)
     locations: Mapping[UUID, Location] = field(default_factory=dict)  # by port UUID
+    withdrawals: Mapping[UUID, Withdrawal] = field(default_factory=dict)  # by network UUID
     offered_pnics: tuple[str, ...] = ()
     datapath: str = "system"  # "system" or "netdev"
     phases: Mapping[UUID, Phase] = field(default_factory=dict)  # by port UUID; absent means STEADY

@@ -4,13 +4,16 @@ Theory of operation. Only ports that this host holds, is about to get, or has ju
 thousand others of a network cost nothing. News of location and guest go in; phases come out, for the compilation of
 flows; effects are carried out here. What the manager must hear is kept until it can have heard it: a release or an
 activation belongs to one version of the location, is said again on each new stream, and is forgotten when the location
-has moved on. A timer that ends RELAYING is the event loop's.
+has moved on. A timer that ends RELAYING is the event loop's; its end is on disk too, off the way from event to flows,
+so that an agent that is restarted goes on relaying.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 from uuid import UUID
 
@@ -28,11 +31,14 @@ from hostagent.migration import (
     restate,
 )
 from hostagent.model import Phase
+from hostagent.records import Records, Relay
 from netmgr.contract.types import Location, ReleaseReason
 
 __all__ = ["Manager", "Motion"]
 
 log = structlog.get_logger(__name__)
+
+_KEEP_S = 0.05  # from a phase to the disk
 
 
 class Manager(Protocol):
@@ -47,12 +53,19 @@ class Motion:
     """States of the ports of one host. `on_phases` is called with the ports whose phase an event has changed."""
 
     def __init__(
-        self, *, host: UUID, manager: Manager, relay_s: float, on_phases: Callable[[frozenset[UUID]], None]
+        self,
+        *,
+        host: UUID,
+        manager: Manager,
+        relay_s: float,
+        on_phases: Callable[[frozenset[UUID]], None],
+        records: Records | None = None,
     ) -> None:
         self._host = host
         self._manager = manager
         self._relay_s = relay_s
         self._on_phases = on_phases
+        self._records = records
         self._states: dict[UUID, PortState] = {}
         self._timers: dict[UUID, asyncio.TimerHandle] = {}
         self._releases: dict[UUID, tuple[int, ReleaseReason]] = {}
@@ -73,6 +86,19 @@ class Motion:
     def ports(self) -> frozenset[UUID]:
         """Ports that have a state."""
         return frozenset(self._states)
+
+    def revive(self, locations: Mapping[UUID, Location]) -> None:
+        """Take up what an earlier life of the agent was in the middle of; call it before anything is located."""
+        now = time.time()
+        for relay in list(self._records.relays.values()) if self._records is not None else ():
+            location, left_s = locations.get(relay.port_uuid), min(relay.until_unix - now, self._relay_s)
+            if location is None or left_s <= 0:
+                self._keep_relay(relay.port_uuid)
+                continue
+            self._states[relay.port_uuid] = PortState(
+                location=location, phase=relay.phase, relay_vtep=relay.vtep, relay_timer=True
+            )
+            self._arm(relay.port_uuid, left_s)
 
     def located(self, port_uuid: UUID, location: Location | None) -> None:
         """netmgr's word on a port; None when it is removed."""
@@ -143,11 +169,31 @@ class Motion:
         return any(port in self._states and self._states[port].phase is not Phase.STEADY for port in ports)
 
     def _start_timer(self, port_uuid: UUID) -> None:
+        self._arm(port_uuid, self._relay_s)
+        if self._records is not None:  # a little later: what the disk takes must not delay the flows
+            asyncio.get_running_loop().call_later(_KEEP_S, self._keep_relay, port_uuid)
+
+    def _arm(self, port_uuid: UUID, seconds: float) -> None:
         running = self._timers.pop(port_uuid, None)
         if running is not None:
             running.cancel()
-        loop = asyncio.get_running_loop()
-        self._timers[port_uuid] = loop.call_later(self._relay_s, self._relay_ended, port_uuid)
+        self._timers[port_uuid] = asyncio.get_running_loop().call_later(seconds, self._relay_ended, port_uuid)
+
+    def _keep_relay(self, port_uuid: UUID) -> None:
+        """Bring the disk in line with the state of one port."""
+        if self._records is None:
+            return
+        state, timer = self._states.get(port_uuid), self._timers.get(port_uuid)
+        try:
+            if state is None or timer is None or not state.relay_timer:
+                self._records.drop_relay(port_uuid)
+                return
+            left_s = timer.when() - asyncio.get_running_loop().time()
+            self._records.put_relay(
+                Relay(port_uuid=port_uuid, phase=state.phase, vtep=state.relay_vtep, until_unix=time.time() + left_s)
+            )
+        except sqlite3.Error as error:
+            log.warning("port: the end of its phase is not on disk", port=str(port_uuid), reason=str(error))
 
     def _relay_ended(self, port_uuid: UUID) -> None:
         self._timers.pop(port_uuid, None)
@@ -159,6 +205,7 @@ class Motion:
         ours = location is not None and self._host in (location.holder_host, location.incoming_host)
         if not ours and state.phase is Phase.STEADY:
             self._forget(port_uuid)
+        self._keep_relay(port_uuid)
 
     def _forget(self, port_uuid: UUID) -> None:
         self._states.pop(port_uuid, None)

@@ -11,14 +11,14 @@ from when each was last seen, two things follow, compared whole each time and ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from hostagent.flow import Flow
 from hostagent.model import Bridge, Desired, Interface, Unread
 from hostagent.names import SWITCH_KEY, is_ours
-from hostagent.vifs import taps_of, vif_of
+from hostagent.vifs import lit_ofports, taps_of, vif_of
 from netmgr.contract.types import Location, ReleaseReason
 
 __all__ = [
@@ -55,6 +55,7 @@ class SeenVif:
     network_uuid: UUID | None
     plugged: bool
     ofport: int = 0
+    lit: bool = False  # the switch lets its frames in
     twin_of: str = ""
     external_ids: Mapping[str, str]
 
@@ -67,26 +68,35 @@ def seen_vifs(bridges: Sequence[Bridge], flows: Mapping[str, frozenset[Flow] | U
             continue
         has = flows.get(bridge.name, frozenset())
         taps = taps_of(bridge, has if isinstance(has, frozenset) else ())
-        found += [_seen(bridge, interface, vif) for vif, interface in taps.by_vif.items()]
+        lit = lit_ofports(has if isinstance(has, frozenset) else ())
+        found += [_seen(bridge, interface, vif, lit) for vif, interface in taps.by_vif.items()]
         for interface in taps.doubles:
             vif = vif_of(interface)
             assert vif is not None
-            found.append(replace(_seen(bridge, interface, vif), twin_of=taps.by_vif[vif].name))
+            found.append(replace(_seen(bridge, interface, vif, lit), twin_of=taps.by_vif[vif].name))
     return tuple(sorted(found, key=lambda vif: (vif.vif_uuid, bool(vif.twin_of), vif.ovs_port)))
 
 
 def unpark(
-    locations: Mapping[UUID, Location], *, vifs: Sequence[SeenVif], host: UUID, ports: Mapping[UUID, UUID]
+    locations: Mapping[UUID, Location],
+    *,
+    vifs: Sequence[SeenVif],
+    host: UUID,
+    ports: Mapping[UUID, UUID],
+    hidden: Collection[UUID] = (),
 ) -> Mapping[UUID, Location]:
     """*locations* where a port that this host holds counts as not parked while its VIF is plugged here.
 
     The manager may be away: the recorded holder's guest was started then, and it shall not stay dark until the manager
-    has heard of it. No other host can get the port without the manager, whose word ends this. *ports* is by VIF.
+    has heard of it. No other host can get the port without the manager, whose word ends this. *ports* is by VIF. On
+    *hidden* networks nothing new is lit, and what is lit stays so.
     """
     here = {}
     for vif in vifs:
         location = locations.get(ports[vif.vif_uuid]) if vif.plugged and vif.vif_uuid in ports else None
         if location is not None and location.parked and location.holder_host == host:
+            if location.network_uuid in hidden and not vif.lit:
+                continue
             here[location.port_uuid] = replace(location, parked=False)
     return {**locations, **here} if here else locations
 
@@ -157,7 +167,7 @@ def wanted_networks(
     return frozenset(wanted)
 
 
-def _seen(bridge: Bridge, interface: Interface, vif: UUID) -> SeenVif:
+def _seen(bridge: Bridge, interface: Interface, vif: UUID, lit: Collection[int | None]) -> SeenVif:
     ids = interface.external_ids
     return SeenVif(
         vif_uuid=vif,
@@ -168,6 +178,7 @@ def _seen(bridge: Bridge, interface: Interface, vif: UUID) -> SeenVif:
         network_uuid=_uuid(ids.get(NETWORK_KEY, "")),
         plugged=interface.ofport is not None and interface.ofport > 0,
         ofport=interface.ofport or 0,
+        lit=interface.ofport in lit,
         external_ids=ids,
     )
 

@@ -23,6 +23,7 @@ from uuid import UUID
 import structlog
 from google.protobuf.message import DecodeError
 
+from hostagent.records import Records
 from netmgr.contract.codec import ContractError, decode_object, encode_object
 from netmgr.contract.proto import objects_pb2
 from netmgr.contract.types import (
@@ -36,6 +37,7 @@ from netmgr.contract.types import (
     OpaqueSwitch,
     Ref,
     TransportZone,
+    Withdrawal,
     ref_of,
 )
 
@@ -86,6 +88,7 @@ class State:
         self.zones: dict[UUID, TransportZone] = {}
         self.switches: dict[UUID, OpaqueSwitch] = {}
         self.networks: dict[UUID, OpaqueNetwork] = {}
+        self.withdrawals: dict[UUID, Withdrawal] = {}
         self.ports: dict[UUID, LogicalPort] = {}
         self.locations: dict[UUID, Location] = {}
         self.port_by_vif: dict[UUID, UUID] = {}
@@ -95,6 +98,8 @@ class State:
         self.refused_locations: dict[UUID, str] = {}
         """By port: why the location last sent was refused; gone with the next good one."""
         self._seen: dict[UUID, int] = {}
+        self.records: Records
+        """Endpoints and relays; only where the database may be written."""
         self._db = self._open(read_only)
 
     def close(self) -> None:
@@ -135,6 +140,17 @@ class State:
             self.revision = revision
         return tuple(changed)
 
+    def take_answer(self, items: Iterable[Object]) -> tuple[Ref, ...]:
+        """Keep what the answer to a claim brought; references that really changed.
+
+        An answer may be overtaken by a push that was made after it: what is held in a newer version stays. Only a push
+        may go back, because a restored store's word is the store's word.
+
+        Raises:
+            StateError: the disk refused.
+        """
+        return self.take([item for item in items if item.version >= self._held_version(ref_of(item))])
+
     def keep_only(self, refs: Iterable[Ref]) -> tuple[Ref, ...]:
         """Drop every object that *refs* do not name: the end of a first difference from another store."""
         wanted = {(ref.kind, ref.uuid) for ref in refs}
@@ -150,6 +166,11 @@ class State:
     def newest_location(self, port_uuid: UUID) -> int:
         """The highest version of this port's location ever seen; 0 for none."""
         return self._seen.get(port_uuid, 0)
+
+    def hidden(self) -> dict[UUID, Withdrawal]:
+        """By network: what hides it from this host; of two, the one that names this host."""
+        ordered = sorted(self.withdrawals.values(), key=lambda item: item.host_uuid is not None)
+        return {item.network_uuid: item for item in ordered}
 
     # --- what the host itself knows --------------------------------------------------------------------------------
 
@@ -219,6 +240,7 @@ class State:
                 )
                 log.warning("location refused", reason=sentence)
                 self.refused_locations[ref.uuid] = sentence
+                self._acknowledge_version(ref, item.version)
                 return False
             self.refused_locations.pop(ref.uuid, None)
             if body.version > self._seen.get(ref.uuid, 0):
@@ -230,6 +252,18 @@ class State:
             self._db.execute("REPLACE INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
             self._remember(item)
         return not same
+
+    def _acknowledge_version(self, ref: Ref, version: int) -> None:
+        """The manager's row is at *version*, and ours keeps its body: the next difference is taken against that row."""
+        body = self._table(ref.kind).get(ref.uuid)
+        if body is None or self.refs.get((ref.kind, ref.uuid)) == version:
+            return
+        raw = encode_object(Object(version=version, body=body)).SerializeToString()
+        self._db.execute("REPLACE INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
+        self.refs[ref.kind, ref.uuid] = version
+
+    def _held_version(self, ref: Ref) -> int:
+        return self.refs.get((ref.kind, ref.uuid), 0)
 
     def _remember(self, item: Object) -> None:
         ref = ref_of(item)
@@ -266,6 +300,7 @@ class State:
             Kind.ZONE: self.zones,
             Kind.SWITCH: self.switches,
             Kind.NETWORK: self.networks,
+            Kind.WITHDRAWAL: self.withdrawals,
             Kind.PORT: self.ports,
             Kind.LOCATION: self.locations,
         }
@@ -310,6 +345,7 @@ class State:
             elif version != _SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"made by another version of the agent (schema {version})")
             self._load(db)
+            self.records = Records(db)
         except BaseException:
             db.close()
             raise
@@ -336,7 +372,7 @@ class State:
 
     def _forget_all(self) -> None:
         self.store_id, self.revision, self.host = "", 0, None
-        for table in (self.zones, self.switches, self.networks, self.ports, self.locations):
+        for table in (self.zones, self.switches, self.networks, self.withdrawals, self.ports, self.locations):
             table.clear()
         for index in (self.port_by_vif, self.vifs, self.notes, self.refs, self._seen, self._hosts):
             index.clear()

@@ -28,7 +28,7 @@ from hostagent.identity import Identity
 from hostagent.state import State, StateError
 from netmgr.contract.codec import ContractError, decode_object, decode_ref, encode, encode_ref
 from netmgr.contract.proto import sync_pb2, sync_pb2_grpc
-from netmgr.contract.types import Claim, HostReport, Location, LogicalPort, Ref, ReleaseReason, ref_of
+from netmgr.contract.types import Claim, HostReport, Kind, Location, LogicalPort, Ref, ReleaseReason, ref_of
 
 __all__ = ["Grant", "Listener", "ManagerAway", "Refused", "SyncClient"]
 
@@ -44,6 +44,8 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+
+_REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION)
 
 
 class ManagerAway(Exception):
@@ -71,6 +73,9 @@ class Listener(Protocol):
     def on_revision(self, revision: int, *, initial: bool) -> None:
         """Everything up to *revision* is on disk: realize it, then `acknowledge`."""
 
+    def on_try_again(self) -> None:
+        """Claims that were refused may be granted now."""
+
     def on_connection(self, connected: bool) -> None:
         """The stream is open and Welcome was read, or it is lost."""
 
@@ -88,10 +93,12 @@ class SyncClient:
         self._agent_version = agent_version
         self._networks: tuple[UUID, ...] = ()
         self._pending: dict[int, asyncio.Future[Grant]] = {}
+        self._gone: dict[tuple[Kind, UUID], int] = {}  # removed while a claim was under way -> at which revision
         self._numbers = itertools.count(1)
         self._outbox: Outbox | None = None
         self._task: asyncio.Task[None] | None = None
         self._why = "no manager reached yet"
+        self._refusals: dict[str, str] = {}  # by manager address: its last refusal of this host
         self._away_since = time.monotonic()
 
     # --- for the agent ---------------------------------------------------------------------------------------------
@@ -171,6 +178,8 @@ class SyncClient:
             raise ManagerAway(f"the network manager did not answer a claim within {deadline_s:g} s") from None
         finally:
             self._pending.pop(number, None)
+            if not self._pending:
+                self._gone.clear()
 
     # --- the task --------------------------------------------------------------------------------------------------
 
@@ -181,12 +190,32 @@ class SyncClient:
                 await self._run_stream(address)
                 self._why = f"the network manager at {address} closed the stream"
             except grpc.aio.AioRpcError as error:
-                self._why = _sentence(address, error)
+                self._note_failure(address, error)
             except (ContractError, StateError) as error:
                 self._why = f"the stream from {address} was given up: {error}"
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                self._why = f"the stream to {address} was ended by its transport"  # grpc cancels a call of its own
+            except Exception as error:  # without this task the host would never hear its manager again
+                log.exception("sync: the stream failed in an unforeseen way")
+                self._why = f"the stream to the network manager at {address} failed: {error!r}"
             failures = self._lost(failures)
             ceiling = min(_BACKOFF_S_MAX, _BACKOFF_S_MIN * 2 ** min(failures, 10))
             await asyncio.sleep(random.uniform(_BACKOFF_S_MIN / 4, ceiling))
+
+    def _note_failure(self, address: str, error: grpc.aio.AioRpcError) -> None:
+        """Why there is no stream. A server that refuses while we write is heard as INTERNAL or CANCELLED: what it said
+        the last time is then the better answer."""
+        refused = error.code() in _REFUSALS
+        blurred = error.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED)
+        if blurred and address in self._refusals:
+            self._why = self._refusals[address]
+            return
+        self._why = _sentence(address, error)
+        if refused:
+            self._refusals[address] = self._why
 
     def _lost(self, failures: int) -> int:
         was_connected = self._outbox is not None
@@ -233,18 +262,23 @@ class SyncClient:
                 strange_store = bool(self._state.store_id) and self._state.store_id != message.welcome.store_id
                 self._state.set_store(message.welcome.store_id)
                 self._outbox = outbox
+                self._refusals.pop(address, None)
                 log.info("sync: connected", manager=address, revision=message.welcome.revision)
                 self._listener.on_connection(True)
             elif body == "update":
                 self._take(message.update, initial, strange_store=strange_store)
             elif body == "answer":
                 self._answer(message.answer)
+            elif body == "try_again":
+                self._listener.on_try_again()
             else:
                 log.warning("sync: message of a newer manager ignored")
 
     def _take(self, update: sync_pb2.Update, initial: set[Ref], *, strange_store: bool) -> None:
         upserts = [decode_object(item) for item in update.upserts]
         removals = [decode_ref(ref) for ref in update.removals]
+        if self._pending:
+            self._gone.update(((ref.kind, ref.uuid), update.revision) for ref in removals)
         changed = list(self._state.take(upserts, removals, revision=update.revision if update.last else None))
         if update.initial and strange_store:
             # Another store: what it did not send is not there. Dropped only once its whole word is here.
@@ -265,8 +299,10 @@ class SyncClient:
         port, location = decode_object(answer.port), decode_object(answer.location)
         if not isinstance(port.body, LogicalPort) or not isinstance(location.body, Location):
             raise ContractError("ClaimAnswer: wanted a port and a location")
-        # Kept even when nobody waits any more: it is the manager's word on where the port is.
-        changed = self._state.take((port, location))
+        # Kept even when nobody waits any more: it is the manager's word on where the port is. A push may have overtaken
+        # it, with something newer or with the end of it.
+        items = [item for item in (port, location) if item.version > self._gone.get(_key(ref_of(item)), -1)]
+        changed = self._state.take_answer(items)
         if changed:
             self._listener.on_objects(changed)
         if future is not None and not future.done():
@@ -294,9 +330,13 @@ class Outbox:
                 yield self._waiting.pop(next(iter(self._waiting)))
 
 
+def _key(ref: Ref) -> tuple[Kind, UUID]:
+    return ref.kind, ref.uuid
+
+
 def _sentence(address: str, error: grpc.aio.AioRpcError) -> str:
     details = error.details() or "no details"
-    if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
+    if error.code() in _REFUSALS:
         return f"the network manager at {address} refuses this host: {details}"
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return f"the network manager at {address} can't be reached: {details}"

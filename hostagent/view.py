@@ -7,7 +7,8 @@ at once and another after each change. Any certificate of the same CA may look.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -18,7 +19,7 @@ from hostagent.model import Desired
 from netmgr.contract.codec import encode
 from netmgr.contract.proto import opaque_view_pb2 as pb
 from netmgr.contract.proto import opaque_view_pb2_grpc
-from netmgr.contract.types import AttachMode, HostReport, Status
+from netmgr.contract.types import AttachMode, HostReport, Status, switch_facts
 
 __all__ = ["ViewServer", "host_view"]
 
@@ -28,7 +29,13 @@ _OPTIONS = (("grpc.so_reuseport", 0), ("grpc.keepalive_time_ms", 10_000), ("grpc
 
 
 def host_view(
-    *, desired: Desired, report: HostReport, in_sync: bool, manager_connected: bool, sync_age_s: float
+    *,
+    desired: Desired,
+    report: HostReport,
+    in_sync: bool,
+    manager_connected: bool,
+    sync_age_s: float,
+    load_mbps: Mapping[str, int] = MappingProxyType({}),
 ) -> pb.HostView:
     """The message for one host; *desired* must hold the host's own configuration."""
     assert desired.host is not None
@@ -57,7 +64,7 @@ def host_view(
             opaque=True,
         )
         if status:
-            info.extra_config["datapath"] = status.datapath
+            info.extra_config.update(switch_facts(report, status, desired.networks))
     for network in _by_name(desired.networks.values()):
         sick = network_status.get(network.uuid)
         unread = network.switch_uuid not in switch_status

@@ -75,7 +75,8 @@ def _state(
         )
     location = desired.locations.get(port.uuid)
     phase = desired.phases.get(port.uuid, Phase.STEADY)
-    state, reason = standing(port=port, location=location, phase=phase, host=host)
+    primary = desired.ports.get(port.shadow_of) if port.shadow_of is not None else None
+    state, reason = standing(port=port, location=location, phase=phase, host=host, primary=primary)
     if state is VifState.DARK:
         return state, reason
     if tap.ofport is None or tap.ofport < 0:

@@ -2,7 +2,8 @@
 
 A VIF is any interface on a bridge of ours whose `external_ids:iface-id` is a UUID; the port is found by it. A port is
 dark until everything is in order: it is up by the operator's word, its location is known, this host holds it or it is
-coming here, and its guest is not stopped (parked).
+coming here, and its guest is not stopped (parked). A shadow port is dark wherever it is, until failover makes it an
+ordinary one.
 
 A VIF UUID that appears twice on a bridge is an error of whoever plugged it. The one that is lit already stays lit, and
 the other one stays dark however loudly it announces itself.
@@ -20,7 +21,7 @@ from hostagent.names import IFACE_ID, is_ours
 from hostagent.pipeline.tables import Table
 from netmgr.contract.types import Location, LogicalPort, VifState
 
-__all__ = ["Taps", "standing", "taps_of", "vif_of"]
+__all__ = ["Taps", "lit_ofports", "standing", "taps_of", "vif_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ def taps_of(bridge: Bridge, flows: Iterable[Flow] = ()) -> Taps:
             if vif is not None:
                 found.setdefault(vif, []).append(interface)
     doubled = any(len(interfaces) > 1 for interfaces in found.values())
-    lit = _lit_ofports(flows) if doubled else frozenset()
+    lit = lit_ofports(flows) if doubled else frozenset()
     by_vif = {}
     doubles: list[Interface] = []
     for vif, interfaces in found.items():
@@ -63,8 +64,13 @@ def taps_of(bridge: Bridge, flows: Iterable[Flow] = ()) -> Taps:
     return Taps(by_vif=by_vif, doubles=tuple(doubles))
 
 
-def standing(*, port: LogicalPort, location: Location | None, phase: Phase, host: UUID) -> tuple[VifState, str]:
-    """Whether *port* may speak on *host*, and if not, why, in a sentence."""
+def standing(
+    *, port: LogicalPort, location: Location | None, phase: Phase, host: UUID, primary: LogicalPort | None = None
+) -> tuple[VifState, str]:
+    """Whether *port* may speak on *host*, and if not, why, in a sentence; *primary* lends a shadow's its name."""
+    if port.shadow_of is not None:
+        name = primary.name if primary is not None else port.shadow_of
+        return VifState.DARK, f"port {port.name} is a shadow of port {name}; it stays dark until failover"
     if not port.admin_up:
         return VifState.DARK, f"port {port.name} is set down by its operator"
     if location is None:
@@ -82,7 +88,8 @@ def standing(*, port: LogicalPort, location: Location | None, phase: Phase, host
     return VifState.DARK, f"port {port.name} is held by host {location.holder_host}, not by this one"
 
 
-def _lit_ofports(flows: Iterable[Flow]) -> frozenset[int | None]:
+def lit_ofports(flows: Iterable[Flow]) -> frozenset[int | None]:
+    """The ports whose frames *flows* let in."""
     return frozenset(
         item.value
         for flow in flows

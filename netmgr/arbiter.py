@@ -12,6 +12,9 @@ while a guest migrates, *incoming* at one other. A host asks before the tap exis
     held elsewhere                         refused       incoming      only its own migration may take a running VIF
     incoming at a third host               refused       refused       one migration at a time
 
+A network that is *withdrawn* from the claimant takes nothing new there: what would make it holder, holder again after
+the guest had stopped, or incoming is refused. What it holds for a running guest and what is coming already goes on.
+
 Later the destination says that the guest runs there (*activation*: it becomes holder), or one side gives up
 (*release*).
 
@@ -42,8 +45,9 @@ from netmgr.contract.types import (
     LogicalPort,
     OpaqueNetwork,
     ReleaseReason,
+    why_withdrawn,
 )
-from netmgr.model import HostRecord, World
+from netmgr.model import HostRecord, World, location_mac
 
 __all__ = ["Grant", "Refusal", "decide_activation", "decide_claim", "decide_release"]
 
@@ -86,12 +90,19 @@ def decide_claim(world: World, *, host: UUID, claim: Claim, new_port_uuid: UUID,
     if out_of_reach:
         return out_of_reach
     if port is None:
-        return _create(world, record, network, claim, new_port_uuid, now_ms)
+        return _withdrawn(world, record, network) or _create(world, record, network, claim, new_port_uuid, now_ms)
     mismatch = _mismatch(world, port, network, claim)
     if mismatch:
         return mismatch
     decided = _arbitrate(world, record, network, port, claim, now_ms)
-    return decided if isinstance(decided, Refusal) else Grant(port=port, location=decided, created=False)
+    if isinstance(decided, Refusal):
+        return decided
+    found = world.locations.get(port.uuid)
+    if decided != found and (found is None or found.incoming_host != host):
+        withdrawn = _withdrawn(world, record, network)
+        if withdrawn:
+            return withdrawn
+    return Grant(port=port, location=decided, created=False)
 
 
 def decide_activation(
@@ -155,12 +166,14 @@ def _arbitrate(
     world: World, record: HostRecord, network: OpaqueNetwork, port: LogicalPort, claim: Claim, now_ms: int
 ) -> Location | Refusal:
     host = record.uuid
-    found = world.locations.get(port.uuid) or Location(port_uuid=port.uuid, network_uuid=network.uuid, mac=port.mac)
+    found = world.locations.get(port.uuid) or Location(
+        port_uuid=port.uuid, network_uuid=network.uuid, mac=location_mac(port)
+    )
     holder = found.holder_host if found.holder_host in world.hosts else None
     incoming = found.incoming_host if found.incoming_host in world.hosts else None
     as_holder = {
         "network_uuid": network.uuid,
-        "mac": port.mac,
+        "mac": location_mac(port),
         "holder_host": host,
         "holder_vtep": _vtep(record, network),
         "incoming_host": None,
@@ -269,6 +282,18 @@ def _out_of_reach(world: World, record: HostRecord, network: OpaqueNetwork) -> R
             f"(zone {zone_name}); enlarge the switch's VTEP pool"
         )
     return None
+
+
+def _withdrawn(world: World, record: HostRecord, network: OpaqueNetwork) -> Refusal | None:
+    withdrawal = world.withdrawal_from(network.uuid, record.uuid)
+    if withdrawal is None:
+        return None
+    one_host = f" --host {record.name}" if withdrawal.host_uuid else ""
+    elsewhere = "" if withdrawal.host_uuid is None else ", or choose another host"
+    return Refusal(
+        f"{why_withdrawn(withdrawal, network=network.name, host=record.name)}; no VM is started or moved there "
+        f"until it is restored (netmgr network restore {network.name}{one_host}){elsewhere}"
+    )
 
 
 def _mismatch(world: World, port: LogicalPort, network: OpaqueNetwork, claim: Claim) -> Refusal | None:

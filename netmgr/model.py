@@ -20,6 +20,7 @@ from netmgr.contract.types import (
     OpaqueSwitch,
     TransportZone,
     VtepAssignment,
+    Withdrawal,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Row",
     "World",
     "kind_of_row",
+    "location_mac",
     "unique_keys",
     "uuid_of_row",
 ]
@@ -99,12 +101,23 @@ class FreedSegment:
     host_uuids: tuple[UUID, ...] = ()  # hosts in the network's zone when it was removed
 
 
-Row = TransportZone | OpaqueSwitch | OpaqueNetwork | LogicalPort | Location | HostRecord | JoinToken | FreedSegment
+Row = (
+    TransportZone
+    | OpaqueSwitch
+    | OpaqueNetwork
+    | Withdrawal
+    | LogicalPort
+    | Location
+    | HostRecord
+    | JoinToken
+    | FreedSegment
+)
 
 _ROW_KINDS: dict[type, str] = {
     TransportZone: Kind.ZONE,
     OpaqueSwitch: Kind.SWITCH,
     OpaqueNetwork: Kind.NETWORK,
+    Withdrawal: Kind.WITHDRAWAL,
     LogicalPort: Kind.PORT,
     Location: Kind.LOCATION,
     HostRecord: Kind.HOST,
@@ -133,11 +146,19 @@ def unique_keys(row: Row) -> Iterator[Hashable]:
         yield "freed", row.switch_uuid, row.segment_id
     elif isinstance(row, LogicalPort):
         yield "name", Kind.PORT, row.network_uuid, row.name
-        yield "mac", row.network_uuid, row.mac
         if row.vif_uuid is not None:
             yield "vif", row.vif_uuid
-        for ip in row.ips:
-            yield "ip", row.network_uuid, ip
+        if row.shadow_of is None:  # a shadow has the MAC and the addresses of its primary
+            yield "mac", row.network_uuid, row.mac
+            for ip in row.ips:
+                yield "ip", row.network_uuid, ip
+    elif isinstance(row, Withdrawal):
+        yield "withdrawal", row.network_uuid, row.host_uuid
+
+
+def location_mac(port: LogicalPort) -> str:
+    """The MAC that the location of *port* tells peers: none for a shadow, which nobody may take for its owner."""
+    return port.mac if port.shadow_of is None else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +179,7 @@ class World:
     zones: dict[UUID, TransportZone] = field(default_factory=dict)
     switches: dict[UUID, OpaqueSwitch] = field(default_factory=dict)
     networks: dict[UUID, OpaqueNetwork] = field(default_factory=dict)
+    withdrawals: dict[UUID, Withdrawal] = field(default_factory=dict)
     ports: dict[UUID, LogicalPort] = field(default_factory=dict)
     locations: dict[UUID, Location] = field(default_factory=dict)  # by port UUID
     hosts: dict[UUID, HostRecord] = field(default_factory=dict)
@@ -167,6 +189,7 @@ class World:
     # indexes, kept by apply()
     ports_by_network: dict[UUID, set[UUID]] = field(default_factory=dict)
     port_by_vif: dict[UUID, UUID] = field(default_factory=dict)
+    shadows_of: dict[UUID, set[UUID]] = field(default_factory=dict)  # by their primary
     unique: dict[Hashable, UUID] = field(default_factory=dict)  # by unique_keys()
 
     def apply(self, change: Change) -> None:
@@ -181,6 +204,10 @@ class World:
             self.ports_by_network.get(before.network_uuid, set()).discard(before.uuid)
             if before.vif_uuid is not None and self.port_by_vif.get(before.vif_uuid) == before.uuid:
                 del self.port_by_vif[before.vif_uuid]
+            if before.shadow_of is not None:
+                self.shadows_of[before.shadow_of].discard(before.uuid)
+                if not self.shadows_of[before.shadow_of]:
+                    del self.shadows_of[before.shadow_of]
         if change.row is None:
             table.pop(change.uuid, None)
             self.versions.pop((change.kind, change.uuid), None)
@@ -192,11 +219,26 @@ class World:
                 self.ports_by_network.setdefault(change.row.network_uuid, set()).add(change.row.uuid)
                 if change.row.vif_uuid is not None:
                     self.port_by_vif[change.row.vif_uuid] = change.row.uuid
+                if change.row.shadow_of is not None:
+                    self.shadows_of.setdefault(change.row.shadow_of, set()).add(change.row.uuid)
         self.revision = max(self.revision, change.revision)
 
     def switch_of_zone(self, zone_uuid: UUID) -> OpaqueSwitch | None:
         """The switch that carries a zone; a zone is on at most one."""
         return next((s for s in self.switches.values() if zone_uuid in s.zone_uuids), None)
+
+    def withdrawal_from(self, network_uuid: UUID, host_uuid: UUID) -> Withdrawal | None:
+        """What hides a network from a host: the withdrawal from this host, or else that from all."""
+        for whom in (host_uuid, None):
+            uuid = self.unique.get(("withdrawal", network_uuid, whom))
+            if uuid is not None:
+                return self.withdrawals[uuid]
+        return None
+
+    def withdrawals_of(self, network_uuid: UUID) -> list[Withdrawal]:
+        """All withdrawals of a network: that from all hosts first, then by host."""
+        found = [w for w in self.withdrawals.values() if w.network_uuid == network_uuid]
+        return sorted(found, key=lambda w: (w.host_uuid is not None, str(w.host_uuid)))
 
     def rows(self, kind: str) -> dict[UUID, Row]:
         """All rows of a kind by UUID; read only."""
@@ -207,6 +249,7 @@ class World:
             Kind.ZONE: self.zones,  # type: ignore[dict-item]
             Kind.SWITCH: self.switches,  # type: ignore[dict-item]
             Kind.NETWORK: self.networks,  # type: ignore[dict-item]
+            Kind.WITHDRAWAL: self.withdrawals,  # type: ignore[dict-item]
             Kind.PORT: self.ports,  # type: ignore[dict-item]
             Kind.LOCATION: self.locations,  # type: ignore[dict-item]
             Kind.HOST: self.hosts,  # type: ignore[dict-item]

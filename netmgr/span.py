@@ -1,6 +1,7 @@
 """Who must know what: the span of each object, as pure functions of `World`.
 
-A host carries its own configuration, the zones it is in, the switches and networks of those zones, and of the ports
+A host carries its own configuration, the zones it is in, the switches and networks of those zones, what is withdrawn
+from it of those networks, and of the ports
 and their locations only what it needs: those of the networks it subscribes to (it has a VIF there, so it forwards to
 all of them), and those it holds or is about to. A host that only holds a port of a network it has left keeps that port,
 so that it can be told who has it next, but nothing else of the network.
@@ -27,6 +28,7 @@ from netmgr.contract.types import (
     OpaqueNetwork,
     OpaqueSwitch,
     TransportZone,
+    Withdrawal,
 )
 from netmgr.model import Change, HostRecord, World
 
@@ -35,6 +37,7 @@ __all__ = ["Holdings", "Key", "Touched", "host_config", "hosts_for", "object_for
 Key = tuple[Kind, UUID]
 
 _PUSHED = frozenset(Kind)
+_Spanned = TransportZone | OpaqueSwitch | OpaqueNetwork | Withdrawal | LogicalPort | Location
 
 
 @dataclass(slots=True)
@@ -99,7 +102,7 @@ def object_for(world: World, host_uuid: UUID, subscribed: Collection[UUID], key:
         body = host_config(host) if uuid == host_uuid else None
     else:
         row = world.rows(kind).get(uuid)
-        assert row is None or isinstance(row, TransportZone | OpaqueSwitch | OpaqueNetwork | LogicalPort | Location)
+        assert row is None or isinstance(row, _Spanned)
         body = row if row is not None and _spans(world, host, subscribed, row) else None
     return None if body is None else Object(version=world.versions[key], body=body)
 
@@ -136,7 +139,8 @@ def touched(world: World, changes: Iterable[Change]) -> Touched:
             result.keys |= {(Kind.PORT, change.uuid), (Kind.LOCATION, change.uuid)}
         else:
             result.keys.add((kind, change.uuid))
-        if kind is Kind.NETWORK:  # it may have appeared, gone or changed zone: its ports follow it
+        if kind is Kind.NETWORK:  # it may have appeared, gone or changed zone: what is of it follows it
+            result.keys |= {(Kind.WITHDRAWAL, withdrawal.uuid) for withdrawal in world.withdrawals_of(change.uuid)}
             for port in world.ports_by_network.get(change.uuid, ()):
                 result.keys |= {(Kind.PORT, port), (Kind.LOCATION, port)}
     return result
@@ -149,25 +153,23 @@ def host_config(host: HostRecord) -> HostConfig:
 
 def _keys_of_host(world: World, host_uuid: UUID, subscribed: Collection[UUID], held: Collection[UUID]) -> Iterator[Key]:
     yield Kind.HOST, host_uuid
-    for kind in (Kind.ZONE, Kind.SWITCH, Kind.NETWORK):
+    for kind in (Kind.ZONE, Kind.SWITCH, Kind.NETWORK, Kind.WITHDRAWAL):
         yield from ((kind, uuid) for uuid in world.rows(kind))
     ports = {port for network in subscribed for port in world.ports_by_network.get(network, ())} | set(held)
     for kind in (Kind.PORT, Kind.LOCATION):
         yield from ((kind, uuid) for uuid in ports)
 
 
-def _spans(
-    world: World,
-    host: HostRecord,
-    subscribed: Collection[UUID],
-    row: TransportZone | OpaqueSwitch | OpaqueNetwork | LogicalPort | Location,
-) -> bool:
+def _spans(world: World, host: HostRecord, subscribed: Collection[UUID], row: _Spanned) -> bool:
     if isinstance(row, TransportZone):
         return row.uuid in host.zone_uuids
     if isinstance(row, OpaqueSwitch):
         return any(zone in host.zone_uuids for zone in row.zone_uuids)
     if isinstance(row, OpaqueNetwork):
         return row.zone_uuid in host.zone_uuids
+    if isinstance(row, Withdrawal):
+        hidden = world.networks.get(row.network_uuid)
+        return hidden is not None and hidden.zone_uuid in host.zone_uuids and row.host_uuid in (None, host.uuid)
     location = row if isinstance(row, Location) else world.locations.get(row.uuid)
     if host.uuid in _parties(location):
         return True
@@ -182,6 +184,9 @@ def _zones_of(world: World, key: Key) -> set[UUID]:
     if kind is Kind.SWITCH:
         switch = world.switches.get(uuid)
         return set(switch.zone_uuids) if switch else set()
+    if kind is Kind.WITHDRAWAL:
+        withdrawal = world.withdrawals.get(uuid)
+        uuid = withdrawal.network_uuid if withdrawal else uuid
     network = world.networks.get(uuid)
     return {network.zone_uuid} if network else set()
 

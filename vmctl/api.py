@@ -15,13 +15,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from vmctl import present
+from vmctl.api_moves import add_moves
+from vmctl.api_placement import add_placement
 from vmctl.model import Host, VmctlError
 from vmctl.schemas import (
     ErrorOut,
     HostIn,
     HostOut,
-    MigrateIn,
-    MigrationOut,
     NetworkOut,
     RefusalsOut,
     StartIn,
@@ -32,6 +32,7 @@ from vmctl.schemas import (
     VmsOut,
 )
 from vmctl.service import Service
+from vmctl.switches.routes import add_switches
 
 __all__ = ["build_app"]
 
@@ -44,7 +45,7 @@ def build_app(service: Service, *, networks_from: str) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
-        responses={status: {"model": ErrorOut} for status in (400, 404, 409, 502, 503)},
+        responses={status: {"model": ErrorOut} for status in (400, 403, 404, 409, 502, 503)},
     )
     app.add_exception_handler(VmctlError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -53,6 +54,9 @@ def build_app(service: Service, *, networks_from: str) -> FastAPI:
     _hosts(router, service)
     _vms(router, service)
     _moves(router, service)
+    add_moves(router, service)
+    add_placement(router, service)
+    add_switches(router, service.switches)
 
     @router.get("/status", operation_id="status")
     async def status() -> StatusOut:
@@ -96,7 +100,7 @@ def _vms(router: APIRouter, service: Service) -> None:
 
     @router.post("/vms", operation_id="define_vm", status_code=201)
     async def define_vm(body: VmIn) -> VmOut:
-        return await present.vm(service, await service.define(body.value(), body.host))
+        return await present.vm(service, await service.define(body.value(), body.host, needs=body.needs()))
 
     @router.get("/vms/{vm}", operation_id="show_vm")
     async def show_vm(vm: str) -> VmOut:
@@ -120,26 +124,6 @@ def _moves(router: APIRouter, service: Service) -> None:
     async def why_not(vm: str, host: str) -> RefusalsOut:
         found = await service.find(vm)
         return present.refusals(found, host, await service.refusals_of(found, host))
-
-    @router.post("/vms/{vm}/migrate", operation_id="migrate_vm", status_code=202)
-    async def migrate_vm(vm: str, body: MigrateIn) -> MigrationOut:
-        row = await service.migrate(
-            vm, body.host, auto_converge=body.auto_converge, bandwidth_mib_s=body.bandwidth_mib_s
-        )
-        return MigrationOut(migration=row, progress=None)
-
-    @router.get("/migrations", operation_id="list_migrations")
-    async def list_migrations() -> list[MigrationOut]:
-        return [MigrationOut(migration=m, progress=service.mover.progress(m.id)) for m in await service.migrations()]
-
-    @router.get("/migrations/{id}", operation_id="show_migration")
-    async def show_migration(id: int) -> MigrationOut:
-        return MigrationOut(migration=await service.migration(id), progress=service.mover.progress(id))
-
-    @router.post("/migrations/{id}/cancel", operation_id="cancel_migration", status_code=202)
-    async def cancel_migration(id: int) -> MigrationOut:
-        await service.mover.cancel(id)
-        return MigrationOut(migration=await service.migration(id), progress=service.mover.progress(id))
 
 
 async def _answer_error(_request: Request, error: Exception) -> JSONResponse:

@@ -24,6 +24,7 @@ from systemd import daemon as systemd
 from vmctl.api import build_app
 from vmctl.hypervisor import start_events
 from vmctl.inventory import Inventory
+from vmctl.journal import Journal
 from vmctl.model import Virt, VmctlError
 from vmctl.mover import Mover
 from vmctl.service import Service
@@ -80,8 +81,9 @@ async def _run(
 ) -> None:
     inventory = Inventory()
     views = Views(identity=identity, manager=manager, from_manager=from_manager)
-    mover = Mover(store=store, inventory=inventory)
-    service = Service(store=store, inventory=inventory, views=views, mover=mover, virt=virt)
+    journal = Journal(store)
+    mover = Mover(journal=journal, inventory=inventory, views=views)
+    service = Service(store=store, journal=journal, inventory=inventory, views=views, mover=mover, virt=virt)
     await service.start()
     app = build_app(service, networks_from="manager" if from_manager else "hosts")
     config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=3)

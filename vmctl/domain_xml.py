@@ -20,6 +20,7 @@ from vmctl.model import Disk, Vif, VmctlError, VmSpec
 __all__ = ["DomainFacts", "Nic", "build", "default_mac", "default_vif", "fix_vifs", "network_names", "read"]
 
 _MARK = "urn:vmctl:1"
+_ALIAS = "ua-"
 ET.register_namespace("vmctl", _MARK)
 ET.register_namespace("opaque", "urn:opaque-networks:1")
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
@@ -38,6 +39,9 @@ class Nic:
     network: str
     network_uuid: UUID
     offloads: bool = True
+    portgroup: str = ""  # of a traditional switch; empty on an opaque network
+    openvswitch: bool = True  # its network is on an Open vSwitch bridge; else the VIF's UUID is in the NIC's alias
+    mtu: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +80,9 @@ def build(spec: VmSpec, *, uuid: UUID, nics: Sequence[Nic], domain_type: str) ->
     if mark is None:
         mark = ET.SubElement(metadata, f"{{{_MARK}}}vm")
     for nic in nics:  # the network's UUID stays known here when the host's libvirt has lost the network
-        ET.SubElement(mark, f"{{{_MARK}}}vif", uuid=str(nic.vif_uuid), network=str(nic.network_uuid))
+        noted = ET.SubElement(mark, f"{{{_MARK}}}vif", uuid=str(nic.vif_uuid), network=str(nic.network_uuid))
+        if nic.portgroup:
+            noted.set("portgroup", nic.portgroup)
     devices = domain.find("devices")
     if devices is None:
         devices = ET.SubElement(domain, "devices")
@@ -88,9 +94,7 @@ def read(xml: str) -> DomainFacts:
     """What the domain *xml* of libvirt says."""
     domain = ET.fromstring(xml)
     memory = domain.find("memory")
-    noted = {
-        e.get("uuid"): UUID(e.get("network", "")) for e in domain.iterfind(f"metadata/{{{_MARK}}}vm/{{{_MARK}}}vif")
-    }
+    noted = {e.get("uuid"): e for e in domain.iterfind(f"metadata/{{{_MARK}}}vm/{{{_MARK}}}vif")}
     return DomainFacts(
         uuid=UUID(domain.findtext("uuid", "")),
         name=domain.findtext("name", ""),
@@ -189,10 +193,17 @@ def _disk(disk: Disk, index: int) -> ET.Element:
 def _interface(nic: Nic) -> ET.Element:
     element = ET.Element("interface", type="network")
     ET.SubElement(element, "mac", address=nic.mac)
-    ET.SubElement(element, "source", network=nic.network)
-    port = ET.SubElement(element, "virtualport", type="openvswitch")
-    ET.SubElement(port, "parameters", interfaceid=str(nic.vif_uuid))
+    source = ET.SubElement(element, "source", network=nic.network)
+    if nic.portgroup:
+        source.set("portgroup", nic.portgroup)
+    if nic.openvswitch:
+        port = ET.SubElement(element, "virtualport", type="openvswitch")
+        ET.SubElement(port, "parameters", interfaceid=str(nic.vif_uuid))
+    else:
+        ET.SubElement(element, "alias", name=f"{_ALIAS}{nic.vif_uuid}")
     ET.SubElement(element, "model", type="virtio")
+    if nic.mtu is not None:
+        ET.SubElement(element, "mtu", size=str(nic.mtu))
     if not nic.offloads:
         element.append(_no_offloads())
     return element
@@ -205,24 +216,37 @@ def _no_offloads() -> ET.Element:
     return driver
 
 
-def _vif(element: ET.Element, noted: Mapping[str | None, UUID]) -> Vif:
+def _vif(element: ET.Element, noted: Mapping[str | None, ET.Element]) -> Vif:
     identity = _interface_id(element)
-    network_uuid = noted.get(identity)
+    note = noted.get(identity)
+    source = element.find("source")
     mac = element.find("mac")
     target = element.find("target")
     return Vif(
         uuid=UUID(identity) if identity else None,
         mac=mac.get("address", "").lower() if mac is not None else "",
         network_name=_source_network(element),
-        network_uuid=network_uuid,
-        opaque=network_uuid is not None,
+        network_uuid=UUID(note.get("network", "")) if note is not None else None,
+        opaque=note is not None and note.get("portgroup") is None,
+        portgroup=source.get("portgroup", "") if source is not None else "",
         tap=target.get("dev", "") if target is not None else "",
     )
 
 
 def _interface_id(element: ET.Element) -> str | None:
     parameters = element.find("virtualport/parameters")
-    return parameters.get("interfaceid") if parameters is not None else None
+    if parameters is not None:
+        return parameters.get("interfaceid")
+    alias = element.find("alias")  # libvirt keeps only those that begin like this
+    name = alias.get("name", "") if alias is not None else ""
+    return name.removeprefix(_ALIAS) if name.startswith(_ALIAS) and _is_uuid(name.removeprefix(_ALIAS)) else None
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def _source_network(element: ET.Element) -> str:

@@ -26,6 +26,11 @@ _STATES = {
     libvirt.VIR_DOMAIN_CRASHED: VmState.CRASHED,
     libvirt.VIR_DOMAIN_PMSUSPENDED: VmState.SUSPENDED,
 }
+_HALF = (libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+_STRANDED = (
+    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED),
+    (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,7 @@ class JobStats:
     transferred_mib: int | None = None
     rate_mib_s: float | None = None
     downtime_ms: int | None = None  # expected while it runs, measured afterwards
+    iteration: int | None = None  # pass over the memory
 
 
 def find(connection: Any, uuid: UUID) -> Any:
@@ -101,8 +107,10 @@ def read_fate_of(connection: Any, uuid: UUID) -> Fate:
         return Fate.MOVING_OUT
     if operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN:
         return Fate.MOVING_IN
+    if (state, reason) in _STRANDED:
+        return Fate.STRANDED
     if state == libvirt.VIR_DOMAIN_PAUSED:
-        return Fate.MOVING_IN if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION else Fate.PAUSED
+        return Fate.HALF if reason in _HALF else Fate.PAUSED
     return Fate.RUNNING
 
 
@@ -128,4 +136,5 @@ def job_stats(raw: Mapping[str, Any]) -> JobStats:
         transferred_mib=raw["memory_processed"] // mib if "memory_processed" in raw else None,
         rate_mib_s=rate / mib if rate is not None else None,
         downtime_ms=raw.get("downtime"),
+        iteration=raw.get("memory_iteration"),
     )

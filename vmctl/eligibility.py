@@ -10,19 +10,43 @@ Networks that are not opaque are libvirt's business: it refuses by itself, befor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from uuid import UUID
 
 from netmgr.contract.types import Status
 from vmctl.model import Candidate, Code, HostView, NetworkView, Refusal, Unread, Vif, Vm
 
-__all__ = ["network_absent", "refusals"]
+__all__ = ["Atlas", "network_absent", "refusals"]
 
 _UNFIT = (Status.DOWN, Status.UNAVAILABLE, Status.MAINTENANCE)
+_NAMED = 5  # hosts that a sentence names, before it counts the rest
+
+
+class Atlas:
+    """What the hosts tell of a network, looked up once for all the sentences that need it."""
+
+    def __init__(self, fleet: Iterable[Candidate]) -> None:
+        self._views = [view for view in fleet if isinstance(view, HostView)]
+        self._zones = {zone.uuid: zone.name for view in self._views for zone in view.zones}
+        self._carriers: dict[UUID, dict[str, NetworkView]] = {}  # by host, in order of their names
+
+    def carriers(self, uuid: UUID | None) -> Mapping[str, NetworkView]:
+        """The hosts that carry the network, in order of their names, with what each tells of it."""
+        if uuid is None:
+            return {}
+        if uuid not in self._carriers:
+            told = {view.host: n for view in self._views if (n := view.network(uuid))}
+            self._carriers[uuid] = dict(sorted(told.items()))
+        return self._carriers[uuid]
+
+    def zone_name(self, uuid: UUID, host: HostView) -> str:
+        """Name of the zone by any host's word, or *host*'s own; its UUID where nobody knows it."""
+        return next((z.name for z in host.zones if z.uuid == uuid), "") or self._zones.get(uuid, str(uuid))
 
 
 def refusals(
-    vm: Vm, host: Candidate, *, fleet: Sequence[Candidate] = (), move: bool = True, can_wait: bool = True
+    vm: Vm, host: Candidate, *, fleet: Sequence[Candidate] | Atlas = (), move: bool = True, can_wait: bool = True
 ) -> tuple[Refusal, ...]:
     """Every reason why *vm* may not go to *host*; empty when it may.
 
@@ -68,17 +92,19 @@ def refusals(
     return tuple(found)
 
 
-def network_absent(vif: Vif, host: HostView, *, fleet: Sequence[Candidate] = ()) -> Refusal:
+def network_absent(vif: Vif, host: HostView, *, fleet: Sequence[Candidate] | Atlas = ()) -> Refusal:
     """The refusal of a host that lacks the network of *vif*: which network, which zone, what to do."""
-    views = [view for view in fleet if isinstance(view, HostView)]
+    atlas = fleet if isinstance(fleet, Atlas) else Atlas(fleet)
     uuid = vif.network_uuid
-    carriers = sorted(view.host for view in views if uuid and view.host != host.host and view.network(uuid))
-    known = next((n for view in views if uuid and (n := view.network(uuid))), None)
+    told = atlas.carriers(uuid)
+    carriers = [name for name in islice(told, _NAMED + 1) if name != host.host][:_NAMED]
+    known = next(iter(told.values()), None)
     label = f"network {known.name if known else vif.network_name}" + (f" ({uuid})" if uuid else "")
-    names = {zone.uuid: zone.name for view in (*views, host) for zone in view.zones}
-    zones = [names.get(z, str(z)) for z in known.zone_uuids] if known else []
+    zones = [atlas.zone_name(z, host) for z in known.zone_uuids] if known else []
     mine = sorted(zone.name for zone in host.zones)
-    choose = f"choose one of {', '.join(carriers)}" if carriers else ""
+    others = len(told) - (host.host in told) - len(carriers)
+    more = f" and {others} more" if others else ""
+    choose = f"choose one of {', '.join(carriers)}{more}" if carriers else ""
     if known is None or not zones:
         sentence = f"{label} is not on {host.host}, nor on any other host that answers; see `vmctl network list`"
     elif set(zones) & set(mine):
@@ -99,7 +125,7 @@ def network_absent(vif: Vif, host: HostView, *, fleet: Sequence[Candidate] = ())
 
 
 def _health(network: NetworkView, host: HostView) -> list[Refusal]:
-    switch = host.switch(network.switch_uuid)
+    switch = host.switch_of(network)
     found = []
     if network.status in _UNFIT:
         found.append(
@@ -111,7 +137,17 @@ def _health(network: NetworkView, host: HostView) -> list[Refusal]:
                 network.uuid,
             )
         )
-    if switch is not None and switch.status in _UNFIT:
+    if switch is None and network.switch_uuid is not None:
+        found.append(
+            _refuse(
+                host,
+                Code.SWITCH_UNHEALTHY,
+                f"the switch ({network.switch_uuid}) that carries network {network.name} is not on {host.host}; "
+                f"see `hostagent show` on {host.host}, or choose another host",
+                network.uuid,
+            )
+        )
+    elif switch is not None and switch.status in _UNFIT:
         found.append(
             _refuse(
                 host,

@@ -63,11 +63,14 @@ def start_events() -> None:
 class Hypervisor:
     """libvirt of one host; made and used in the event loop's thread."""
 
-    def __init__(self, *, name: str, uri: str, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, *, name: str, uri: str, on_change: Callable[[], None], on_networks: Callable[[], None] = lambda: None
+    ) -> None:
         self.name = name
         self.uri = uri
         self._loop = asyncio.get_running_loop()
         self._on_change = on_change
+        self._on_networks = on_networks  # rung for networks that come, go or change, and after a reconnect
         self._workers = Workers(f"libvirt-{name}", threads=1)
         self._wired = True  # False for a driver inside this process: one connection is then all of the host
         self._connection: Any = None
@@ -75,6 +78,7 @@ class Hypervisor:
         self._ready = asyncio.Event()
         self._lost = threading.Event()
         self._closing = False
+        self._paused_at: dict[UUID, float] = {}
 
     def start(self) -> None:
         """Begins to connect, and stays at it until `close()`."""
@@ -188,57 +192,6 @@ class Hypervisor:
 
         return await self._on_domain(f"describe VM {name}", uuid, read)
 
-    async def migrate(
-        self,
-        uuid: UUID,
-        *,
-        name: str,
-        peer_uri: str,
-        migration_uri: str,
-        live_xml: str,
-        kept_xml: str,
-        auto_converge: bool,
-        bandwidth_mib_s: int,
-    ) -> None:
-        """Moves the running domain to the libvirt at *peer_uri*; comes back when libvirt says how it ended.
-
-        The domain stays defined on the destination, and leaves the source, where it is defined here (*kept_xml*).
-
-        Raises:
-            LibvirtProblem: libvirt's reason alone; the caller knows who was to go where.
-        """
-        flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
-        parameters: dict[str, str | int] = {
-            libvirt.VIR_MIGRATE_PARAM_URI: migration_uri,
-            libvirt.VIR_MIGRATE_PARAM_DEST_XML: live_xml,
-        }
-        if kept_xml:
-            flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-            parameters[libvirt.VIR_MIGRATE_PARAM_PERSIST_XML] = kept_xml
-        if auto_converge:
-            flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
-        if bandwidth_mib_s:
-            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = bandwidth_mib_s
-
-        def move(connection: Any) -> None:
-            connection.lookupByUUIDString(str(uuid)).migrateToURI3(peer_uri, parameters, flags)
-
-        await self._errand("", move, deadline_s=None)
-
-    async def cancel_job(self, uuid: UUID, *, name: str) -> None:
-        """Stops the domain's migration; none under way is no error."""
-
-        def cancel(connection: Any) -> None:
-            domain = find(connection, uuid)
-            try:
-                if domain is not None and domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
-                    domain.abortJob()
-            except libvirt.libvirtError as error:
-                if error.get_error_code() not in (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
-                    raise  # those two: it has just ended
-
-        await self._call(f"stop the move of VM {name}", cancel)
-
     async def read_job(self, uuid: UUID) -> JobStats:
         """The domain's job as it runs."""
         return job_stats(await self._on_domain("tell progress", uuid, lambda d: d.jobStats()))
@@ -254,6 +207,22 @@ class Hypervisor:
             return await self._call("look at a moving VM", lambda connection: read_fate_of(connection, uuid))
         except VmctlError:
             return Fate.UNREAD
+
+    def paused_at(self, uuid: UUID) -> float | None:
+        """When the domain was last paused by a migration, by `time.monotonic()`; None if it was not seen."""
+        return self._paused_at.get(uuid)
+
+    async def call(self, what: str, function: Callable[[Any], T]) -> T:
+        """What *function* reads from the connection; *what* it could not do is part of the `LibvirtProblem`."""
+        return await self._call(what, function)
+
+    async def errand(self, what: str, function: Callable[[Any], T], *, deadline_s: float | None = CHANGE_S) -> T:
+        """What *function*, which may take long, returns on a connection of its own.
+
+        Raises:
+            LibvirtProblem: it failed; libvirt's reason alone where *what* is empty.
+        """
+        return await self._errand(what, function, deadline_s=deadline_s)
 
     # --- the connection -------------------------------------------------------------------------------------------
 
@@ -339,7 +308,10 @@ class Hypervisor:
         self._wired = _keep_alive(connection)
         if self._wired:
             connection.registerCloseCallback(lambda *_: self._lost.set(), None)
-        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_: self._ring(), None)
+        connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._hear, None)
+        connection.networkEventRegisterAny(
+            None, libvirt.VIR_NETWORK_EVENT_ID_LIFECYCLE, lambda *_: self._ring(networks=True), None
+        )
 
     def _tell(self, connection: Any, problem: str) -> None:
         def tell() -> None:
@@ -350,13 +322,21 @@ class Hypervisor:
             else:
                 self._ready.set()
             self._on_change()
+            self._on_networks()
 
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(tell)
 
-    def _ring(self) -> None:
+    def _hear(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: object) -> None:
+        if (event, detail) == (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED):
+            self._paused_at[UUID(domain.UUIDString())] = time.monotonic()
+        self._ring()
+
+    def _ring(self, *, networks: bool = False) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_change)
+            if networks:
+                self._loop.call_soon_threadsafe(self._on_networks)
 
 
 def _keep_alive(connection: Any) -> bool:

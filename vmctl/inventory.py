@@ -8,6 +8,7 @@ absent. Which of a VM's networks are opaque is told by the mark that the host's 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -15,12 +16,15 @@ import structlog
 
 from vmctl.domain_xml import read
 from vmctl.domains import Domain, LibvirtNetwork
+from vmctl.host_capacity import read_capacity_of
 from vmctl.hypervisor import Hypervisor
 from vmctl.model import Host, Unread, Vif, Vm, VmctlError, VmState
+from vmctl.placement.model import Capacity
 
 __all__ = ["Inventory"]
 
 RESYNC_S = 60.0
+NOT_ASKED = "it was not asked yet"
 OPAQUE_MARK = "urn:opaque-networks:1"
 
 # which of several sightings is the VM itself: while it moves, its copy is paused
@@ -36,8 +40,9 @@ class _Entry:
     dirty: asyncio.Event
     task: asyncio.Task[None] | None = None
     vms: tuple[Vm, ...] = ()
-    problem: str = "it was not asked yet"
+    problem: str = NOT_ASKED
     networks: dict[UUID, LibvirtNetwork] = field(default_factory=dict)
+    capacity: Capacity | None = None
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)  # else an old list could overwrite a newer one
 
 
@@ -46,13 +51,21 @@ class Inventory:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
+        self.on_host: Callable[[str], None] = lambda host: None  # something of the host may have changed
+        self.tell: Callable[[str, str, str, str], None] = lambda _kind, _subject, _what, _sentence: None
+        self.on_networks: Callable[[str], None] = lambda host: None  # libvirt networks of the host may have changed
 
     def add(self, host: Host) -> None:
         """Begins to follow *host*."""
         dirty = asyncio.Event()
         entry = _Entry(
             host=host,
-            hypervisor=Hypervisor(name=host.name, uri=host.libvirt_uri, on_change=dirty.set),
+            hypervisor=Hypervisor(
+                name=host.name,
+                uri=host.libvirt_uri,
+                on_change=dirty.set,
+                on_networks=lambda: self.on_networks(host.name),
+            ),
             dirty=dirty,
         )
         self._entries[host.name] = entry
@@ -90,6 +103,18 @@ class Inventory:
     def problem(self, name: str) -> str:
         """Why the host's VMs cannot be read now, empty when they can."""
         return self._entry(name).problem
+
+    def capacity(self, name: str) -> Capacity | None:
+        """What the host offers, None while it was not read."""
+        return self._entry(name).capacity
+
+    def vms_on(self, name: str) -> tuple[Vm, ...]:
+        """The VMs that were last read on the host."""
+        return self._entry(name).vms
+
+    def plain_networks(self, name: str) -> frozenset[str]:
+        """Names of the host's libvirt networks that are not opaque."""
+        return frozenset(n.name for n in self._entry(name).networks.values() if OPAQUE_MARK not in n.xml)
 
     def unread(self) -> tuple[Unread, ...]:
         """The hosts whose VMs cannot be read now."""
@@ -139,8 +164,7 @@ class Inventory:
             await asyncio.sleep(0.05)  # events come in bursts
             entry.dirty.clear()
             if entry.hypervisor.problem:
-                entry.problem = entry.hypervisor.problem
-                entry.vms = tuple(replace(vm, state=VmState.UNKNOWN) for vm in entry.vms)
+                self._lose(entry, entry.hypervisor.problem)
             else:
                 await self.refresh(entry.host.name)
 
@@ -148,14 +172,34 @@ class Inventory:
         try:
             await self._read_networks(entry)
             domains = await entry.hypervisor.read_domains()
+            entry.capacity = await entry.hypervisor.call("tell its CPUs, memory and disk", read_capacity_of)
         except VmctlError as error:
-            if error.sentence != entry.problem:
-                log.warning("host unread", host=entry.host.name, reason=error.sentence)
-            entry.problem = error.sentence
-            entry.vms = tuple(replace(vm, state=VmState.UNKNOWN) for vm in entry.vms)
+            self._lose(entry, error.sentence)
             return
-        entry.problem = ""
-        entry.vms = tuple(_vm(domain, entry) for domain in domains)
+        problem, entry.problem = entry.problem, ""
+        before, entry.vms = entry.vms, tuple(_vm(domain, entry) for domain in domains)
+        if problem != NOT_ASKED:  # what is found at the start is no news
+            if problem:
+                self.tell("host", entry.host.name, "read", "")
+            self._tell_changes(before, entry.vms)
+        self.on_host(entry.host.name)
+
+    def _lose(self, entry: _Entry, reason: str) -> None:
+        if not entry.problem:
+            log.warning("host unread", host=entry.host.name, reason=reason)
+            self.tell("host", entry.host.name, "unread", reason)
+        entry.problem = reason
+        entry.vms = tuple(replace(vm, state=VmState.UNKNOWN) for vm in entry.vms)
+        self.on_host(entry.host.name)
+
+    def _tell_changes(self, before: tuple[Vm, ...], after: tuple[Vm, ...]) -> None:
+        old = {vm.uuid: vm for vm in before}
+        for vm in after:
+            was = old.pop(vm.uuid, None)
+            if was is None or was.state is not vm.state:
+                self.tell("vm", vm.name, vm.state.value, f"on {vm.host}")
+        for gone in old.values():
+            self.tell("vm", gone.name, "gone", f"from {gone.host}")
 
     async def _read_networks(self, entry: _Entry) -> None:
         entry.networks = {n.uuid: n for n in await entry.hypervisor.read_networks(entry.networks)}

@@ -17,13 +17,18 @@ __all__ = [
     "Candidate",
     "Code",
     "Disk",
+    "Event",
     "Host",
     "HostView",
     "Migration",
     "MigrationState",
+    "MoveKind",
+    "MovePolicy",
     "NetworkView",
     "Refusal",
     "SwitchView",
+    "Task",
+    "TaskState",
     "Unread",
     "Vif",
     "VifSpec",
@@ -53,6 +58,19 @@ class Code(StrEnum):
     LIBVIRT_UNREAD = "libvirt-unread"
     PEER_UNREACHABLE = "peer-unreachable"
     MOVING = "moving"
+    SWITCH_ABSENT = "switch-absent"
+    SWITCH_ISOLATED = "switch-isolated"
+    HOST_MAINTENANCE = "host-maintenance"
+    PORT_GROUP_ABSENT = "port-group-absent"
+    PORTS_SHORT = "ports-short"
+    CPU_SHORT = "cpu-short"
+    MEMORY_SHORT = "memory-short"
+    DISK_SHORT = "disk-short"
+    BANDWIDTH_SHORT = "bandwidth-short"
+    MTU_DIFFERS = "mtu-differs"
+    NOT_OFF = "not-off"
+    AFFINITY = "affinity"
+    ANTI_AFFINITY = "anti-affinity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +86,8 @@ class Refusal:
 class VmctlError(Exception):
     """A request that is refused or has failed; the message is the sentence for the user.
 
-    `status` is the HTTP status that says whose fault it is: 400 bad definition, 404 unknown, 409 in conflict with what
-    is there, 502 a host failed, 503 not now.
+    `status` is the HTTP status that says whose fault it is: 400 bad definition, 403 not vmctl's to change, 404 unknown,
+    409 in conflict with what is there, 502 a host failed, 503 not now.
     """
 
     def __init__(self, sentence: str, *, status: int = 400, refusals: tuple[Refusal, ...] = ()) -> None:
@@ -100,6 +118,7 @@ class Host:
     migration_address: str
     agent_address: str = ""
     uuid: UUID | None = None
+    migration_mbps: int = 0  # of the link that `migration_address` is on; 0 where it is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +135,11 @@ class SwitchView:
     health: int = 100
     reasons: tuple[str, ...] = ()
     userspace: bool = False  # its datapath runs in user space: guests must not offload checksums to it
+    zone_uuids: tuple[UUID, ...] = ()
+    link_mbps: int | None = None  # of its PNICs that have a link; None where the host does not tell
+    free_ports: int | None = None  # VIFs that it can still take; None where the host does not tell
+    pnics: tuple[str, ...] = ()
+    load_mbps: int | None = None  # traffic of its PNICs of late; None where the host does not tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +185,12 @@ class HostView:
         """The switch of that UUID, None when the host does not carry it."""
         return next((s for s in self.switches if s.uuid == uuid), None)
 
+    def switch_of(self, network: NetworkView) -> SwitchView | None:
+        """The switch that carries *network*: the one it names, else that of its transport zone."""
+        if network.switch_uuid is not None:
+            return self.switch(network.switch_uuid)
+        return next((s for s in self.switches if set(s.zone_uuids) & set(network.zone_uuids)), None)
+
 
 Candidate = HostView | Unread
 
@@ -191,6 +221,7 @@ class Vif:
     network_name: str = ""
     network_uuid: UUID | None = None
     opaque: bool = False  # the network belongs to the network manager
+    portgroup: str = ""  # of the traditional switch that `network_name` is
     tap: str = ""
 
 
@@ -219,7 +250,8 @@ class Virt(StrEnum):
 class VifSpec:
     """A virtual NIC as asked for; `ip` is a note of the address the guest will use, shown and nothing more."""
 
-    network: str  # name or UUID
+    network: str = ""  # name or UUID of an opaque network
+    portgroup: str = ""  # else SWITCH/PORTGROUP of a traditional switch
     ip: str = ""
     mac: str = ""
     vif_uuid: UUID | None = None
@@ -263,21 +295,48 @@ class VmRecord:
 
 
 class MigrationState(StrEnum):
-    PLANNED = "planned"  # asked for, nothing looked at
-    CHECKED = "checked"  # destination eligible by its own word
+    """Steps of a move, each written before what it names is done (see `vmctl.migration`)."""
+
+    PLANNED = "planned"  # asked for; waits for room on the links
+    RESERVED = "reserved"  # its share of both ends' links is its own
+    READY = "ready"  # the destination has said that it realizes every network of the VM, at equal MTU
     MIGRATING = "migrating"  # handed to libvirt; only the two libvirts know how it ends
-    DONE = "done"
-    FAILED = "failed"
+    COMMITTED = "committed"  # the VM is the destination's; what is left at the source is being removed
+    UNDOING = "undoing"  # the VM stays the source's; what is left at the destination is being removed
+    DONE = "done"  # moved and cleaned
+    FAILED = "failed"  # not moved, and cleaned
 
     @property
     def final(self) -> bool:
         """True when nothing more happens."""
         return self in (MigrationState.DONE, MigrationState.FAILED)
 
+    @property
+    def settled(self) -> bool:
+        """True when it is decided where the VM is; another move of it may begin."""
+        return self.final or self in (MigrationState.COMMITTED, MigrationState.UNDOING)
+
+
+class MoveKind(StrEnum):
+    LIVE = "live"
+    COLD = "cold"  # of a VM that is off: its definition moves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovePolicy:
+    """How a live move is carried out; 0 means that libvirt or vmctl choose."""
+
+    bandwidth_mib_s: int = 0  # at most; less while links are shared
+    auto_converge: bool = False  # slow the guest down when it writes faster than memory is copied
+    post_copy: bool = False  # after the first pass let it run at the destination, and fetch what is missing
+    max_pause_ms: int = 0
+    suspend_after_s: float = 0.0  # pause the guest for the rest of the copy when it takes longer
+    timeout_s: float = 0.0  # give up when the copy takes longer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migration:
-    """A row of the journal. Times of the result are milliseconds, None where libvirt did not tell."""
+    """A row of the journal. Times of the result are milliseconds, None where nobody told."""
 
     id: int
     vm_uuid: UUID
@@ -289,5 +348,47 @@ class Migration:
     started_at: str = ""  # RFC 3339, UTC
     changed_at: str = ""
     total_ms: int | None = None
-    downtime_ms: int | None = None
+    downtime_ms: int | None = None  # QEMU's own pause
     transferred_mib: int | None = None
+    kind: MoveKind = MoveKind.LIVE
+    policy: MovePolicy = MovePolicy()
+    had_copy: bool = False  # the destination had a definition of the VM before
+    gap_ms: int | None = None  # from the source's pause until the destination's network says that all VIFs are lit
+    task_id: int | None = None
+
+
+# --- tasks and events ---------------------------------------------------------------------------------------------
+
+
+class TaskState(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Something that takes long: a move, an evacuation. Its parent is the task that began it."""
+
+    id: int
+    kind: str
+    subject: str
+    state: TaskState
+    sentence: str = ""
+    started_at: str = ""
+    changed_at: str = ""
+    parent_id: int | None = None
+    migration_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened. `ref` is the number of the migration or task that it belongs to."""
+
+    id: int
+    at: str
+    kind: str  # "migration", "task", "vm", "host" …
+    subject: str
+    what: str
+    sentence: str = ""
+    ref: int | None = None

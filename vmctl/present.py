@@ -12,6 +12,7 @@ from vmctl.service import Service
 
 __all__ = ["host", "networks", "refusals", "vm"]
 
+MOVES_SHOWN = 5
 _WORST = (Status.UP, Status.WARNING, Status.MAINTENANCE, Status.DOWN, Status.UNAVAILABLE)
 
 
@@ -29,6 +30,7 @@ def host(service: Service, which: Host) -> HostOut:
         switches=known.switches if known else (),
         networks=known.networks if known else (),
         vms=tuple(vm.name for vm in service.inventory.vms() if vm.host == which.name),
+        maintenance=resting.since if (resting := service.placer.maintenance(which.name)) else "",
     )
 
 
@@ -66,6 +68,7 @@ async def vm(service: Service, which: Vm) -> VmOut:
         ips=record.ips if record else (),
         wanted=record.wanted.value if record else "",
         home=record.host if record else which.host,
+        moves=(await service.migrations(vm_uuid=which.uuid))[:MOVES_SHOWN],
     )
 
 
@@ -85,6 +88,7 @@ def _vif(vif: Vif, view: Candidate, fleet: Sequence[HostView]) -> VifOut:
         network=network.name if network else vif.network_name,
         network_uuid=vif.network_uuid,
         opaque=vif.opaque,
+        portgroup=vif.portgroup,
         state=told.state.value if told else "",
         reason=told.reason if told else "",
     )

@@ -11,16 +11,19 @@ from typing import Annotated
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from vmctl.domains import JobStats
 from vmctl.model import (
     Disk,
+    Event,
     Host,
     Migration,
+    MovePolicy,
     NetworkView,
     Refusal,
     SwitchView,
+    Task,
     Unread,
     VifSpec,
     Virt,
@@ -29,6 +32,7 @@ from vmctl.model import (
     VmSpec,
     Zone,
 )
+from vmctl.placement.model import Needs
 
 __all__ = [
     "ErrorOut",
@@ -41,6 +45,7 @@ __all__ = [
     "StartIn",
     "StatusOut",
     "StopIn",
+    "TaskOut",
     "VifOut",
     "VmIn",
     "VmOut",
@@ -65,6 +70,7 @@ class HostIn(_In):
     migration_address: Annotated[str, Field(max_length=255, pattern=r"^[^\s/]*$")] = ""
     agent_address: Annotated[str, Field(pattern=r"^(\S+:\d{1,5})?$")] = ""
     uuid: UUID | None = None
+    migration_mbps: Annotated[int, Field(ge=0, le=10**7)] = 0
 
     def value(self) -> Host:
         """The host; `VmctlError` when nothing tells where memory is to be sent."""
@@ -81,13 +87,18 @@ class HostIn(_In):
             migration_address=address,
             agent_address=self.agent_address,
             uuid=self.uuid,
+            migration_mbps=self.migration_mbps,
         )
 
 
 class VifIn(_In):
-    """A virtual NIC: the network by name or UUID; MAC and VIF UUID are derived where not given."""
+    """A virtual NIC on an opaque network, by name or UUID, or on SWITCH/PORTGROUP; one of both.
 
-    network: Annotated[str, Field(min_length=1, max_length=255)]
+    MAC and VIF UUID are derived where not given.
+    """
+
+    network: Annotated[str, Field(max_length=255)] = ""
+    portgroup: Annotated[str, Field(pattern=r"^([^/]+/[^/]+)?$", max_length=127)] = ""
     ip: Annotated[str, Field(max_length=64)] = ""
     mac: str = ""
     vif_uuid: UUID | None = None
@@ -99,6 +110,12 @@ class VifIn(_In):
             raise ValueError("a unicast MAC is wanted, six bytes with colons")
         return mac.lower()
 
+    @model_validator(mode="after")
+    def _on_one(self) -> VifIn:
+        if bool(self.network) == bool(self.portgroup):
+            raise ValueError("a NIC is on a network or on a portgroup; name one of them")
+        return self
+
 
 class DiskIn(_In):
     """A disk image on the host."""
@@ -108,10 +125,17 @@ class DiskIn(_In):
 
 
 class VmIn(_In):
-    """A VM to define on a host. With `xml`, that domain is taken, and NICs of `vifs` are added."""
+    """A VM to define, on the best host where none is given. With `xml`, that domain is taken, NICs of `vifs` added.
+
+    `groups` are affinity rules that it joins, `anti_groups` anti-affinity rules; what is not there yet is made.
+    """
 
     name: Name
-    host: Name
+    host: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,62})?$")] = ""
+    groups: Annotated[list[Name], Field(max_length=32)] = []
+    anti_groups: Annotated[list[Name], Field(max_length=32)] = []
+    disk_mib: Annotated[int, Field(ge=0, le=2**40)] = 0
+    bandwidth_mbps: Annotated[int, Field(ge=0, le=10**7)] = 0
     memory_mib: Annotated[int, Field(ge=16, le=64 * 1024**2)] = 512
     vcpus: Annotated[int, Field(ge=1, le=4096)] = 1
     kernel: Annotated[str, Field(pattern=r"^(/.*)?$")] = ""
@@ -122,6 +146,14 @@ class VmIn(_In):
     virt: Virt = Virt.AUTO
     xml: Annotated[str, Field(max_length=1024**2)] = ""
 
+    def needs(self) -> Needs:
+        return Needs(
+            disk_mib=self.disk_mib,
+            bandwidth_mbps=self.bandwidth_mbps,
+            affinity=frozenset(self.groups),
+            anti_affinity=frozenset(self.anti_groups),
+        )
+
     def value(self) -> VmSpec:
         return VmSpec(
             name=self.name,
@@ -131,14 +163,14 @@ class VmIn(_In):
             initrd=self.initrd,
             cmdline=self.cmdline,
             disks=tuple(Disk(path=disk.path, format=disk.format) for disk in self.disks),
-            vifs=tuple(VifSpec(network=v.network, ip=v.ip, mac=v.mac, vif_uuid=v.vif_uuid) for v in self.vifs),
+            vifs=tuple(VifSpec(**vif.model_dump()) for vif in self.vifs),
             virt=self.virt,
             xml=self.xml,
         )
 
 
 class StartIn(_In):
-    """Where to start: empty means at home."""
+    """Where to start: empty means at home, or where placement finds better."""
 
     host: str = ""
 
@@ -151,11 +183,19 @@ class StopIn(_In):
 
 
 class MigrateIn(_In):
-    """Where to move, and how hard to try."""
+    """Where to move, and how hard to try; 0 leaves it to libvirt and vmctl."""
 
     host: str
+    cold: bool = False
     auto_converge: bool = False
     bandwidth_mib_s: Annotated[int, Field(ge=0, le=10**6)] = 0
+    post_copy: bool = False
+    max_pause_ms: Annotated[int, Field(ge=0, le=2_000_000)] = 0
+    suspend_after_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    timeout_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+
+    def policy(self) -> MovePolicy:
+        return MovePolicy(**self.model_dump(exclude={"host", "cold"}))
 
 
 # --- answers ------------------------------------------------------------------------------------------------------
@@ -182,6 +222,7 @@ class HostOut:
     switches: tuple[SwitchView, ...]
     networks: tuple[NetworkView, ...]
     vms: tuple[str, ...]
+    maintenance: str = ""  # since when, empty while it takes VMs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +248,7 @@ class VifOut:
     network: str
     network_uuid: UUID | None
     opaque: bool
+    portgroup: str
     state: str
     reason: str
 
@@ -218,6 +260,7 @@ class VmOut:
     ips: tuple[str, ...] = ()
     wanted: str = ""
     home: str = ""
+    moves: tuple[Migration, ...] = ()  # the last few, newest first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,8 +282,21 @@ class RefusalsOut:
 
 @dataclass(frozen=True, kw_only=True)
 class MigrationOut:
+    """A move. *over*: nothing is left to wait for, although cleaning may go on; *waits* says what it waits for."""
+
     migration: Migration
     progress: JobStats | None
+    over: bool
+    waits: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOut:
+    """A task; with its move, where it is one."""
+
+    task: Task
+    move: MigrationOut | None = None
+    steps: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

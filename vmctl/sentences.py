@@ -15,6 +15,9 @@ _NOISE = re.compile(r"^(?:(?:internal error|operation failed|Hook script executi
                     r"valid)\s*:\s*)+")  # fmt: skip
 
 
+_NO_MEMORY = re.compile(r"qemu.*(?:[Cc]annot allocate memory|failed to allocate)")
+
+
 def hook_sentence(text: str) -> str:
     """What one of libvirt's hooks wrote, empty when *text* does not come from a hook."""
     match = _HOOK.search(text)
@@ -24,4 +27,6 @@ def hook_sentence(text: str) -> str:
 def libvirt_sentence(text: str) -> str:
     """The part of libvirt's error *text* that says what is wrong, on one line; a hook's own words where it has any."""
     said = hook_sentence(text)
+    if _NO_MEMORY.search(text):
+        return "QEMU there got no memory for it; free some, or choose another host"
     return said or _NOISE.sub("", " ".join(text.split())) or "libvirt gave no reason"

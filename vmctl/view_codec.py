@@ -57,6 +57,11 @@ def _switch(message: pb.OpaqueSwitchInfo) -> SwitchView:
         health=message.health,
         reasons=tuple(message.reasons),
         userspace=message.extra_config.get("datapath", "") == "netdev",
+        zone_uuids=tuple(UUID(zone) for zone in message.pnic_zone),
+        link_mbps=_number(message.extra_config.get("link_mbps", "")),
+        free_ports=_number(message.extra_config.get("free_ports", "")),
+        pnics=tuple(message.pnic),
+        load_mbps=_number(message.extra_config.get("load_mbps", "")),
     )
 
 
@@ -73,3 +78,7 @@ def _network(message: pb.OpaqueNetworkInfo) -> NetworkView:
         libvirt_network=message.extra_config.get("libvirt_network", "") or message.opaque_network_name,
         mtu=int(message.extra_config.get("mtu", "0") or 0),
     )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text else None

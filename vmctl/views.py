@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import random
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
@@ -49,6 +49,7 @@ class Views:
         self._hosts: dict[str, Host] = {}
         self._latest: dict[str, Candidate] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.on_host: Callable[[str], None] = lambda host: None  # the host's newest word is another
         if from_manager:
             self._tasks[""] = asyncio.create_task(self._keep_manager())
 
@@ -127,27 +128,31 @@ class Views:
 
     async def _keep_host(self, host: Host) -> None:
         if not host.agent_address or host.uuid is None:
-            self._latest[host.name] = await self.ask(host)
+            self._take(host.name, await self.ask(host))
             return
 
         def take(view: pb.View) -> None:
-            self._latest[host.name] = _decode(view, host)
+            self._take(host.name, _decode(view, host))
 
         def lose(reason: str) -> None:
-            self._latest[host.name] = Unread(host=host.name, reason=reason)
+            self._take(host.name, Unread(host=host.name, reason=reason))
 
         await self._keep(host.agent_address, str(host.uuid), [str(host.uuid)], take, lose)
 
     async def _keep_manager(self) -> None:
         def take(view: pb.View) -> None:
             for name, host in self._hosts.items():
-                self._latest[name] = _decode(view, host)
+                self._take(name, _decode(view, host))
 
         def lose(reason: str) -> None:
             for name in self._hosts:
-                self._latest[name] = Unread(host=name, reason=f"the network manager does not answer: {reason}")
+                self._take(name, Unread(host=name, reason=f"the network manager does not answer: {reason}"))
 
         await self._keep(self._manager, MANAGER_NAME, [], take, lose)
+
+    def _take(self, name: str, word: Candidate) -> None:
+        self._latest[name] = word
+        self.on_host(name)
 
     async def _keep(self, address, name, uuids, take, lose) -> None:  # type: ignore[no-untyped-def]
         backoff = 0.3

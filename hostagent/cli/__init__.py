@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from hostagent.cli import look, manage, output
+from hostagent.cli import look, manage, output, ports
 
 __all__ = ["main"]
 
@@ -54,7 +54,7 @@ def cli(context: click.Context, state_dir: Path, socket: Path, ovs_rundir: Path,
     )
 
 
-for command in (*manage.COMMANDS, *look.COMMANDS):
+for command in (*manage.COMMANDS, *look.COMMANDS, *ports.COMMANDS):
     cli.add_command(command)
 
 

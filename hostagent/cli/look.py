@@ -8,7 +8,7 @@ import click
 
 from hostagent.cli.output import Failure, Settings, format_option, print_table, print_value
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "ask_agent"]
 
 _VIF_COLUMNS = ("vif", "state", "network", "ovs_port", "mac", "vm", "reason")
 
@@ -18,7 +18,7 @@ _VIF_COLUMNS = ("vif", "state", "network", "ovs_port", "mac", "vm", "reason")
 @click.pass_obj
 def show(settings: Settings, form: str) -> None:
     """Switches, networks and VIFs of this host, and how old its word from the manager is."""
-    answer = _ask(settings, "show")
+    answer = ask_agent(settings, "show")
     if form != "table":
         print_value(answer, form)
         return
@@ -52,7 +52,7 @@ def vif() -> None:
 @click.pass_obj
 def vif_list(settings: Settings, form: str) -> None:
     """All VIFs plugged here."""
-    vifs = _ask(settings, "vifs")["vifs"]
+    vifs = ask_agent(settings, "vifs")["vifs"]
     if form == "table":
         print_table("VIFs", vifs, _VIF_COLUMNS)
     else:
@@ -65,7 +65,7 @@ def vif_list(settings: Settings, form: str) -> None:
 @click.pass_obj
 def vif_show(settings: Settings, which: str, form: str) -> None:
     """One VIF, by its UUID, its beginning, its OVS port or its MAC."""
-    vifs = _ask(settings, "vifs")["vifs"]
+    vifs = ask_agent(settings, "vifs")["vifs"]
     wanted = which.lower()
     found = [item for item in vifs if item["vif"].startswith(wanted) or wanted in (item["ovs_port"], item["mac"])]
     if not found:
@@ -78,11 +78,34 @@ def vif_show(settings: Settings, which: str, form: str) -> None:
             click.echo(f"{key:12} {value if value not in ('', None) else '-'}")
 
 
+@vif.command("explain")
+@click.argument("which")
+@format_option
+@click.pass_obj
+def vif_explain(settings: Settings, which: str, form: str) -> None:
+    """Why a VIF is, or is not, connected, and what to do. By UUID, its beginning, OVS port or MAC; also one that is not
+    plugged now.
+
+    Exit status: 0 lit, 1 anything else.
+    """
+    answers = ask_agent(settings, "explain", which=which)["explanations"]
+    if form != "table":
+        print_value(answers if len(answers) > 1 else answers[0], form)
+    else:
+        for answer in answers:
+            click.echo(f"VIF {answer['vif']}: {answer['state']}")
+            for fact in answer["facts"]:
+                click.echo(f"  {fact}")
+            for sentence in answer["advice"]:
+                click.echo(f"  → {sentence}")
+    click.get_current_context().exit(0 if all(answer["state"] == "lit" for answer in answers) else 1)
+
+
 @click.command()
 @click.pass_obj
 def flows(settings: Settings) -> None:
     """Flows of this host's opaque switches, as the agent last read them, in ovs-ofctl's syntax."""
-    for bridge, lines in _ask(settings, "flows")["flows"].items():
+    for bridge, lines in ask_agent(settings, "flows")["flows"].items():
         click.echo(f"{bridge}:")
         for line in lines:
             click.echo(f"  {line}")
@@ -132,11 +155,18 @@ def verify(context: click.Context, form: str) -> None:
     context.exit(status)
 
 
-def _ask(settings: Settings, verb: str) -> dict[str, Any]:
+def ask_agent(
+    settings: Settings, verb: str, *, refused_status: int = 2, deadline_s: float = 10.0, **words: str
+) -> dict[str, Any]:
+    """The running agent's answer.
+
+    Raises:
+        Failure: nobody answers (status 2), or the answer is a refusal (*refused_status*).
+    """
     from hostagent.control import RequestError, ask
 
     try:
-        answer = ask(settings.socket, verb)
+        answer = ask(settings.socket, verb, deadline_s=deadline_s, **words)
     except OSError as error:
         raise Failure(
             f"the agent does not answer on {settings.socket} ({error.strerror or error}); start it with"
@@ -146,7 +176,7 @@ def _ask(settings: Settings, verb: str) -> dict[str, Any]:
     except RequestError as error:
         raise Failure(str(error), status=2) from None
     if not answer.get("ok"):
-        raise Failure(str(answer.get("sentence")), status=2)
+        raise Failure(str(answer.get("sentence")), status=refused_status)
     return answer
 
 

@@ -1,4 +1,4 @@
-"""What a VIF may send: the flows of GUARD and SOURCES for one port.
+"""What a VIF may send: the flows of GUARD, CLAIMS and SOURCES for one port, and the counters of what it may not.
 
 GUARD holds a VIF to its MAC, to untagged frames, and to the truth where a protocol repeats who it is: ARP's sender
 (probes with sender address 0 included), RARP's (QEMU announces a guest with it), the link-layer options of neighbour
@@ -6,6 +6,9 @@ solicitations and advertisements (RFC 4861), and the target of advertisements. S
 addresses, holds IP to them: besides these only DHCP from 0.0.0.0 to broadcast, link-local IPv6, and what RFC 4862 and
 RFC 3810 send from `::`: duplicate address detection for an own address, router solicitations, MLDv2 reports. What is
 neither ARP nor IP passes with the right MAC.
+
+A port without defined addresses may use any, but not claim in ARP or ND one that is bound to another port: CLAIMS looks
+the address up. What no VIF may say, whatever its addresses, is in `tables`.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 
-from hostagent.flow import Action, Flow, Goto, Match, canonical, mac_to_int, match
-from hostagent.pipeline.tables import UNTAGGED, Table
+from hostagent.flow import Action, Flow, Goto, Match, Move, Resubmit, SetField, canonical, mac_to_int, match
+from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, UNTAGGED, Denied, Table
 
 __all__ = ["guard_flows"]
 
@@ -25,9 +28,14 @@ _LINK_LOCAL = IPv6Network("fe80::/10")
 @lru_cache(maxsize=4096)
 def guard_flows(*, ofport: int, mac: str, ips: tuple[str, ...], cookie: int) -> frozenset[Flow]:
     """All that the port at *ofport* may send; *ips* empty allows any address."""
-    flows = [*_guard(ofport, mac_to_int(mac), ips, cookie)]
+    number = mac_to_int(mac)
+    flows = [*_guard(ofport, number, ips, cookie), *_counters(ofport, ips, cookie)]
     if ips:
         flows += _sources(ofport, ips, cookie)
+    own = canonical([Match("in_port", ofport), Match(OWNER_MAC, number)])
+    # asked for an address of its own, nobody answers a port; claiming it is its right
+    table, onward = (Table.REPLY, Table.FORWARD) if ips else (Table.CLAIMS, Table.SIGNAL)
+    flows.append(Flow(table=table, priority=120, cookie=cookie, match=own, actions=(Goto(onward),)))
     return frozenset(flows)
 
 
@@ -46,16 +54,31 @@ def _guard(ofport: int, mac: int, ips: tuple[str, ...], cookie: int) -> Iterator
         for prefix in _ipv4(ips):
             yield accept(100, arp, sender, match(arp_spa=str(prefix)))
     else:
-        yield accept(100, arp, sender)
+        yield accept(100, arp, sender, actions=_claim("arp_spa"))
     yield accept(100, match(eth_type=0x8035), sender)
     for option in (mac, 0):  # the option is there and says the truth, or is not there
-        yield accept(100, _icmpv6(135), match(nd_sll=option))
+        yield accept(100, _icmpv6(135), match(nd_sll=option), actions=onward if ips else _claim("ipv6_src"))
         if ips:
             for prefix6 in (*_ipv6(ips), _LINK_LOCAL):
                 yield accept(100, _icmpv6(136), match(nd_target=str(prefix6), nd_tll=option))
         else:
-            yield accept(100, _icmpv6(136), match(nd_tll=option))
+            yield accept(100, _icmpv6(136), match(nd_tll=option), actions=_claim("nd_target"))
     yield accept(80)
+
+
+def _claim(field: str) -> tuple[Action, ...]:
+    """Look up whose the address in *field* is, and on to CLAIMS."""
+    question = (
+        (Move(field, ADDRESS4, 32),) if field == "arp_spa" else (SetField(ADDRESS4, 0), Move(field, ADDRESS6, 128))
+    )
+    return (SetField(OWNER_MAC, 0), *question, Resubmit(Table.BINDING), Goto(Table.CLAIMS))
+
+
+def _counters(ofport: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:
+    for why in Denied:
+        if ips or why is not Denied.SOURCE:
+            conditions = canonical([Match("in_port", ofport), Match(REASON, why)])
+            yield Flow(table=Table.DROPPED, priority=100, cookie=cookie, match=conditions)
 
 
 def _sources(ofport: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:

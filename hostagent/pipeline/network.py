@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from hostagent.flow import (
     IN_PORT,
@@ -40,6 +41,7 @@ from hostagent.flow import (
 )
 from hostagent.flow import address_of as to_int
 from hostagent.model import Phase
+from hostagent.pipeline.answer import answer_flows
 from hostagent.pipeline.guard import guard_flows
 from hostagent.pipeline.tables import (
     FROM_TUNNEL,
@@ -60,6 +62,11 @@ _SIGNAL_BYTES = 64
 """What the agent needs of a guest's first frame; Open vSwitch 3.1 sends the whole frame all the same. It queues at
 most 100 for a connection that does not read, so a loud guest cannot flood the agent."""
 
+_VTEPS_A_FLOW = 1000
+"""Copies that one flow makes; at 40 bytes each it stays well below the 64 KiB of an OpenFlow message."""
+
+_PART_REGISTER = "reg3"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
@@ -70,9 +77,8 @@ class Wire:
     tun_id: int  # the network's segment as the tunnel's key
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortView:
-    """What the pipeline must know of one port of the network, on this host."""
+class PortView(NamedTuple):
+    """What the pipeline must know of one port of the network, on this host. Ten thousand are made in one go."""
 
     mac: int
     mac_text: str
@@ -85,6 +91,7 @@ class PortView:
     incoming_vtep: str = ""  # of another host that it is going to
     relay_vtep: str = ""
     live: bool = False  # held elsewhere, and not parked
+    bound: bool = False  # its guest answers for its addresses, here or elsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,15 +106,21 @@ class NetworkPorts:
 def network_flows(network: NetworkPorts) -> Iterator[Flow]:
     """All flows of *network*. Without a wire its ports on this host still reach each other."""
     yield from _classify(network)
+    wire = network.wire
     for port in network.ports:
+        if port.state is VifState.DARK and port.phase is Phase.STEADY and not port.here:  # most are
+            if wire is not None:
+                yield from _locate(network.key, port, wire.vtep)
+            continue
         if port.ofport and port.state is not VifState.DARK:
             yield from guard_flows(ofport=port.ofport, mac=port.mac_text, ips=port.ips, cookie=network.key)
             if port.state is VifState.INCOMING:
                 yield _signal(network.key, port.ofport)
         yield from _deliver(network.key, port)
-        if network.wire is not None:
-            yield from _migrate(network.key, port, family_of(network.wire.vtep))
-            yield from _locate(network.key, port, network.wire.vtep)
+        if wire is not None:
+            yield from _migrate(network.key, port, family_of(wire.vtep))
+            yield from _locate(network.key, port, wire.vtep)
+    yield from answer_flows(network.key, ((port.mac, port.ips) for port in network.ports if port.bound and port.ips))
     yield from _flood(network)
     if network.wire is not None:
         yield from _send(network.key, network.wire)
@@ -142,7 +155,7 @@ def _classify(network: NetworkPorts) -> Iterator[Flow]:
 
 
 def _signal(key: int, ofport: int) -> Flow:
-    return _row(Table.SIGNAL, 100, key, (Match("in_port", ofport),), (Controller(_SIGNAL_BYTES), Goto(Table.FORWARD)))
+    return _row(Table.SIGNAL, 100, key, (Match("in_port", ofport),), (Controller(_SIGNAL_BYTES), Goto(Table.ANSWER)))
 
 
 def _deliver(key: int, port: PortView) -> Iterator[Flow]:
@@ -189,28 +202,53 @@ def _locate(key: int, port: PortView, own_vtep: str) -> Iterator[Flow]:
 
 @lru_cache(maxsize=1 << 16)
 def _locate_row(key: int, mac: int, holder: str, incoming: str) -> Flow:
-    """The one flow of a remote port; remembered, because there are many and few change."""
+    """The one flow of a remote port; remembered, because there are many and few change. Canonical by hand."""
+    question = (_network(key), Match("reg12", mac >> 32), Match("reg13", mac & 0xFFFFFFFF))
+    assert MAC_REGISTER == "xreg6"
+    return Flow(table=Table.LOCATE, priority=100, cookie=key, match=question, actions=_places(holder, incoming))
+
+
+@lru_cache(maxsize=4096)
+def _network(key: int) -> Match:
+    return Match("metadata", key)
+
+
+@lru_cache(maxsize=1 << 14)
+def _places(holder: str, incoming: str) -> tuple[Action, ...]:
     actions: list[Action] = []
     if holder:
         actions.append(SetField(family_of(holder).holder, to_int(holder)))
     if incoming:
         actions.append(SetField(family_of(incoming).incoming, to_int(incoming)))
-    return _row(Table.LOCATE, 100, key, (Match("metadata", key), Match(MAC_REGISTER, mac)), tuple(actions))
+    return tuple(actions)
 
 
 def _flood(network: NetworkPorts) -> Iterator[Flow]:
     taps = sorted(port.ofport for port in network.ports if port.state is VifState.LIT and port.ofport)
     here: tuple[Action, ...] = tuple(map(Output, taps))
     network_match = Match("metadata", network.key)
-    away: list[Action] = []
+    away: tuple[Action, ...] = ()
     if network.wire is not None:
-        family = family_of(network.wire.vtep)
-        away.append(SetField("tun_id", network.wire.tun_id))
-        for vtep in sorted({port.holder_vtep for port in network.ports if port.live} - {network.wire.vtep, ""}):
-            away += (SetField(family.tun_dst, to_int(vtep)), Output(network.wire.tunnel))
+        wire, family = network.wire, family_of(network.wire.vtep)
+        vteps = sorted({port.holder_vtep for port in network.ports if port.live} - {wire.vtep, ""})
+        copies = [
+            tuple(action for vtep in part for action in (SetField(family.tun_dst, to_int(vtep)), Output(wire.tunnel)))
+            for part in (vteps[at : at + _VTEPS_A_FLOW] for at in range(0, len(vteps), _VTEPS_A_FLOW))
+        ]
+        segment = SetField("tun_id", wire.tun_id)
+        if len(copies) == 1:
+            away = (segment, *copies[0])
+        elif copies:
+            away = (segment, *(step for i in range(len(copies)) for step in (_part(i), Resubmit(Table.REPLICATE))))
+            for index, copy in enumerate(copies):
+                conditions = (network_match, Match(_PART_REGISTER, index))
+                yield _row(Table.REPLICATE, 100, network.key, conditions, copy)
         yield _row(Table.FLOOD, 100, network.key, (network_match, FROM_TUNNEL), here)
-    outputs = here + tuple(away) if len(away) > 1 else here
-    yield _row(Table.FLOOD, 100, network.key, (network_match, FROM_VIF), outputs)
+    yield _row(Table.FLOOD, 100, network.key, (network_match, FROM_VIF), here + away)
+
+
+def _part(index: int) -> Action:
+    return SetField(_PART_REGISTER, index)
 
 
 def _send(key: int, wire: Wire) -> Iterator[Flow]:

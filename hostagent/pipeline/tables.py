@@ -5,34 +5,45 @@ port with a segment id. From there on its network is `metadata`, the first 64 bi
 that outputs matches without it: a frame never crosses networks. Each table ends in a drop of priority 0, so what
 nobody wanted is dropped and counted where it failed.
 
-    VIF     CLASSIFY → GUARD → SOURCES → SIGNAL ─┐
-    tunnel  CLASSIFY → TUNNEL ───────────────────┴→ FORWARD → tap
-                          └→ tap (sent on to us)       ├→ REMOTE → SEND → tunnel
-                                                       └→ FLOOD → taps, tunnel to each VTEP
+    VIF     CLASSIFY → GUARD → CLAIMS, SOURCES → SIGNAL → ANSWER ─┐
+                          ╲         ╲                      ╲      │
+                           DROPPED   DROPPED                REPLY → ADVERTISE → back to the asker
+    tunnel  CLASSIFY → TUNNEL ────────────────────────────────────┴→ FORWARD → tap
+                          └→ tap (sent on to us)                        ├→ REMOTE → SEND → tunnel
+                                                                        └→ FLOOD → taps, tunnel to each VTEP
 
-LOCATE is a subroutine: MAC in, VTEPs out. It is asked for the source of what a tunnel brings and for the destination
-of what a VIF sends, so one flow a remote port serves both.
+LOCATE and BINDING are subroutines. LOCATE: MAC in, VTEPs out; it is asked for the source of what a tunnel brings and
+for the destination of what a VIF sends, so one flow a remote port serves both. BINDING: address in, MAC out; it is
+asked for what a VIF wants to know (then the answer is made here) and for what a VIF claims to have, so one flow an
+address serves both. REPLICATE is one too: the VTEPs of a network that do not fit into one flow.
+
+What a VIF must not say goes to DROPPED with the reason in a register, and is counted there by port and reason.
 
 Cookies name the owner of a flow: the network's `metadata`, or `SWITCH_COOKIE` for what serves all networks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
-from ipaddress import ip_address
 from typing import Final
 
-from hostagent.flow import Drop, Flow, Goto, Match, Move, Resubmit, SetField, match
+from hostagent.flow import Action, Drop, Flow, Goto, Match, Move, Resubmit, SetField, canonical, mac_to_int, match
 
 __all__ = [
+    "ADDRESS4",
+    "ADDRESS6",
     "CANARY",
     "FROM_TUNNEL",
     "FROM_VIF",
     "MAC_REGISTER",
     "MULTICAST",
+    "OWNER_MAC",
+    "REASON",
     "SOURCE_MOVES",
     "SWITCH_COOKIE",
     "UNTAGGED",
+    "Denied",
     "Family",
     "Origin",
     "Table",
@@ -45,16 +56,37 @@ class Table(IntEnum):
     """Tables by number. There is room between them: a packet only ever goes to a higher one."""
 
     CLASSIFY = 0  # port → network, kind of origin
-    GUARD = 10  # VIFs: own MAC, untagged, honest ARP, RARP and ND
+    GUARD = 10  # VIFs: own MAC, untagged, honest ARP, RARP and ND, no server's or router's messages
     TUNNEL = 20  # tunnel: the source MAC must live at the outer source; frames sent on to an incoming port
     SOURCES = 30  # VIFs with defined addresses: own IP sources only
+    CLAIMS = 35  # VIFs without: addresses they claim in ARP and ND must not be bound to another port
     SIGNAL = 40  # incoming port: a copy of the guest's frames to the agent, until it is lit
+    ANSWER = 42  # who has …? of a VIF: the owner is looked up
+    REPLY = 44  # a known owner's answer, sent back to the asker
+    ADVERTISE = 46  # of an ND answer: the last touch
     FORWARD = 50  # MACs of this host, and detours of migrations
     REMOTE = 60  # MACs of other hosts
     FLOOD = 70  # broadcast, multicast and unknown
+    REPLICATE = 72  # subroutine of FLOOD: more VTEPs than one flow can hold
     SEND = 80  # segment id and out: to the tunnel, or back into it
     LOCATE = 200  # subroutine: MAC → VTEP of its holder and of its incoming host
+    BINDING = 201  # subroutine: address → MAC of the port that it is bound to
+    DROPPED = 240  # what a VIF must not say, counted by port and reason
     CANARY = 250  # holds one flow that no packet meets
+
+
+class Denied(IntEnum):
+    """Why a VIF's frame ended in DROPPED: values of REASON."""
+
+    MAC = 1  # its source is not the port's MAC
+    TAGGED = 2
+    CONTROL = 3  # for the bridge itself: 01:80:c2:00:00:0x (IEEE 802.1D)
+    ARP = 4  # ARP or RARP that names another's MAC or address
+    ND = 5  # the same in neighbour discovery
+    SERVER = 6  # what only a DHCP server says
+    ROUTER = 7  # router advertisements and redirects
+    HIDDEN = 8  # IPv6 that hides what it is in fragments or broken headers (RFC 7112, RFC 6980)
+    SOURCE = 9  # an IP source that is not the port's
 
 
 SWITCH_COOKIE: Final = 0x6F70_6171_7565_0001
@@ -82,6 +114,18 @@ SOURCE_MOVES: Final = Match("reg0", Origin.TUNNEL | Origin.MOVING, Origin.TUNNEL
 MAC_REGISTER: Final = "xreg6"
 """Question of LOCATE: the MAC."""
 
+ADDRESS4: Final = "reg3"
+"""Question of BINDING: an IPv4 address; 0 while it is asked for an IPv6 one. Other tables count in it too."""
+
+ADDRESS6: Final = "xxreg2"
+"""Question of BINDING: an IPv6 address. Nothing of the same frame needs it before FORWARD, which sets it anew."""
+
+OWNER_MAC: Final = "xreg7"
+"""Answer of BINDING: the MAC; 0 for none."""
+
+REASON: Final = "reg3"
+"""A `Denied`, on the way to DROPPED."""
+
 
 class Family:
     """Fields that depend on the address family of the underlay: answer of LOCATE, outer addresses."""
@@ -100,24 +144,31 @@ _IPV6: Final = Family(holder="xxreg1", incoming="xxreg2", tun_src="tun_ipv6_src"
 
 def family_of(vtep: str) -> Family:
     """Fields for an underlay on which *vtep* is an address."""
-    return _IPV4 if ip_address(vtep).version == 4 else _IPV6
+    return _IPV6 if ":" in vtep else _IPV4
 
 
 CANARY: Final = Flow(table=Table.CANARY, priority=1, cookie=SWITCH_COOKIE, match=match(metadata=SWITCH_COOKIE))
 """Always wanted, never met: a bridge that lacks it has lost its flows."""
 
+_SUBROUTINES: Final = (Table.LOCATE, Table.BINDING, Table.REPLICATE)
+_ONWARD: Final = {Table.SIGNAL: Table.ANSWER, Table.ANSWER: Table.FORWARD}
+
 
 def switch_flows(family: Family) -> frozenset[Flow]:
     """The flows that every bridge of ours has, whatever its networks."""
     flows = [CANARY]
-    flows += [_flow(table, 0) for table in Table if table not in (Table.SIGNAL, Table.LOCATE, Table.CANARY)]
-    flows.append(_flow(Table.SIGNAL, 0, actions=(Goto(Table.FORWARD),)))
-    # what a VIF says of itself in ARP, RARP and ND is accepted in GUARD by exact flows, or not at all
-    for claim in (match(eth_type=0x0806), match(eth_type=0x8035), _icmpv6(135), _icmpv6(136)):
-        flows.append(_flow(Table.GUARD, 90, claim))
-    # routers have no addresses defined; who has, may neither advertise routes nor redirect
-    flows += [_flow(Table.SOURCES, 110, _icmpv6(134)), _flow(Table.SOURCES, 110, _icmpv6(137))]
-    flows += [_flow(Table.SOURCES, 90, match(eth_type=0x0800)), _flow(Table.SOURCES, 90, match(eth_type=0x86DD))]
+    for table in Table:
+        if table in _ONWARD:
+            flows.append(_flow(table, 0, actions=(Goto(_ONWARD[table]),)))
+        elif table not in (*_SUBROUTINES, Table.GUARD, Table.CANARY):
+            flows.append(_flow(table, 0))
+    flows += _guard()
+    flows += [_denied(Table.SOURCES, 90, Denied.SOURCE, match(eth_type=kind)) for kind in (0x0800, 0x86DD)]
+    # a claim to what is bound to nobody is as good as any
+    flows.append(_flow(Table.CLAIMS, 90, match(**{OWNER_MAC: 0}), (Goto(Table.SIGNAL),)))
+    flows.append(_denied(Table.CLAIMS, 80, Denied.ARP, match(eth_type=0x0806)))
+    flows += [_denied(Table.CLAIMS, 80, Denied.ND, _icmpv6(kind)) for kind in (135, 136)]
+    flows.append(_flow(Table.REPLY, 110, match(**{OWNER_MAC: 0}), (Goto(Table.FORWARD),)))
     locate = (
         SetField(family.holder, 0),
         SetField(family.incoming, 0),
@@ -133,7 +184,48 @@ def switch_flows(family: Family) -> frozenset[Flow]:
     return frozenset(flows)
 
 
-def _flow(table: Table, priority: int, match: tuple[Match, ...] = (), actions: tuple = Drop) -> Flow:  # type: ignore[type-arg]
+def _guard() -> Iterator[Flow]:
+    """What no VIF may say. The contract has no word yet that allows a port to be a server or a router: none may."""
+    guard = Table.GUARD
+    control = match(eth_dst=(mac_to_int("01:80:c2:00:00:00"), mac_to_int("ff:ff:ff:ff:ff:f0")))
+    yield _denied(guard, 120, Denied.TAGGED, match(vlan_tci=(0x1000, 0x1000)))
+    for cut_off in (0x8100, 0x88A8):  # a tag that is not whole is none to the switch
+        yield _denied(guard, 118, Denied.TAGGED, match(eth_type=cut_off))
+    yield _denied(guard, 115, Denied.CONTROL, control)
+    # Clients look at the destination port and hardly at the source's, so both are denied.
+    for ports in ({"udp_src": 67}, {"udp_dst": 68}):
+        yield _denied(guard, 110, Denied.SERVER, match(eth_type=0x0800, nw_proto=17, **ports))
+    for ports in ({"udp_src": 547}, {"udp_dst": 546}):
+        yield _denied(guard, 110, Denied.SERVER, match(eth_type=0x86DD, nw_proto=17, **ports))
+    for kind in (134, 137):
+        yield _denied(guard, 110, Denied.ROUTER, _icmpv6(kind))
+    for kind in (5, 9):
+        yield _denied(guard, 110, Denied.ROUTER, match(eth_type=0x0800, nw_proto=1, icmp_type=kind))
+    # The switch sees through extension headers, and the ports and types of first fragments (the connection asks it
+    # to), but nothing of later ones. So a first fragment must hold the whole chain of headers (RFC 7112), and ND does
+    # not come in fragments at all (RFC 6980). Where it can't follow the headers, it says that the protocol is 0.
+    for kind in (133, 135, 136):
+        yield _denied(guard, 114, Denied.HIDDEN, (*_icmpv6(kind), Match("ip_frag", 1, 1)))
+    yield _denied(guard, 114, Denied.HIDDEN, match(eth_type=0x86DD, nw_proto=0))
+    first = Match("ip_frag", 1, 3)
+    yield _denied(guard, 114, Denied.HIDDEN, (*_icmpv6(0), first))
+    yield _denied(guard, 114, Denied.HIDDEN, (*match(eth_type=0x86DD, nw_proto=17, udp_dst=0), first))
+    # A link-layer option that is there twice makes the switch see none, and no target; receivers take the first.
+    for kind in (135, 136):
+        yield _denied(guard, 112, Denied.ND, (*_icmpv6(kind), Match("nd_target", 0)))
+    # what a VIF says of itself in ARP, RARP and ND is accepted by exact flows, or not at all
+    yield _denied(guard, 90, Denied.ARP, match(eth_type=0x0806))
+    yield _denied(guard, 90, Denied.ARP, match(eth_type=0x8035))
+    yield _denied(guard, 90, Denied.ND, _icmpv6(135))
+    yield _denied(guard, 90, Denied.ND, _icmpv6(136))
+    yield _denied(guard, 0, Denied.MAC, ())
+
+
+def _denied(table: Table, priority: int, why: Denied, conditions: tuple[Match, ...]) -> Flow:
+    return _flow(table, priority, canonical(conditions), (SetField(REASON, why), Goto(Table.DROPPED)))
+
+
+def _flow(table: Table, priority: int, match: tuple[Match, ...] = (), actions: tuple[Action, ...] = Drop) -> Flow:
     return Flow(table=table, priority=priority, cookie=SWITCH_COOKIE, match=match, actions=actions)
 
 

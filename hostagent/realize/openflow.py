@@ -7,7 +7,7 @@ process of `ovs-ofctl` takes tens.
 Changes go as an atomic, ordered bundle. All of it is encoded before the bundle is opened, because a bundle dies after
 10 s without a message. The messages are followed by a barrier, and the commit waits for its answer: the switch drops a
 message that it does not like and would commit the others. The commit is followed by a barrier too; once it is answered,
-packets meet the new flows (megaflows cached earlier are revalidated after, within milliseconds).
+packets meet the new flows (megaflows cached earlier are revalidated after, within milliseconds: `unixctl` waits).
 
 The switch tells of changes that others make through a flow monitor (OFPMP_FLOW_MONITOR), and of its end by closing the
 connection. Our own bundles come back abbreviated and are not reported. The monitor is set before anyone can dump, so
@@ -25,8 +25,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from hostagent.flow import Flow, Match
+from hostagent.pipeline.drops import Counted
 from hostagent.realize.errors import RealizeError
-from hostagent.realize.openflow_codec import ADD, DELETE_STRICT, decode_match, decode_stats, encode_flow_mod
+from hostagent.realize.openflow_codec import (
+    ADD,
+    DELETE_STRICT,
+    decode_counted,
+    decode_match,
+    decode_stats,
+    encode_flow_mod,
+)
 from hostagent.realize.openflow_errors import error_name
 
 __all__ = ["OpenFlowConnection", "OpenFlowError"]
@@ -42,6 +50,7 @@ _FLOW_DESC, _FLOW_MONITOR = 1, 16
 _ADDED_REMOVED_MODIFIED: Final = 2 | 4 | 8
 _EVENT_ABBREVIATED: Final = 4
 _MORE: Final = 1
+_FRAGMENTS_SHOW_PORTS: Final = 3  # Open vSwitch's "nx-match"
 _MESSAGE_MAX: Final = 0xFFFF - 32  # of 65,535 bytes, less what a bundle puts around a flow-mod
 _MEMO_MAX: Final = 200_000  # encodings remembered between dumps
 
@@ -163,11 +172,17 @@ class OpenFlowConnection:
         Raises:
             OpenFlowError: no whole answer.
         """
-        body = struct.pack("!B3xII4xQQ", 0xFF, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0) + struct.pack("!HH4x", 1, 4)
-        parts = await self._ask(_MULTIPART_REQUEST, struct.pack("!HH4x", _FLOW_DESC, 0) + body, timeout_s, "dumping")
-        if len(self._known) > _MEMO_MAX:
-            self._known.clear()
+        parts = await self._dump_parts(0xFF, timeout_s)
         return frozenset(flow for part in parts for flow in decode_stats(part, self._known))
+
+    async def count(self, table: int = 0xFF, *, timeout_s: float = 30.0) -> tuple[Counted, ...]:
+        """The flows of one *table*, or of all, with what has met each; counters lag by up to a second.
+
+        Raises:
+            OpenFlowError: no whole answer.
+        """
+        parts = await self._dump_parts(table, timeout_s)
+        return tuple(Counted(*one) for part in parts for one in decode_counted(part, self._known))
 
     async def echo(self, timeout_s: float) -> None:
         """Return once the switch has answered an echo.
@@ -188,8 +203,10 @@ class OpenFlowConnection:
         self._wire.write(
             _HEADER.pack(_VERSION, _HELLO, 16, next(self._xids)) + struct.pack("!HHI", 1, 8, 1 << _VERSION)
         )
-        # without a miss_send_len the switch sends no packets to a management connection
-        self._wire.write(_HEADER.pack(_VERSION, _SET_CONFIG, 12, next(self._xids)) + struct.pack("!HH", 0, 0xFFFF))
+        # without a miss_send_len the switch sends no packets to a management connection; without the flag flows see
+        # neither ports nor ICMP types of first fragments, and what a guest must not say could be said in fragments
+        config = struct.pack("!HH", _FRAGMENTS_SHOW_PORTS, 0xFFFF)
+        self._wire.write(_HEADER.pack(_VERSION, _SET_CONFIG, 12, next(self._xids)) + config)
         request = struct.pack("!HH4x", _FLOW_MONITOR, 0) + struct.pack(
             "!IIIHBB", 1, 0xFFFFFFFF, 0xFFFFFFFF, _ADDED_REMOVED_MODIFIED, 0xFF, 0
         )
@@ -220,6 +237,14 @@ class OpenFlowConnection:
         finally:
             self._waiting.pop(xid, None)
             self._parts.pop(xid, None)
+
+    async def _dump_parts(self, table: int, timeout_s: float) -> list[bytes]:
+        body = struct.pack("!B3xII4xQQ", table, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0) + struct.pack("!HH4x", 1, 4)
+        request = struct.pack("!HH4x", _FLOW_DESC, 0) + body
+        parts: list[bytes] = await self._ask(_MULTIPART_REQUEST, request, timeout_s, "dumping")
+        if len(self._known) > _MEMO_MAX:
+            self._known.clear()
+        return parts
 
     def _encode(self, command: int, flow: Flow) -> bytes:
         try:
@@ -282,8 +307,11 @@ class OpenFlowConnection:
             self._answer(xid, self._parts.pop(xid))
 
     def _packet_in(self, body: bytes) -> None:
-        _, _, _, table, cookie, _, length = struct.unpack_from("!IHBBQHH", body)
-        conditions = decode_match(body[20 : 16 + length])
+        try:
+            _, _, _, table, cookie, _, length = struct.unpack_from("!IHBBQHH", body)
+            conditions = decode_match(body[20 : 16 + length])
+        except (struct.error, ValueError):
+            return  # a guest's frame must not cost the connection, whatever became of it
         in_port = next((item.value for item in conditions if isinstance(item, Match) and item.field == "in_port"), 0)
         self._on_packet_in(cookie, table, in_port, body[16 + (length + 7) // 8 * 8 + 2 :])
 

@@ -34,7 +34,7 @@ from hostagent.flow import (
     canonical,
 )
 
-__all__ = ["ADD", "DELETE_STRICT", "decode_match", "decode_stats", "encode_flow_mod", "encode_match"]
+__all__ = ["ADD", "DELETE_STRICT", "decode_counted", "decode_match", "decode_stats", "encode_flow_mod", "encode_match"]
 
 ADD: Final = 0
 DELETE_STRICT: Final = 4
@@ -44,6 +44,7 @@ _ANY: Final = 0xFFFFFFFF
 _NX_VENDOR: Final = 0x2320
 _FLOW_MOD: Final = struct.Struct("!QQBBHHHIIIHH")
 _FLOW_DESC: Final = struct.Struct("!H2xBxHHHHHQ")
+_PACKETS, _BYTES = 0x8002 << 7 | 4, 0x8002 << 7 | 5  # class and number of OXS fields
 _EXTRAS: Final = ("idle_timeout", "hard_timeout", "flags", "importance")
 
 
@@ -72,7 +73,23 @@ def decode_stats(body: bytes, known: dict[bytes, Flow] | None = None) -> Iterato
 
     *known* maps encodings to flows that were decoded before; it is read and extended, and makes a second dump cheap.
     """
-    memo = {} if known is None else known
+    return (flow for flow, _, _ in _decode_descriptions(body, {} if known is None else known))
+
+
+def decode_counted(body: bytes, known: dict[bytes, Flow] | None = None) -> Iterator[tuple[Flow, int, int]]:
+    """As `decode_stats`, each flow with the packets and bytes that it has met."""
+    for flow, at, end in _decode_descriptions(body, {} if known is None else known):
+        counters = {_PACKETS: 0, _BYTES: 0}
+        while at < end:
+            header = int.from_bytes(body[at : at + 4], "big")
+            length = header & 0xFF
+            counters[header >> 9] = int.from_bytes(body[at + 4 : at + 4 + length], "big")
+            at += 4 + length
+        yield flow, counters[_PACKETS], counters[_BYTES]
+
+
+def _decode_descriptions(body: bytes, memo: dict[bytes, Flow]) -> Iterator[tuple[Flow, int, int]]:
+    """Each flow, and where its statistics (OXS) begin and end."""
     at = 0
     while at < len(body):
         length, table, priority, idle, hard, flags, importance, cookie = _FLOW_DESC.unpack_from(body, at)
@@ -96,7 +113,7 @@ def decode_stats(body: bytes, known: dict[bytes, Flow] | None = None) -> Iterato
                 actions=_decode_instructions(body[instructions_at : at + length]),
                 extra=extra,
             )
-        yield flow
+        yield flow, stats_at + 4, stats_at + stats_length
         at += length
 
 

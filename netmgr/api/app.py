@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from netmgr.api import routes_enrolment, routes_resources
+from netmgr.api import routes_enrolment, routes_ports, routes_resources
 from netmgr.api.access import Access
 from netmgr.api.context import Context
 from netmgr.api.ports import Authority, FleetReader
@@ -47,6 +47,7 @@ def create_app(*, store: Store, fleet: FleetReader, authority: Authority, sync_p
     )
     context = Context(store=store, fleet=fleet, authority=authority, sync_port=sync_port)
     app.include_router(routes_resources.router(context), prefix="/api/v1")
+    app.include_router(routes_ports.router(context), prefix="/api/v1")
     app.include_router(routes_enrolment.router(context), prefix="/api/v1")
     app.add_middleware(Access)
     app.add_exception_handler(NetmgrError, _refused)

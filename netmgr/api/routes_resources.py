@@ -1,4 +1,4 @@
-"""Zones, switches, networks, hosts, ports: list, create, show, set, delete."""
+"""Zones, switches, networks, hosts: list, create, show, set, delete; what is withdrawn from whom."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from netmgr import service
 from netmgr.api.context import Context, Timeout, Wait
+from netmgr.api.tls import SCOPE_KEY
 from netmgr.api.waiting import realization_view
 from netmgr.contract.types import Kind
 from netmgr.model import World
 from netmgr.service import views
-from netmgr.service.lookup import find_host, find_network, find_port, find_switch, find_zone
+from netmgr.service.lookup import find_host, find_network, find_switch, find_zone
+from netmgr.service.port_views import binding_views, places_of
 from netmgr.service.realization import realization_of, targets_of
 from netmgr.service.specs import (
     HostPatch,
     NetworkPatch,
     NetworkSpec,
-    PortPatch,
-    PortSpec,
     SwitchPatch,
     SwitchSpec,
-    UuidText,
+    WithdrawalSpec,
     ZonePatch,
     ZoneSpec,
 )
@@ -33,7 +33,6 @@ from netmgr.service.specs import (
 __all__ = ["router"]
 
 View = dict[str, Any]
-Force = Annotated[bool, Query(description="Also while a host holds the port for a running VM, which is cut off then.")]
 
 
 def router(context: Context) -> APIRouter:
@@ -43,7 +42,7 @@ def router(context: Context) -> APIRouter:
     _add_switches(routes, context)
     _add_networks(routes, context)
     _add_hosts(routes, context)
-    _add_ports(routes, context)
+    _add_withdrawals(routes, context)
     return routes
 
 
@@ -160,6 +159,19 @@ def _add_networks(routes: APIRouter, context: Context) -> None:
             return await context.waited(view, keys=[key], timeout_s=timeout_s)
         return {**view, "realization": realization_view(found)}
 
+    @routes.get("/networks/{network}/span", tags=["networks"])
+    def show_span(network: str) -> View:
+        """The hosts of its zone, with how the network fares on each; and the ports with VIFs, with where each is."""
+        lives = context.fleet.lives()
+        with store.read() as world:
+            row = find_network(world, network)
+            return {
+                "uuid": str(row.uuid),
+                "name": row.name,
+                "span": views.span_views(world, row, lives),
+                "bindings": binding_views(world, row, places_of(lives)),
+            }
+
     @routes.patch("/networks/{network}", tags=["networks"])
     async def set_network(network: str, patch: NetworkPatch, wait: Wait = None, timeout_s: Timeout = 10) -> View:
         changed = await to_thread(service.set_network, store, network, patch)
@@ -169,6 +181,31 @@ def _add_networks(routes: APIRouter, context: Context) -> None:
     def delete_network(network: str) -> Response:
         service.delete_network(store, network)
         return Response(status_code=204)
+
+
+def _add_withdrawals(routes: APIRouter, context: Context) -> None:
+    store = context.store
+
+    def show(uuid: UUID) -> View:
+        with store.read() as world:
+            return views.network_view(world, world.networks[uuid], context.fleet.lives())
+
+    @routes.post("/networks/{network}/withdraw", tags=["networks"])
+    async def withdraw(
+        network: str, spec: WithdrawalSpec, request: Request, wait: Wait = None, timeout_s: Timeout = 10
+    ) -> View:
+        """Hide the network from a host or all: what runs there goes on, no VM is started or moved there any more."""
+        by = request.scope["extensions"][SCOPE_KEY].name
+        made = await to_thread(service.withdraw_network, store, network, spec, by=by)
+        found = await context.waited({}, keys=[(Kind.WITHDRAWAL, made.uuid)], timeout_s=timeout_s) if wait else {}
+        return {**await to_thread(show, made.network_uuid), **found}
+
+    @routes.post("/networks/{network}/restore", tags=["networks"])
+    def restore(
+        network: str, host: Annotated[str | None, Query(description="Only on this host; else everywhere.")] = None
+    ) -> View:
+        """End withdrawals of the network."""
+        return show(service.restore_network(store, network, host=host).uuid)
 
 
 def _add_hosts(routes: APIRouter, context: Context) -> None:
@@ -197,51 +234,6 @@ def _add_hosts(routes: APIRouter, context: Context) -> None:
         """The host is enrolled no more: its certificate opens nothing. Refused while it holds ports of running VMs."""
         service.delete_host(store, host)
         return Response(status_code=204)
-
-
-def _add_ports(routes: APIRouter, context: Context) -> None:
-    store = context.store
-
-    def show(uuid: UUID) -> View:
-        with store.read() as world:
-            return views.port_view(world, world.ports[uuid], context.fleet.lives())
-
-    @routes.get("/ports", tags=["ports"])
-    def list_ports(
-        network: Annotated[str | None, Query(description="Of this network only.")] = None,
-    ) -> list[View]:
-        lives = context.fleet.lives()
-        with store.read() as world:
-            of = find_network(world, network).uuid if network is not None else None
-            uuids = world.ports if of is None else world.ports_by_network.get(of, set())
-            return [views.port_view(world, port, lives) for port in _by_name(world.ports[uuid] for uuid in uuids)]
-
-    @routes.post("/ports", status_code=201, tags=["ports"])
-    def create_port(spec: PortSpec) -> View:
-        return show(service.create_port(store, spec).uuid)
-
-    @routes.get("/ports/{port}", tags=["ports"])
-    def show_port(port: str) -> View:
-        """A name is enough where it is unique, else `NETWORK:PORT`."""
-        with store.read() as world:
-            return views.port_view(world, find_port(world, port), context.fleet.lives())
-
-    @routes.patch("/ports/{port}", tags=["ports"])
-    def set_port(port: str, patch: PortPatch) -> View:
-        return show(service.set_port(store, port, patch).uuid)
-
-    @routes.delete("/ports/{port}", status_code=204, tags=["ports"])
-    def delete_port(port: str, force: Force = False) -> Response:
-        service.delete_port(store, port, force=force)
-        return Response(status_code=204)
-
-    @routes.post("/ports/{port}/attach", tags=["ports"])
-    def attach_port(port: str, vif_uuid: Annotated[UuidText, Body(embed=True)]) -> View:
-        return show(service.attach_port(store, port, vif_uuid=vif_uuid).uuid)
-
-    @routes.post("/ports/{port}/detach", tags=["ports"])
-    def detach_port(port: str, force: Force = False) -> View:
-        return show(service.detach_port(store, port, force=force).uuid)
 
 
 def _by_name(rows: Iterable[Any]) -> list[Any]:

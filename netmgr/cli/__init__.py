@@ -13,6 +13,7 @@ import click
 from netmgr.cli.client import CliError, Connection
 from netmgr.cli.operations import apply, cert, run, status
 from netmgr.cli.resources import resource_groups
+from netmgr.cli.verbs import network_verbs, port_verbs
 
 __all__ = ["cli", "main"]
 
@@ -55,6 +56,8 @@ def cli(context: click.Context, manager: str, identity: str) -> None:
 
 
 for group in resource_groups():
+    for verb in {"network": network_verbs(), "port": port_verbs()}.get(group.name or "", []):
+        group.add_command(verb)
     cli.add_command(group)
 cli.add_command(apply)
 cli.add_command(cert)

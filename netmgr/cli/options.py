@@ -22,6 +22,7 @@ class ResourceOptions:
     path: str
     help: str
     columns: tuple[str, ...]
+    wide_columns: tuple[str, ...] = ()  # what -o wide shows besides
     set_help: str
     delete_help: str
     create_help: str = ""  # empty: not created here
@@ -108,7 +109,7 @@ RESOURCE_OPTIONS = (
         kind="network",
         path="networks",
         help="Opaque networks: virtual layer 2s, each on all hosts of a zone.",
-        columns=("name", "type", "zone", "segment_id", "mtu", "status", "health", "ports", "reasons", "uuid"),
+        columns=("name", "type", "zone", "segment_id", "mtu", "state", "status", "health", "ports", "reasons", "uuid"),
         create_help=(
             "Create an opaque network.\n\n\b\n"
             "  netmgr network create blue --zone a --subnet 10.10.0.0/24 --wait realized --timeout 10"
@@ -149,12 +150,32 @@ RESOURCE_OPTIONS = (
         path="ports",
         help="Logical ports: where VIFs attach to networks. NAME, or NETWORK/NAME where several have it.",
         columns=("name", "network", "mac", "ips", "vif_uuid", "host", "incoming_host", "parked", "vif_state", "uuid"),
+        wide_columns=(
+            "location",
+            "location_version",
+            "vtep",
+            "incoming_vtep",
+            "admin_up",
+            "shadow_of",
+            "shadows",
+            "ovs_port",
+            "vm_uuid",
+            "vif_reason",
+            "incoming_state",
+            "conflicts",
+        ),
         create_help=(
             "Create a port. In networks of attach mode auto, ports also come by themselves.\n\n\b\n"
-            "  netmgr port create web1 --network blue --ip 10.10.0.11 --vif 0f6dbd3f-9c5b-4c0e-a0f7-52f6a4f2b0c1"
+            "  netmgr port create web1 --network blue --ip 10.10.0.11 --vif 0f6dbd3f-9c5b-4c0e-a0f7-52f6a4f2b0c1\n"
+            "  netmgr port create web1-standby --shadow-of blue/web1 --vif 5b1f3a52-64d3-4b39-8a3e-6f3f8c1f9b10"
         ),
         create_options=(
-            click.option("--network", required=True, help="By name or UUID."),
+            click.option("--network", help="By name or UUID; needed, but for a shadow."),
+            click.option(
+                "--shadow-of",
+                metavar="PORT",
+                help="Make it a shadow of this port: same MAC, addresses and state, dark until `netmgr port failover`.",
+            ),
             click.option("--vif", "vif_uuid", metavar="UUID", help="VIF to attach."),
             _MAC,
             _IPS,

@@ -11,28 +11,36 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["output_option", "print_late_hosts", "print_object", "print_objects"]
+__all__ = ["list_output_option", "output_option", "print_late_hosts", "print_object", "print_objects"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def output_option(function: F) -> F:
     """The option -o of every command that prints something."""
-    option = click.option(
+    return _output_option(["table", "json", "yaml"], "Form of the result.")(function)
+
+
+def list_output_option(function: F) -> F:
+    """The option -o of commands that list: `wide` is a table with more columns."""
+    return _output_option(["table", "wide", "json", "yaml"], "Form of the result; wide has more columns.")(function)
+
+
+def _output_option(forms: list[str], help: str) -> Callable[[F], F]:
+    return click.option(
         "-o",
         "--output",
-        type=click.Choice(["table", "json", "yaml"]),
+        type=click.Choice(forms),
         default="table",
         envvar="NETMGR_OUTPUT",
         show_default=True,
-        help="Form of the result.",
+        help=help,
     )
-    return option(function)
 
 
 def print_objects(objects: Sequence[dict[str, Any]], *, output: str, columns: Sequence[str]) -> None:
     """A list; the table shows *columns* only."""
-    if output != "table":
+    if output not in ("table", "wide"):
         _print_data(objects, output)
         return
     from rich.table import Table

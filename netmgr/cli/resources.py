@@ -12,9 +12,9 @@ import click
 
 from netmgr.cli.client import Connection
 from netmgr.cli.options import RESOURCE_OPTIONS, ResourceOptions, Seconds
-from netmgr.cli.output import output_option, print_late_hosts, print_object, print_objects
+from netmgr.cli.output import list_output_option, output_option, print_late_hosts, print_object, print_objects
 
-__all__ = ["pass_connection", "resource_groups", "wait_options", "waiting"]
+__all__ = ["force_option", "pass_connection", "path_of", "resource_groups", "wait_options", "waiting"]
 
 pass_connection = click.make_pass_decorator(Connection)
 
@@ -23,9 +23,6 @@ def resource_groups() -> list[click.Group]:
     """The command groups of all resources."""
     groups = {options.kind: _group(options) for options in RESOURCE_OPTIONS}
     groups["host"].add_command(_host_token)
-    groups["port"].add_command(_port_attach)
-    groups["port"].add_command(_port_detach)
-    groups["network"].add_command(_network_realization)
     return list(groups.values())
 
 
@@ -44,12 +41,13 @@ def _list_command(options: ResourceOptions) -> click.Command:
     @pass_connection
     def run(connection: Connection, /, output: str, **filters: str | None) -> None:
         found = connection.get(options.path, **filters)
-        print_objects(found, output=output, columns=options.columns)
+        more = options.wide_columns if output == "wide" else ()
+        print_objects(found, output=output, columns=(*options.columns, *more))
 
     command = click.command("list", help=f"List {options.path}, with what their hosts say of them.")
     if options.kind == "port":
         run = click.option("--network", help="Only ports of this network.")(run)
-    return command(output_option(run))
+    return command(list_output_option(run))
 
 
 def _show_command(options: ResourceOptions) -> click.Command:
@@ -58,7 +56,11 @@ def _show_command(options: ResourceOptions) -> click.Command:
     @output_option
     @pass_connection
     def show(connection: Connection, name: str, output: str) -> None:
-        print_object(connection.get(_path(options.path, name)), output=output)
+        found = connection.get(path_of(options.path, name))
+        if options.kind == "network":  # what a list would be too long with
+            span = connection.get(path_of(options.path, name) + "/span")
+            found |= {"span": span["span"], "bindings": span["bindings"]}
+        print_object(found, output=output)
 
     return show
 
@@ -69,6 +71,8 @@ def _create_command(options: ResourceOptions) -> click.Command:
         connection: Connection, /, name: str, output: str, wait: str | None = None, timeout: float = 10, **fields: Any
     ) -> None:
         body = {"name": name, **_body(fields)}
+        if options.kind == "port":
+            body |= _network_of_port(connection, body)
         _finish(connection.post(options.path, body, **waiting(wait, timeout)), output)
 
     decorated = wait_options(output_option(create)) if options.waits else output_option(create)
@@ -76,6 +80,16 @@ def _create_command(options: ResourceOptions) -> click.Command:
         decorated = option(decorated)
     decorated = click.argument("name")(decorated)
     return click.command("create", help=options.create_help)(decorated)
+
+
+def _network_of_port(connection: Connection, body: dict[str, Any]) -> dict[str, Any]:
+    """A shadow is of the network of its primary."""
+    if "shadow_of" in body:
+        primary = connection.get(path_of("ports", body["shadow_of"]))
+        return {"shadow_of": primary["uuid"], "network": body.get("network", primary["network_uuid"])}
+    if "network" not in body:
+        raise click.UsageError("name the port's network with --network")
+    return {}
 
 
 def _set_command(options: ResourceOptions) -> click.Command:
@@ -95,7 +109,7 @@ def _set_command(options: ResourceOptions) -> click.Command:
             body["name"] = new_name
         if not body:
             raise click.UsageError("nothing to set; see --help for what can be")
-        _finish(connection.patch(_path(options.path, name), body, **waiting(wait, timeout)), output)
+        _finish(connection.patch(path_of(options.path, name), body, **waiting(wait, timeout)), output)
 
     decorated = wait_options(output_option(set_)) if options.waits else output_option(set_)
     for option in reversed((click.option("--name", "new_name", help="New name."), *options.set_options)):
@@ -108,16 +122,16 @@ def _delete_command(options: ResourceOptions) -> click.Command:
     @pass_connection
     def delete(connection: Connection, names: tuple[str, ...], force: bool = False) -> None:
         for name in names:
-            connection.delete(_path(options.path, name), force=True if force else None)
+            connection.delete(path_of(options.path, name), force=True if force else None)
 
     decorated: Any = delete
     if options.kind == "port":
-        decorated = _force_option(decorated)
+        decorated = force_option(decorated)
     decorated = click.argument("names", nargs=-1, required=True, metavar="NAME…")(decorated)
     return click.command("delete", help=options.delete_help)(decorated)
 
 
-def _force_option(function: Callable[..., Any]) -> Any:
+def force_option(function: Callable[..., Any]) -> Any:
     return click.option(
         "--force", is_flag=True, help="Also while a host holds the port for a running VM, which is cut off then."
     )(function)
@@ -141,41 +155,6 @@ def _host_token(connection: Connection, name: str, zones: tuple[str, ...], ttl: 
     answer = connection.post("tokens", {"name": name, "zones": list(zones), "ttl_s": ttl})
     click.echo(answer["token"])
     click.echo(f"good for one host until {answer['expires_at']}", err=True)
-
-
-@click.command("attach")
-@click.argument("name")
-@click.option("--vif", required=True, metavar="UUID", help="The virtual NIC's UUID (libvirt: interfaceid).")
-@output_option
-@pass_connection
-def _port_attach(connection: Connection, name: str, vif: str, output: str) -> None:
-    """Attach a VIF to a port.
-
-    \b
-      netmgr port attach web1 --vif 0f6dbd3f-9c5b-4c0e-a0f7-52f6a4f2b0c1
-    """
-    print_object(connection.post(_path("ports", name) + "/attach", {"vif_uuid": vif}), output=output)
-
-
-@click.command("detach")
-@click.argument("name")
-@_force_option
-@output_option
-@pass_connection
-def _port_detach(connection: Connection, name: str, force: bool, output: str) -> None:
-    """Take the VIF off a port. Refused while its VM runs."""
-    answer = connection.post(_path("ports", name) + "/detach", force=True if force else None)
-    print_object(answer, output=output)
-
-
-@click.command("realization")
-@click.argument("name")
-@output_option
-@pass_connection
-def _network_realization(connection: Connection, name: str, output: str) -> None:
-    """Show, for each host that must carry the network, whether it does."""
-    answer = connection.get(_path("networks", name) + "/realization")
-    print_objects(answer["realization"]["hosts"], output=output, columns=("host", "state", "reason"))
 
 
 def wait_options(function: Callable[..., Any]) -> Any:
@@ -217,7 +196,7 @@ def _body(options: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _path(collection: str, name: str) -> str:
+def path_of(collection: str, name: str) -> str:
     from urllib.parse import quote
 
     return f"{collection}/{quote(name.replace('/', ':'), safe=':')}"

@@ -7,11 +7,13 @@ one form into the other by these names, so a field here without a twin there fai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
 __all__ = [
+    "SWITCH_PORTS",
     "AttachMode",
     "Claim",
     "ClaimIntent",
@@ -40,6 +42,7 @@ __all__ = [
     "ZoneKind",
     "kind_of",
     "ref_of",
+    "switch_facts",
     "why_withdrawn",
 ]
 
@@ -283,10 +286,23 @@ def ref_of(item: Object) -> Ref:
     return Ref(kind=kind_of(body), uuid=uuid, version=item.version)
 
 
+SWITCH_PORTS = 0xFEFF - 16  # OpenFlow numbers ports up to 0xfeff; some are not VIFs
+
+
+def switch_facts(report: HostReport, status: SwitchStatus, networks: Mapping[UUID, OpaqueNetwork]) -> dict[str, str]:
+    """What manager and host both tell of a switch beside its status: datapath, free ports, Mbit/s of its PNICs."""
+    mine = [networks.get(vif.network_uuid) for vif in report.vifs if vif.network_uuid is not None]
+    taken = sum(network is not None and network.switch_uuid == status.switch_uuid for network in mine)
+    link_mbps = sum(pnic.speed_mbps for pnic in report.pnics if pnic.name in status.pnics and pnic.link_up)
+    found = {"datapath": status.datapath, "free_ports": str(SWITCH_PORTS - taken)}
+    return found | ({"link_mbps": str(link_mbps)} if link_mbps else {})
+
+
 def why_withdrawn(withdrawal: Withdrawal, *, network: str, host: str = "") -> str:
     """The sentence that manager and host both say: what is hidden from whom, by whom, since when, why.
 
     *network* and *host* are names; *host* is needed only where the withdrawal is of one host.
     """
     whom = "all hosts" if withdrawal.host_uuid is None else f"host {host or withdrawal.host_uuid}"
-    return f"network {network} is withdrawn from {whom} by {withdrawal.by} since {withdrawal.since}: {withdrawal.reason}"
+    who = f"by {withdrawal.by} since {withdrawal.since}"
+    return f"network {network} is withdrawn from {whom} {who}: {withdrawal.reason}"

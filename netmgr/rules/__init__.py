@@ -1,29 +1,39 @@
 """The rules of the desired state, as pure functions of `World`.
 
 `desired` says what may be created and set, `usage` what may be removed and used again, `encapsulation` what a tunnel
-leaves of a packet. A rule is silent, or raises `NetmgrError` with the sentence for the user.
+leaves of a packet, `shadows` what a shadow port is, `withdrawals` what may be hidden from whom. A rule is silent, or
+raises `NetmgrError` with the sentence for the user.
 """
 
 from netmgr.rules.desired import check_host, check_network, check_port, check_switch, check_zone
+from netmgr.rules.shadows import check_failover, check_shadow, failover_pair
 from netmgr.rules.usage import (
     check_host_removal,
     check_network_removal,
     check_port_release,
+    check_port_removal,
     check_switch_removal,
     check_zone_removal,
     freed_segments_to_release,
 )
+from netmgr.rules.withdrawals import check_restoration, check_withdrawal
 
 __all__ = [
+    "check_failover",
     "check_host",
     "check_host_removal",
     "check_network",
     "check_network_removal",
     "check_port",
     "check_port_release",
+    "check_port_removal",
+    "check_restoration",
+    "check_shadow",
     "check_switch",
     "check_switch_removal",
+    "check_withdrawal",
     "check_zone",
     "check_zone_removal",
+    "failover_pair",
     "freed_segments_to_release",
 ]

@@ -143,12 +143,14 @@ def check_port(world: World, port: LogicalPort) -> None:
         raise NetmgrError(f"{what}: a port can't change its network; make a new one there", status=409)
     if not MAC.fullmatch(port.mac) or int(port.mac[:2], 16) & 1 or port.mac == "00:00:00:00:00:00":
         raise NetmgrError(f"{what}: mac must be a unicast address like 02:00:00:00:00:01, got {port.mac!r}")
-    _check_free(world, port, ("mac", port.network_uuid, port.mac), f"{what}: MAC {port.mac}")
+    if port.shadow_of is None:
+        _check_free(world, port, ("mac", port.network_uuid, port.mac), f"{what}: MAC {port.mac}")
     if len(set(port.ips)) != len(port.ips):
         raise NetmgrError(f"{what}: names an address twice")
     for ip in port.ips:
         _check_ip(network, ip, what)
-        _check_free(world, port, ("ip", port.network_uuid, ip), f"{what}: address {ip}")
+        if port.shadow_of is None:
+            _check_free(world, port, ("ip", port.network_uuid, ip), f"{what}: address {ip}")
     if port.vif_uuid is not None and world.port_by_vif.get(port.vif_uuid, port.uuid) != port.uuid:
         other = world.ports[world.port_by_vif[port.vif_uuid]]
         raise NetmgrError(

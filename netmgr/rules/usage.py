@@ -17,6 +17,7 @@ __all__ = [
     "check_host_removal",
     "check_network_removal",
     "check_port_release",
+    "check_port_removal",
     "check_switch_removal",
     "check_zone_removal",
     "freed_segments_to_release",
@@ -55,6 +56,13 @@ def check_host_removal(world: World, host: HostRecord) -> None:
     ports = ports_held(world, host.uuid)
     users = [f"port {port.name} of network {world.networks[port.network_uuid].name}" for port in ports]
     _check_unused(f"host {host.name}", users, by="which it holds")
+
+
+def check_port_removal(world: World, port: LogicalPort) -> None:
+    """The port has no shadows."""
+    users = [f"port {world.ports[uuid].name}" for uuid in world.shadows_of.get(port.uuid, ())]
+    what = f"port {port.name} of network {world.networks[port.network_uuid].name}"
+    _check_unused(what, users, by="its shadow" if len(users) == 1 else "its shadows")
 
 
 def check_port_release(world: World, port: LogicalPort, *, verb: str) -> None:

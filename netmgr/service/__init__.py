@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
-from netmgr.contract.types import LogicalPort, OpaqueNetwork, OpaqueSwitch, TransportZone
+from netmgr.contract.types import LogicalPort, OpaqueNetwork, OpaqueSwitch, TransportZone, Withdrawal
 from netmgr.model import HostRecord
-from netmgr.service import edits
+from netmgr.service import edits, failover, withdrawals
 from netmgr.service.apply import Action, Applied, apply
 from netmgr.service.document import load_document
 from netmgr.service.join import Joined, create_token, join
@@ -27,6 +27,7 @@ from netmgr.service.specs import (
     PortSpec,
     SwitchPatch,
     SwitchSpec,
+    WithdrawalSpec,
     ZonePatch,
     ZoneSpec,
 )
@@ -49,13 +50,16 @@ __all__ = [
     "delete_switch",
     "delete_zone",
     "detach_port",
+    "failover_port",
     "join",
     "load_document",
+    "restore_network",
     "set_host",
     "set_network",
     "set_port",
     "set_switch",
     "set_zone",
+    "withdraw_network",
 ]
 
 
@@ -140,3 +144,27 @@ def detach_port(store: Store, port: str, *, force: bool = False) -> LogicalPort:
     """Take the VIF off a port; its location becomes unbound. *force*: as in `delete_port`."""
     with store.transaction() as tx:
         return edits.detach_port(tx, find_port(tx.world, port), force=force)
+
+
+def failover_port(store: Store, port: str, *, force: bool = False) -> LogicalPort:
+    """Let a shadow take its primary's place; *port* is either of the two. The port that is lit now.
+
+    *force*: also when no host holds the shadow for a VM.
+    """
+    with store.transaction() as tx:
+        return failover.failover_port(tx, find_port(tx.world, port), force=force)
+
+
+def withdraw_network(store: Store, network: str, spec: WithdrawalSpec, *, by: str) -> Withdrawal:
+    """Hide a network from a host or all; done again, the reason is the newer one and the beginning stays."""
+    with store.transaction() as tx:
+        host = find_host(tx.world, spec.host) if spec.host is not None else None
+        return withdrawals.withdraw(tx, find_network(tx.world, network), host, reason=spec.reason, by=by)
+
+
+def restore_network(store: Store, network: str, *, host: str | None = None) -> OpaqueNetwork:
+    """Show a network again, on one host or everywhere."""
+    with store.transaction() as tx:
+        found = find_network(tx.world, network)
+        withdrawals.restore(tx, found, find_host(tx.world, host) if host is not None else None)
+        return found

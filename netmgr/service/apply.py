@@ -108,7 +108,8 @@ def _prune_users(tx: Transaction, document: Document) -> Iterator[Action]:
     world = tx.world
     if document.ports is not None:
         kept = {(_network_name(world, spec.network), spec.name) for spec in document.ports}
-        for port in [p for p in world.ports.values() if (world.networks[p.network_uuid].name, p.name) not in kept]:
+        gone = [p for p in world.ports.values() if (world.networks[p.network_uuid].name, p.name) not in kept]
+        for port in sorted(gone, key=lambda port: port.shadow_of is None):  # shadows before their primaries
             edits.drop_port(tx, port)
             yield _deleted("port", port.name)
     if document.networks is not None:
@@ -181,7 +182,9 @@ def _networks(tx: Transaction, document: Document, acked: Mapping[UUID, int]) ->
 
 
 def _ports(tx: Transaction, document: Document) -> Iterator[Action]:
-    for spec in document.ports or ():
+    for spec in sorted(
+        document.ports or (), key=lambda spec: spec.shadow_of is not None
+    ):  # shadows after their primaries
         network = find_network(tx.world, spec.network)
         uuid = tx.world.unique.get(("name", Kind.PORT, network.uuid, spec.name))
         if uuid is None:
@@ -226,6 +229,8 @@ def _fields(world: World, row: Any) -> dict[str, Any]:
         fields["zone"] = world.zones[row.zone_uuid].name
     if "network_uuid" in fields:
         fields["network"] = world.networks[row.network_uuid].name
+    if fields.get("shadow_of"):
+        fields["shadow_of"] = world.ports[row.shadow_of].name
     hidden = ("zone_uuids", "zone_uuid", "switch_uuid", "network_uuid", "vteps")
     return {name: value for name, value in fields.items() if name not in hidden}
 

@@ -27,9 +27,9 @@ from netmgr.contract.types import (
     TransportZone,
     ZoneKind,
 )
-from netmgr.model import FREED_SEGMENT, FreedSegment, HostRecord, NetmgrError
+from netmgr.model import FREED_SEGMENT, FreedSegment, HostRecord, NetmgrError, location_mac
 from netmgr.rules.encapsulation import network_mtu_max
-from netmgr.service.lookup import find_network, find_zone, find_zones
+from netmgr.service.lookup import find_network, find_port, find_zone, find_zones
 from netmgr.service.specs import (
     HostPatch,
     NetworkPatch,
@@ -60,6 +60,7 @@ __all__ = [
     "set_switch",
     "set_zone",
     "settle_vteps",
+    "tell_mac",
 ]
 
 
@@ -150,6 +151,8 @@ def set_network(tx: Transaction, network: OpaqueNetwork, patch: NetworkPatch) ->
 def drop_network(tx: Transaction, network: OpaqueNetwork) -> None:
     """Its segment id goes into quarantine, its unattached ports with it."""
     rules.check_network_removal(tx.world, network)
+    for withdrawal in tx.world.withdrawals_of(network.uuid):
+        tx.delete(Kind.WITHDRAWAL, withdrawal.uuid)
     for port_uuid in tuple(tx.world.ports_by_network.get(network.uuid, ())):
         tx.delete(Kind.LOCATION, port_uuid)
         tx.delete(Kind.PORT, port_uuid)
@@ -182,27 +185,48 @@ def drop_host(tx: Transaction, host: HostRecord) -> None:
     for location in tuple(tx.world.locations.values()):
         if location.holder_host == host.uuid:
             _unbind(tx, location)
+    for withdrawal in tuple(tx.world.withdrawals.values()):
+        if withdrawal.host_uuid == host.uuid:
+            tx.delete(Kind.WITHDRAWAL, withdrawal.uuid)
     tx.delete(Kind.HOST, host.uuid)
 
 
 def add_port(tx: Transaction, spec: PortSpec) -> LogicalPort:
     network = find_network(tx.world, spec.network)
     uuid = uuid4()
-    mac = allocate.mac_of(tx.world, network_uuid=network.uuid, port_uuid=uuid) if spec.mac is None else spec.mac.lower()
     port = LogicalPort(
         uuid=uuid,
         name=spec.name,
         network_uuid=network.uuid,
         vif_uuid=None if spec.vif_uuid is None else UUID(spec.vif_uuid),
-        mac=mac,
-        ips=_addresses(spec.ips),
-        admin_up=spec.admin_up,
+        **(_of_itself(tx, network, uuid, spec) if spec.shadow_of is None else _mirrored(tx, network, spec)),
     )
     rules.check_port(tx.world, port)
+    rules.check_shadow(tx.world, port)
     tx.put(port)
     version = allocate.next_version(0, now_ms=_now_ms())
-    tx.put(Location(port_uuid=port.uuid, network_uuid=network.uuid, mac=port.mac, version=version))
+    tx.put(Location(port_uuid=port.uuid, network_uuid=network.uuid, mac=location_mac(port), version=version))
     return port
+
+
+def _of_itself(tx: Transaction, network: OpaqueNetwork, uuid: UUID, spec: PortSpec) -> dict[str, Any]:
+    mac = allocate.mac_of(tx.world, network_uuid=network.uuid, port_uuid=uuid) if spec.mac is None else spec.mac.lower()
+    return {"mac": mac, "ips": _addresses(spec.ips), "admin_up": spec.admin_up}
+
+
+def _mirrored(tx: Transaction, network: OpaqueNetwork, spec: PortSpec) -> dict[str, Any]:
+    """What a shadow has of its primary, but for what the user insists on: that is for the rules to refuse."""
+    assert spec.shadow_of is not None
+    primary = _find_primary(tx, network, spec.shadow_of)
+    given = _given(spec, mac=str.lower, ips=_addresses)
+    mirrored = {name: given.get(name, getattr(primary, name)) for name in ("mac", "ips", "admin_up")}
+    return {**mirrored, "shadow_of": primary.uuid}
+
+
+def _find_primary(tx: Transaction, network: OpaqueNetwork, text: str) -> LogicalPort:
+    """The port that *text* means on *network*: by UUID, by name there, or as NETWORK/NAME."""
+    told = any(mark in text for mark in "/:")
+    return find_port(tx.world, text, network=None if told else str(network.uuid))
 
 
 def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPort:
@@ -215,14 +239,35 @@ def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPor
             f"port {port.name}: VIF {port.vif_uuid} is attached to it; detach that before attaching {wanted_vif}",
             status=409,
         )
+    if "shadow_of" in values:
+        _check_same_pair(tx, port, values.pop("shadow_of"))
     changed = replace(port, **values)
     rules.check_port(tx.world, changed)
+    rules.check_shadow(tx.world, changed)
     tx.put(changed)
-    location = tx.world.locations.get(port.uuid)
-    if location is not None and location.mac != changed.mac:
-        version = allocate.next_version(location.version, now_ms=_now_ms())
-        tx.put(replace(location, mac=changed.mac, version=version))
+    for uuid in tuple(tx.world.shadows_of.get(port.uuid, ())):
+        shadow = tx.world.ports[uuid]
+        tx.put(replace(shadow, mac=changed.mac, ips=changed.ips, admin_up=changed.admin_up))
+    tell_mac(tx, changed)
     return changed
+
+
+def _check_same_pair(tx: Transaction, port: LogicalPort, text: str) -> None:
+    """Who is whose shadow is changed by failover only; after one, a document that names the pair still holds."""
+    other = _find_primary(tx, tx.world.networks[port.network_uuid], text)
+    if port.shadow_of != other.uuid and other.shadow_of != port.uuid:
+        raise NetmgrError(
+            f"port {port.name}: is no shadow of port {other.name}, and can't become one; delete it and create another",
+            status=409,
+        )
+
+
+def tell_mac(tx: Transaction, port: LogicalPort) -> None:
+    """Make the location of *port* carry the MAC that peers shall see at it."""
+    location = tx.world.locations.get(port.uuid)
+    if location is not None and location.mac != location_mac(port):
+        version = allocate.next_version(location.version, now_ms=_now_ms())
+        tx.put(replace(location, mac=location_mac(port), version=version))
 
 
 def detach_port(tx: Transaction, port: LogicalPort, *, force: bool = False) -> LogicalPort:
@@ -237,6 +282,7 @@ def detach_port(tx: Transaction, port: LogicalPort, *, force: bool = False) -> L
 
 
 def drop_port(tx: Transaction, port: LogicalPort, *, force: bool = False) -> None:
+    rules.check_port_removal(tx.world, port)
     if not force:
         rules.check_port_release(tx.world, port, verb="delete")
     tx.delete(Kind.LOCATION, port.uuid)

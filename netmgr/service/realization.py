@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from netmgr.contract.types import Kind, OpaqueNetwork, OpaqueSwitch, TransportZone
+from netmgr.contract.types import Kind, OpaqueNetwork, OpaqueSwitch, TransportZone, Withdrawal
 from netmgr.model import Change, HostLive, HostRecord, World
 
 __all__ = ["HostState", "Realization", "Target", "realization_of", "state_on", "targets_of"]
@@ -101,6 +101,9 @@ def _hosts_of(world: World, key: Key) -> list[HostRecord]:
         zones = set(row.zone_uuids)
     elif isinstance(row, OpaqueNetwork):
         zones = {row.zone_uuid}
+    elif isinstance(row, Withdrawal):
+        carriers = _hosts_of(world, (Kind.NETWORK, row.network_uuid))
+        return [host for host in carriers if row.host_uuid in (None, host.uuid)]
     else:
         return []
     return [host for host in world.hosts.values() if zones & set(host.zone_uuids)]

@@ -24,6 +24,7 @@ __all__ = [
     "PortSpec",
     "SwitchPatch",
     "SwitchSpec",
+    "WithdrawalSpec",
     "ZonePatch",
     "ZoneSpec",
     "parse",
@@ -119,6 +120,13 @@ class HostPatch(_Model):
     zones: NameList | None = Field(default=None, description="Names or UUIDs of its transport zones, all of them.")
 
 
+class WithdrawalSpec(_Model):
+    """From whom to hide a network, and why."""
+
+    host: str | None = Field(default=None, description="Name or UUID of the host; without it, all hosts.")
+    reason: str = Field(description="Why, in one line; people who are refused will read it.")
+
+
 class PortSpec(_Model):
     """A logical port: a network's attachment point for one VIF."""
 
@@ -128,6 +136,11 @@ class PortSpec(_Model):
     mac: str | None = Field(default=None, description="Unicast MAC; made of the port's UUID when not given.")
     ips: NameList = Field(default_factory=list, description="Addresses it may use; none: any.")
     admin_up: bool = Field(default=True, description="False keeps it dark.")
+    shadow_of: str | None = Field(
+        default=None,
+        description="Name or UUID of the port that it is to be a shadow of; it then mirrors that one's MAC, addresses "
+        "and admin_up, and stays dark until failover.",
+    )
 
 
 class PortPatch(_Model):
@@ -139,6 +152,7 @@ class PortPatch(_Model):
     mac: str | None = None
     ips: NameList | None = None
     admin_up: bool | None = None
+    shadow_of: str | None = Field(default=None, description="Can't be changed, but by failover.")
 
 
 def parse(model: type[M], values: object, *, where: str) -> M:

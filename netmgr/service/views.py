@@ -2,29 +2,30 @@
 
 Desired comes from rows, realized from `HostLive`; no key of an answer mixes both. Roll-up: a construct is up when it is
 up on every host that must carry it, down when on none, warning between; its health is the mean; each reason begins
-with its host's name. A host that is away is counted with health 0: what it last said is no longer known to hold.
+with its host's name. A host that is away is counted with health 0: what it last said is no longer known to hold. A
+network that is withdrawn from a host is in maintenance there at best. Ports have a module of their own, `port_views`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 from uuid import UUID
 
 from netmgr.contract.types import (
     Kind,
-    LogicalPort,
     OpaqueNetwork,
     OpaqueSwitch,
     Status,
     TransportZone,
+    why_withdrawn,
 )
 from netmgr.model import HostLive, HostRecord, World
 from netmgr.service.realization import HostState, state_on
 
-__all__ = ["RollUp", "host_view", "network_view", "port_view", "roll_up", "switch_view", "zone_view"]
+__all__ = ["RollUp", "host_view", "network_view", "roll_up", "span_views", "switch_view", "zone_view"]
 
 View = dict[str, Any]
 Lives = Mapping[UUID, HostLive]
@@ -86,10 +87,36 @@ def network_view(world: World, network: OpaqueNetwork, lives: Lives) -> View:
         "mtu": network.mtu,
         "subnets": list(network.subnets),
         "ports": len(world.ports_by_network.get(network.uuid, ())),
+        "state": _state(world, network, hosts),
+        "withdrawals": [
+            {
+                "host": world.hosts[one.host_uuid].name if one.host_uuid else None,
+                "reason": one.reason,
+                "by": one.by,
+                "since": one.since,
+            }
+            for one in world.withdrawals_of(network.uuid)
+        ],
         "hosts": [host.name for host in hosts],
         "pnics": {host.name: _pnics_on(host, switch, lives.get(host.uuid)) for host in hosts},
         **_status(roll_up(zone_names=[zone], entries=entries)),
     }
+
+
+def span_views(world: World, network: OpaqueNetwork, lives: Lives) -> list[View]:
+    """The hosts that must carry a network, by name: realized or not, how it fares there, whether it is withdrawn."""
+    span = []
+    for host in _hosts_in(world, (network.zone_uuid,)):
+        state, _reason = state_on(world, host, (Kind.NETWORK, network.uuid), lives.get(host.uuid))
+        span.append(
+            {
+                "host": host.name,
+                "state": state.value,
+                "withdrawn": world.withdrawal_from(network.uuid, host.uuid) is not None,
+                **_status(_of_network(world, host, network, lives)),
+            }
+        )
+    return span
 
 
 def host_view(world: World, host: HostRecord, lives: Lives) -> View:
@@ -119,31 +146,6 @@ def host_view(world: World, host: HostRecord, lives: Lives) -> View:
     }
 
 
-def port_view(world: World, port: LogicalPort, lives: Lives) -> View:
-    location = world.locations.get(port.uuid)
-    holder = world.hosts.get(location.holder_host) if location and location.holder_host else None
-    incoming = world.hosts.get(location.incoming_host) if location and location.incoming_host else None
-    live = lives.get(holder.uuid) if holder else None
-    vif = next((v for v in live.report.vifs if v.port_uuid == port.uuid), None) if live and live.connected else None
-    return {
-        "uuid": str(port.uuid),
-        "name": port.name,
-        "network": world.networks[port.network_uuid].name,
-        "network_uuid": str(port.network_uuid),
-        "vif_uuid": str(port.vif_uuid) if port.vif_uuid else None,
-        "mac": port.mac,
-        "ips": list(port.ips),
-        "admin_up": port.admin_up,
-        "host": holder.name if holder else None,
-        "vtep": location.holder_vtep if location else "",
-        "incoming_host": incoming.name if incoming else None,
-        "parked": bool(location and location.parked),
-        "location_version": location.version if location else 0,
-        "vif_state": vif.state.value if vif else None,
-        "vif_reason": vif.reason if vif else "",
-    }
-
-
 def roll_up(*, zone_names: Iterable[str], entries: list[tuple[HostRecord, RollUp]]) -> RollUp:
     """One status of what several hosts carry."""
     if not entries:
@@ -170,7 +172,21 @@ def _of_network(world: World, host: HostRecord, network: OpaqueNetwork, lives: L
 
     switch = _of_switch(world, host, world.switches[network.switch_uuid], lives)
     # Hosts speak of networks that are not plainly up only; of the others, the switch below says it all.
-    return _on_host(world, host, (Kind.NETWORK, network.uuid), lives, said) or switch
+    found = _on_host(world, host, (Kind.NETWORK, network.uuid), lives, said) or switch
+    withdrawal = world.withdrawal_from(network.uuid, host.uuid)
+    if withdrawal is None:
+        return found
+    why = why_withdrawn(withdrawal, network=network.name, host=host.name)
+    status = found.status if found.status in (Status.DOWN, Status.UNAVAILABLE) else Status.MAINTENANCE
+    return replace(found, status=status, reasons=(why, *(one for one in found.reasons if one != why)))
+
+
+def _state(world: World, network: OpaqueNetwork, hosts: list[HostRecord]) -> str:
+    found = world.withdrawals_of(network.uuid)
+    if not found:
+        return "active"
+    everywhere = all(world.withdrawal_from(network.uuid, host.uuid) is not None for host in hosts)
+    return "withdrawn" if everywhere and (hosts or found[0].host_uuid is None) else "partly withdrawn"
 
 
 def _on_host(

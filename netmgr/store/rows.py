@@ -22,6 +22,7 @@ from netmgr.contract.types import (
     OpaqueNetwork,
     OpaqueSwitch,
     TransportZone,
+    Withdrawal,
 )
 from netmgr.model import FREED_SEGMENT, TOKEN, FreedSegment, HostRecord, JoinToken, Row
 
@@ -35,6 +36,7 @@ ROW_TYPES: dict[str, type[Row]] = {
     Kind.SWITCH: OpaqueSwitch,
     Kind.HOST: HostRecord,
     Kind.NETWORK: OpaqueNetwork,
+    Kind.WITHDRAWAL: Withdrawal,
     Kind.PORT: LogicalPort,
     Kind.LOCATION: Location,
     TOKEN: JoinToken,

@@ -21,12 +21,14 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    Index,
     Integer,
     MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from netmgr.contract.types import Kind
@@ -116,9 +118,31 @@ port = Table(
     _text("mac"),
     _list("ips"),
     Column("admin_up", Boolean, nullable=False),
+    _uuid("shadow_of", refers="port.uuid", nullable=True),
     UniqueConstraint("network_uuid", "name"),
-    UniqueConstraint("network_uuid", "mac"),
     UniqueConstraint("vif_uuid"),
+)
+_NO_SHADOW = text("shadow_of IS NULL")  # a shadow has its primary's MAC
+Index(
+    "uq_port_network_uuid_mac",
+    port.c.network_uuid,
+    port.c.mac,
+    unique=True,
+    sqlite_where=_NO_SHADOW,
+    postgresql_where=_NO_SHADOW,
+)
+
+# Not more than one a network and host; that there is one from all hosts at most is the matter of `unique_keys`.
+withdrawal = Table(
+    "withdrawal",
+    metadata,
+    _uuid("uuid", primary_key=True),
+    _uuid("network_uuid", refers="network.uuid"),
+    _uuid("host_uuid", refers="host.uuid", nullable=True),
+    _text("reason"),
+    _text("by"),
+    _text("since"),
+    UniqueConstraint("network_uuid", "host_uuid"),
 )
 
 location = Table(
@@ -174,6 +198,7 @@ TABLES: dict[str, Table] = {
     Kind.SWITCH: switch,
     Kind.HOST: host,
     Kind.NETWORK: network,
+    Kind.WITHDRAWAL: withdrawal,
     Kind.PORT: port,
     Kind.LOCATION: location,
     TOKEN: token,

@@ -22,6 +22,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self._hosts: dict[UUID, HostLive] = {}
+        self._hosts_by_vif: dict[UUID, set[UUID]] = {}
         self._news = asyncio.Event()
 
     # --- readers ---------------------------------------------------------------------------------------------------
@@ -57,6 +58,10 @@ class Fleet:
             and not live.rejections
         )
 
+    def hosts_of_vif(self, vif_uuid: UUID) -> frozenset[UUID]:
+        """The hosts whose latest report has this VIF. In the event loop's thread only."""
+        return frozenset(self._hosts_by_vif.get(vif_uuid, ()))
+
     async def changed(self, timeout_s: float) -> None:
         """Return at the next acknowledgement, report, connect or disconnect of any host, or after *timeout_s*.
 
@@ -87,7 +92,9 @@ class Fleet:
 
     def forget(self, host_uuid: UUID) -> None:
         """The host is enrolled no more."""
-        if self._hosts.pop(host_uuid, None) is not None:
+        if host_uuid in self._hosts:
+            self._index(host_uuid, HostReport())
+            del self._hosts[host_uuid]
             self._notify()
 
     def sent(self, host_uuid: UUID, *, revision: int) -> None:
@@ -102,7 +109,20 @@ class Fleet:
 
     def report(self, host_uuid: UUID, report: HostReport) -> None:
         """The host's whole status."""
+        self._index(host_uuid, report)
         self._change(host_uuid, report=report)
+
+    def _index(self, host_uuid: UUID, report: HostReport) -> None:
+        live = self._hosts.get(host_uuid)
+        if live is None:
+            return
+        before, after = ({vif.vif_uuid for vif in one.vifs} for one in (live.report, report))
+        for vif in before - after:
+            self._hosts_by_vif[vif].discard(host_uuid)
+            if not self._hosts_by_vif[vif]:
+                del self._hosts_by_vif[vif]
+        for vif in after - before:
+            self._hosts_by_vif.setdefault(vif, set()).add(host_uuid)
 
     def _change(self, host_uuid: UUID, **changes: object) -> None:
         live = self._hosts.get(host_uuid)

@@ -5,6 +5,9 @@ it without the store's lock, and a writer waiting for its disk delays nobody. Fo
 which hosts the object goes to, before the change and after it, and marks the object in their outboxes. Streams are
 indexed by the networks they subscribe to, so a port's change costs work for the streams of one network.
 
+What a host reports dark it has been refused, and it asks again by itself with growing pauses. Once a claim for such a
+VIF would be granted, its host is told to ask now (`retries` has the rule).
+
 A host that was deleted, joined again or booted anew elsewhere loses its stream here, with the sentence it would be
 refused with.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 from uuid import UUID
 
@@ -29,6 +32,7 @@ from netmgr.store import Store
 from netmgr.sync.admission import Refused, record_of, why_not
 from netmgr.sync.fleet import Fleet
 from netmgr.sync.outbox import Outbox
+from netmgr.sync.retries import dark_vifs, grantable
 
 __all__ = ["Hub", "Stream"]
 
@@ -47,6 +51,10 @@ class Stream(Protocol):
 
     def wake(self) -> None:
         """The outbox has marks."""
+        ...
+
+    def try_again(self, vifs: Collection[UUID]) -> None:
+        """Claims of these VIFs may be granted now."""
         ...
 
     def end(self, reason: Refused) -> None:
@@ -97,8 +105,13 @@ class Hub:
 
     def advance(self, changes: Iterable[Change]) -> None:
         """Apply *changes*, all of one or more whole transactions, and mark what follows from them."""
+        moved: set[UUID] = set()  # ports of which something was decided
+        wide = False
         for change in changes:
             self._mark_concerned(change)
+            if change.kind in (Kind.PORT, Kind.LOCATION):
+                moved.add(change.uuid)
+            wide = wide or change.kind in (Kind.NETWORK, Kind.WITHDRAWAL)
             if change.kind == Kind.LOCATION:
                 after = change.row if isinstance(change.row, Location) else None
                 self.holdings.move(before=self.world.locations.get(change.uuid), after=after)
@@ -109,6 +122,7 @@ class Hub:
         for stream in self._streams.values():
             if stream.outbox.marked:
                 stream.wake()
+        self._have_try_again(moved, wide=wide)
         advanced, self._advanced = self._advanced, asyncio.Event()
         advanced.set()
 
@@ -154,6 +168,14 @@ class Hub:
         if stream.outbox.marked:
             stream.wake()
 
+    def review_vifs(self, host_uuid: UUID) -> None:
+        """The host has reported: what it says is dark may have been granted meanwhile."""
+        stream, live = self._streams.get(host_uuid), self.fleet.live(host_uuid)
+        if stream is not None and live is not None:
+            vifs = [vif for vif in dark_vifs(live.report) if grantable(self.world, host_uuid, vif)]
+            if vifs:
+                stream.try_again(vifs)
+
     def end_all(self, reason: Refused) -> None:
         """Close every stream, and admit no more."""
         self.stopping.set()
@@ -182,6 +204,20 @@ class Hub:
             stream = self._streams.get(host)
             if stream is not None:
                 stream.outbox.mark((key,))
+
+    def _have_try_again(self, moved: Iterable[UUID], *, wide: bool) -> None:
+        """Hint at claims of dark VIFs that these ports, or any network (*wide*), have changed in favour of."""
+        if wide:
+            for host_uuid, live in self.fleet.lives().items():
+                if host_uuid in self._streams and dark_vifs(live.report):
+                    self._streams[host_uuid].try_again(())
+        for port in (self.world.ports.get(uuid) for uuid in moved):
+            vif = port.vif_uuid if port is not None else None
+            for host_uuid in self.fleet.hosts_of_vif(vif) if vif is not None else ():
+                stream, seen = self._streams.get(host_uuid), self.fleet.live(host_uuid)
+                dark = seen is not None and vif in dark_vifs(seen.report)
+                if stream is not None and vif is not None and dark and grantable(self.world, host_uuid, vif):
+                    stream.try_again((vif,))
 
     def _review(self, host_uuid: UUID) -> None:
         """End the stream of a host that would not be admitted now."""

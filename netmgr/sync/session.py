@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -54,6 +54,7 @@ class Session:
         self._hub = hub
         self._log = log.bind(host=host_name, host_uuid=str(greeting.host_uuid))
         self._answers: deque[sync_pb2.ClaimAnswer] = deque()
+        self._try_again: set[UUID] | None = None  # VIFs to be told of; empty: any
         self._awake = asyncio.Event()
         self._end: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
@@ -96,6 +97,12 @@ class Session:
         """The outbox has marks."""
         self._awake.set()
 
+    def try_again(self, vifs: Collection[UUID]) -> None:
+        """Claims of these VIFs, or of any if none is named, may be granted now."""
+        known = self._try_again
+        self._try_again = set() if not vifs or known == set() else {*(known or ()), *vifs}
+        self.wake()
+
     def end(self, reason: Refused) -> None:
         """Close the stream with this status, soon."""
         if not self._end.done():
@@ -124,7 +131,11 @@ class Session:
                         hub.counts["updates_sent"] += 1
                         await self._write_answers(write)
                     initial = False
-            if not self.outbox.marked and not self._answers:
+            if self._try_again is not None and not self.outbox.marked:
+                vifs, self._try_again = sorted(self._try_again), None
+                hint = sync_pb2.TryAgain(vif_uuids=[str(vif) for vif in vifs])
+                await write(sync_pb2.ManagerMessage(try_again=hint))
+            if not self.outbox.marked and not self._answers and self._try_again is None:
                 await self._awake.wait()
             self._awake.clear()
 
@@ -216,6 +227,7 @@ class Session:
 
     async def _take_report(self, report: HostReport) -> None:
         self._hub.fleet.report(self.host_uuid, report)
+        self._hub.review_vifs(self.host_uuid)
         record = self._hub.world.hosts.get(self.host_uuid)
         names = tuple(pnic.name for pnic in report.pnics)
         # A host that could not read its PNICs says none; that is no news of them.

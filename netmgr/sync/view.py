@@ -3,7 +3,8 @@
 What the operator decided comes from the world, how it fares on a host from that host's latest report. A host that is
 not connected has no say: its constructs are *unavailable*, with the reason. A network that the host has not confirmed
 yet is unavailable on it, whatever the host's last report was; one it has confirmed and does not complain of is as well
-as its switch.
+as its switch. A network that is withdrawn from a host stays in its view, in *maintenance* at best, with the sentence
+who withdrew it and why: whoever wants to place a VM there can say why not.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from netmgr.contract import codec
 from netmgr.contract.codec import ContractError
 from netmgr.contract.proto import opaque_view_pb2 as pb
 from netmgr.contract.proto import opaque_view_pb2_grpc
-from netmgr.contract.types import Kind, OpaqueNetwork, OpaqueSwitch, Status
+from netmgr.contract.types import Kind, OpaqueNetwork, OpaqueSwitch, Status, switch_facts, why_withdrawn
 from netmgr.identity import Peer
 from netmgr.model import HostLive, HostRecord, World
 from netmgr.sync.admission import Refused, peer_of_call, record_of, uuid_of
@@ -95,13 +96,13 @@ def host_view(world: World, fleet: Fleet, record: HostRecord, *, now_s: float, s
         manager_connected=live.connected,
         sync_age_s=0.0 if live.connected else max(0.0, now_s - live.since),
         zones=[codec.encode(world.zones[z]) for z in record.zone_uuids if z in world.zones],
-        switches=[_switch_info(record, live, s) for s in sorted(switches, key=lambda s: s.name)],
+        switches=[_switch_info(world, record, live, s) for s in sorted(switches, key=lambda s: s.name)],
         networks=[_network_info(world, record, live, n) for n in sorted(networks, key=lambda n: n.name)],
         vifs=[codec.encode(v) for v in live.report.vifs],
     )
 
 
-def _switch_info(record: HostRecord, live: HostLive, switch: OpaqueSwitch) -> pb.OpaqueSwitchInfo:
+def _switch_info(world: World, record: HostRecord, live: HostLive, switch: OpaqueSwitch) -> pb.OpaqueSwitchInfo:
     reported = next((s for s in live.report.switches if s.switch_uuid == switch.uuid), None)
     status, health, reasons = _switch_health(record, live, switch.uuid)
     assigned = [v.address.split("/")[0] for v in record.vteps if v.switch_uuid == switch.uuid]
@@ -112,7 +113,7 @@ def _switch_info(record: HostRecord, live: HostLive, switch: OpaqueSwitch) -> pb
         pnic_zone=[str(z) for z in switch.zone_uuids],
         status=status,
         vtep=reported.vteps if reported else assigned,
-        extra_config={"datapath": reported.datapath} if reported else {},
+        extra_config=switch_facts(live.report, reported, world.networks) if reported else {},
         health=health,
         reasons=reasons,
         opaque=True,
@@ -120,7 +121,7 @@ def _switch_info(record: HostRecord, live: HostLive, switch: OpaqueSwitch) -> pb
 
 
 def _network_info(world: World, record: HostRecord, live: HostLive, network: OpaqueNetwork) -> pb.OpaqueNetworkInfo:
-    status, health, reasons = _network_health(world, record, live, network)
+    status, health, reasons = _hidden(world, record, network, _network_health(world, record, live, network))
     return pb.OpaqueNetworkInfo(
         opaque_network_id=str(network.uuid),
         opaque_network_name=network.name,
@@ -134,6 +135,17 @@ def _network_info(world: World, record: HostRecord, live: HostLive, network: Opa
         switch_key=str(network.switch_uuid),
         opaque=True,
     )
+
+
+def _hidden(world: World, record: HostRecord, network: OpaqueNetwork, found: Health) -> Health:
+    """*found*, and what a withdrawal makes of it. The host may have said the same already, or not heard of it yet."""
+    withdrawal = world.withdrawal_from(network.uuid, record.uuid)
+    if withdrawal is None:
+        return found
+    status, health, reasons = found
+    why = why_withdrawn(withdrawal, network=network.name, host=record.name)
+    worse = status in (Status.DOWN, Status.UNAVAILABLE)
+    return status if worse else Status.MAINTENANCE, health, (why, *(reason for reason in reasons if reason != why))
 
 
 def _network_health(world: World, record: HostRecord, live: HostLive, network: OpaqueNetwork) -> Health:

@@ -107,9 +107,9 @@ class DummySwitch:
         table = json.loads(self.vsctl("--format=json", "list", "Interface"))
         return [dict(zip(table["headings"], row, strict=True)) for row in table["data"]]
 
-    def receive(self, port: str, frame: bytes) -> None:
-        """Let *frame* arrive at *port*."""
-        self.appctl("netdev-dummy/receive", port, frame.hex())
+    def receive(self, port: str, *frames: bytes) -> None:
+        """Let *frames* arrive at *port*, in this order."""
+        self.appctl("netdev-dummy/receive", port, *(frame.hex() for frame in frames))
 
     def sent(self, port: str, *, settle_s: float = 0.03) -> list[bytes]:
         """Frames that left *port* since the last call, after the switch has been quiet for *settle_s*."""

@@ -28,13 +28,18 @@ from dataclasses import asdict, dataclass
 ECHO_REQUEST, ECHO_REPLY = 8, 0
 _TIMESPEC = struct.Struct("@qq")
 _LATE_REPLIES_S = 1.0
+_LOST_AT_MAX = 100
 # Linux's number; Python's socket module has no name for it.
 SO_TIMESTAMPNS = 35
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What was sent and what came back. Times in ms; `gap_at` is the Unix time at which the longest gap began."""
+    """What was sent and what came back. Times in ms; `gap_at` is the Unix time at which the longest gap began.
+
+    Silence at the end counts as a gap too, up to the last request. `lost_at` has the Unix times at which requests left
+    that were never answered, the first hundred of them.
+    """
 
     sent: int
     received: int
@@ -43,6 +48,7 @@ class Result:
     gap_ms: float
     gap_at: float
     rtt_ms_median: float
+    lost_at: tuple[float, ...] = ()
 
 
 def summarize(*, sent: dict[int, float], replies: list[tuple[int, float]]) -> Result:
@@ -51,7 +57,8 @@ def summarize(*, sent: dict[int, float], replies: list[tuple[int, float]]) -> Re
     for sequence, at in replies:
         first.setdefault(sequence, at)
     arrivals = sorted(first.values())
-    gaps = [(later - earlier, earlier) for earlier, later in itertools.pairwise(arrivals)]
+    ends = [*arrivals, max(sent.values(), default=0.0)] if arrivals else []
+    gaps = [(later - earlier, earlier) for earlier, later in itertools.pairwise(ends)]
     gap, gap_at = max(gaps, default=(0.0, 0.0))
     rtts = sorted(at - sent[s] for s, at in first.items() if s in sent)
     return Result(
@@ -62,6 +69,7 @@ def summarize(*, sent: dict[int, float], replies: list[tuple[int, float]]) -> Re
         gap_ms=round(gap * 1000, 2),
         gap_at=gap_at,
         rtt_ms_median=round(rtts[len(rtts) // 2] * 1000, 3) if rtts else 0.0,
+        lost_at=tuple(at for s, at in sorted(sent.items()) if s not in first)[:_LOST_AT_MAX],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import ssl
 import threading
@@ -26,8 +27,9 @@ from netmgr.model import HostRecord
 from netmgr.pki import CertificateAuthority
 from netmgr.store import Store
 from netmgr.sync.fleet import Fleet
+from tests.support.netmgr_store import migrated_sqlite
 
-__all__ = ["Api", "serve_api"]
+__all__ = ["Api", "ApiServer"]
 
 
 @dataclass
@@ -103,49 +105,66 @@ class _Server(uvicorn.Server):
         yield
 
 
-@contextmanager
-def serve_api(directory: Path, *, store_url: str | None = None) -> Iterator[Api]:
-    """A running API; ended on exit."""
-    now = datetime.now(UTC)
-    authority = CertificateAuthority.open(directory, now=now)
-    authority.server_identity(["127.0.0.1"], now=now)
-    authority.ensure_identity(directory / "operator", name="operator", role=Role.OPERATOR, now=now)
-    store = Store.open(store_url or f"sqlite:///{directory}/netmgr.db")
-    listening = socket.create_server(("127.0.0.1", 0))
-    fleet = Fleet()
-    ready = threading.Event()
-    made: dict[str, Any] = {}
+class ApiServer:
+    """One HTTPS server and one CA for many tests; each test has an application, a store and a fleet of its own.
 
-    async def serve() -> None:
-        server = _Server(
+    The server is the costly part; nothing of a test is left in it, because it holds nothing but the application of now.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        now = datetime.now(UTC)
+        self.directory = directory
+        self.authority = CertificateAuthority.open(directory, now=now)
+        self.authority.server_identity(["127.0.0.1"], now=now)
+        self.authority.ensure_identity(directory / "operator", name="operator", role=Role.OPERATOR, now=now)
+        self.app: Any = None
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="api")
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    @contextmanager
+    def fresh(self, directory: Path) -> Iterator[Api]:
+        """The API over a new store in *directory*; ended on exit."""
+        shutil.copytree(self.directory / "operator", directory / "operator")
+        store = Store.open(migrated_sqlite(directory))
+        fleet = Fleet()
+        self.app = create_app(store=store, fleet=fleet, authority=self.authority)
+        with contextlib.ExitStack() as stack:
+            stack.callback(store.close)
+            api = Api(
+                directory=directory,
+                store=store,
+                authority=self.authority,
+                fleet=fleet,
+                port=self.port,
+                loop=self._loop,
+                operator=None,  # type: ignore[arg-type]
+            )
+            api.operator = stack.enter_context(api.client(directory / "operator"))
+            yield api
+        self.app = None
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+
+    async def _serve(self) -> None:
+        async def current(scope: Any, receive: Any, send: Any) -> None:
+            await self.app(scope, receive, send)
+
+        self._loop = asyncio.get_running_loop()
+        self._server = _Server(
             uvicorn_config(
-                create_app(store=store, fleet=fleet, authority=authority),
-                ca_file=authority.ca_file,
-                cert_file=authority.server_cert_file,
-                key_file=authority.server_key_file,
+                current,
+                ca_file=self.authority.ca_file,
+                cert_file=self.authority.server_cert_file,
+                key_file=self.authority.server_key_file,
                 host="127.0.0.1",
                 port=0,
             )
         )
-        made.update(server=server, loop=asyncio.get_running_loop())
-        ready.set()
-        await server.serve(sockets=[listening])
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="api")
-    thread.start()
-    assert ready.wait(10)
-    with contextlib.ExitStack() as stack:
-        stack.callback(store.close)
-        stack.callback(thread.join, 10)
-        stack.callback(setattr, made["server"], "should_exit", True)
-        api = Api(
-            directory=directory,
-            store=store,
-            authority=authority,
-            fleet=fleet,
-            port=listening.getsockname()[1],
-            loop=made["loop"],
-            operator=None,  # type: ignore[arg-type]
-        )
-        api.operator = stack.enter_context(api.client(directory / "operator"))
-        yield api
+        self._ready.set()
+        await self._server.serve(sockets=[self._listening])

@@ -23,6 +23,7 @@ from netmgr.store import Store
 from netmgr.sync.fleet import Fleet
 from netmgr.sync.hub import Hub
 from netmgr.sync.server import SyncServer
+from tests.support.netmgr_store import migrated_sqlite
 from tests.support.netmgr_worlds import BASE
 
 NOW = datetime.now(UTC)
@@ -226,7 +227,7 @@ def refs(items: Iterable[Object]) -> list[Ref]:
 @asynccontextmanager
 async def manager(directory: Path, *rows: Row) -> AsyncIterator[Rig]:
     """A manager over the base world and *rows*, kept in *directory*; a second call there is a restart."""
-    store = Store.open(f"sqlite:///{directory}/netmgr.db")
+    store = Store.open(migrated_sqlite(directory))
     with store.transaction() as transaction:
         if not transaction.world.revision:
             for row in (*BASE, *rows):

@@ -11,7 +11,10 @@ import click
 
 from vmctl.cli.hosts import host, network, status
 from vmctl.cli.moves import migrate, why_not
+from vmctl.cli.placement import balance, maintenance, place, rule, settings
 from vmctl.cli.serve import serve
+from vmctl.cli.switches import portgroup, switch
+from vmctl.cli.tasks import events, task
 from vmctl.cli.vms import vm
 
 __all__ = ["main"]
@@ -33,7 +36,8 @@ def main(ctx: click.Context, socket: Path) -> None:
 
     \b
     A daemon (vmctl serve) holds the connections to the hosts; every other command asks it.
-    Networks belong to the network manager: vmctl reads them and cannot change them.
+    Opaque networks belong to the network manager: vmctl reads them and cannot change them.
+    Traditional switches and their port groups are its own.
 
     \b
     From nothing to a moved VM:
@@ -44,13 +48,31 @@ def main(ctx: click.Context, socket: Path) -> None:
       vmctl vm define web --network blue --memory 1024 --disk /images/web.qcow2 --host h1
       vmctl vm start web
       vmctl why-not web h2
+      vmctl place web --explain
       vmctl migrate web h2
 
     \b
-    Exit codes: 0 done; 1 failed, or why-not: may not; 2 refused before anything was changed, or a wrong call.
+    Exit codes: 0 done; 1 failed, or why-not, place: may not; 2 refused before anything was changed, or a wrong call.
     """
     ctx.obj = socket
 
 
-for _command in (serve, host, network, vm, migrate, why_not, status):
+host.add_command(maintenance)
+for _command in (
+    serve,
+    host,
+    network,
+    switch,
+    portgroup,
+    vm,
+    place,
+    migrate,
+    why_not,
+    balance,
+    rule,
+    settings,
+    task,
+    events,
+    status,
+):
     main.add_command(_command)

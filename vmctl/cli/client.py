@@ -11,7 +11,7 @@ __all__ = ["Failure", "call"]
 
 
 class Failure(click.ClickException):
-    """The daemon's sentence; exit code 2 where nothing was changed because a host was refused, else 1."""
+    """The daemon's sentence; exit code 2 where it was refused before anything was changed, else 1."""
 
     def __init__(self, sentence: str, *, refused: bool = False) -> None:
         super().__init__(sentence)
@@ -43,6 +43,6 @@ def call(method: str, path: str, *, body: dict[str, Any] | None = None, **query:
     except ValueError:
         raise Failure(f"the daemon at {socket} answered {answer.status_code} without JSON; see its log") from None
     if answer.is_error:
-        refused = bool(content.get("refusals"))
+        refused = bool(content.get("refusals")) or answer.status_code == 403
         raise Failure(content.get("error", f"the daemon answered {answer.status_code}"), refused=refused)
     return content

@@ -14,6 +14,7 @@ __all__ = ["host", "network", "status"]
 
 _HOST = (
     ("NAME", lambda row: row["host"]["name"]),
+    ("STATE", lambda row: "maintenance" if row["maintenance"] else "in service"),
     ("LIBVIRT", lambda row: row["libvirt"] or "connected"),
     ("NETWORKS", lambda row: row["view"] or ",".join(sorted(n["name"] for n in row["networks"])) or "none"),
     ("ZONES", lambda row: [zone["name"] for zone in row["zones"]]),
@@ -41,6 +42,9 @@ def host() -> None:
 )
 @click.option(
     "--peer-libvirt", "peer_uri", default="", metavar="URI", help="libvirt of the host, seen from other hosts."
+)
+@click.option(
+    "--migration-mbps", default=0, metavar="MBIT/S", help="Speed of the link that the migration address is on."
 )
 @click.option("--host-uuid", "uuid", default=None, type=click.UUID, help="The host's UUID in its certificate.")
 @output_option
@@ -74,6 +78,7 @@ def show_host(name: str, output: str) -> None:
     found = call("GET", f"/hosts/{quote(name, safe='')}")
     rows = [
         *found["host"].items(),
+        ("state", f"maintenance since {found['maintenance']}" if found["maintenance"] else "in service"),
         ("libvirt", found["libvirt"] or "connected"),
         ("view", found["view"] or "up to date"),
         ("in sync", found["in_sync"]),

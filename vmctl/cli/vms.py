@@ -38,7 +38,13 @@ def vm() -> None:
 
 @vm.command()
 @click.argument("name")
-@click.option("--host", required=True, help="Home of the VM.")
+@click.option("--host", default="", help="Home of the VM; default: the best host that carries its networks.")
+@click.option("--group", "groups", multiple=True, metavar="RULE", help="Keep it with the VMs of this rule.")
+@click.option("--anti-group", "anti_groups", multiple=True, metavar="RULE", help="Keep it apart from those of this.")
+@click.option(
+    "--bandwidth", "bandwidth_mbps", default=0, metavar="MBIT/S", help="Reserve this on the PNICs of its switches."
+)
+@click.option("--disk-reserve", "disk_mib", default=0, metavar="MIB", help="Space to keep for it where it runs.")
 @click.option(
     "--network",
     "vifs",
@@ -46,6 +52,14 @@ def vm() -> None:
     type=Pairs("network", ip="ip", mac="mac", vif="vif_uuid"),
     metavar="NET[,ip=…][,mac=…][,vif=UUID]",
     help="A NIC on this opaque network, by name or UUID. ip is a note for people. Repeat for more NICs.",
+)
+@click.option(
+    "--portgroup",
+    "group_vifs",
+    multiple=True,
+    type=Pairs("portgroup", ip="ip", mac="mac", vif="vif_uuid"),
+    metavar="SWITCH/PORTGROUP[,ip=…][,mac=…][,vif=UUID]",
+    help="A NIC on this port group of a traditional switch; these NICs come after those of --network.",
 )
 @click.option("--memory", "memory_mib", default=512, show_default=True, metavar="MIB", help="Memory in MiB.")
 @click.option("--vcpus", default=1, show_default=True, help="Virtual CPUs.")
@@ -77,18 +91,22 @@ def vm() -> None:
 def define(output: str, xml_file: Any, **body: Any) -> None:
     """Define the VM NAME on a host that carries its networks.
 
-    Every NIC gets a VIF UUID of its own, which stays with it wherever the VM goes.
+    Every NIC gets a VIF UUID of its own, which stays with it wherever the VM goes. A VM may have NICs of both kinds: on
+    opaque networks (--network) and on port groups of traditional switches (--portgroup).
 
     \b
       vmctl vm define web --network blue,ip=10.10.0.11 --memory 1024 --disk /images/web.qcow2 --host h1
     """
-    body |= {"vifs": list(body["vifs"]), "disks": list(body["disks"]), "xml": xml_file.read() if xml_file else ""}
+    vifs = [*body["vifs"], *body.pop("group_vifs")]
+    body |= {"vifs": vifs, "disks": list(body["disks"]), "xml": xml_file.read() if xml_file else ""}
     _show(call("POST", "/vms", body=body), output)
 
 
 @vm.command()
 @click.argument("name")
-@click.option("--host", default="", help="Start it here, which becomes its home; default: at home.")
+@click.option(
+    "--host", default="", help="Start it here, which becomes its home; default: at home, or where it fares much better."
+)
 @output_option
 def start(name: str, host: str, output: str) -> None:
     """Start a VM; one that runs is left alone."""
@@ -118,12 +136,13 @@ def list_vms(output: str) -> None:
             ("NAME", lambda row: row["name"]),
             ("HOST", lambda row: row["host"]),
             ("STATE", lambda row: row["state"]),
-            ("NETWORKS", lambda row: [vif["network_name"] for vif in row["vifs"] if vif["network_name"]]),
+            ("NETWORKS", lambda row: [_network(vif) for vif in row["vifs"] if vif["network_name"]]),
         ],
         wide=[
             ("UUID", lambda row: row["uuid"]),
             ("MEMORY MIB", lambda row: row["memory_mib"]),
             ("VCPUS", lambda row: row["vcpus"]),
+            ("KINDS", lambda row: [_kind(vif) for vif in row["vifs"] if vif["network_name"]]),
             ("MACS", lambda row: [vif["mac"] for vif in row["vifs"]]),
             ("VIFS", lambda row: [vif["uuid"] or "-" for vif in row["vifs"]]),
             ("OURS", lambda row: row["ours"]),
@@ -149,10 +168,28 @@ def undefine(name: str) -> None:
     click.echo(f"{name} undefined")
 
 
+def _move(row: dict[str, Any]) -> str:
+    times = [
+        f"paused {row['downtime_ms']} ms" if row["downtime_ms"] is not None else "",
+        f"gap {row['gap_ms']} ms" if row["gap_ms"] is not None else "",
+    ]
+    return ", ".join(filter(None, [f"{row['started_at']} to {row['destination']} {row['state']}", *times]))
+
+
+def _network(vif: dict[str, Any]) -> str:
+    return "/".join(filter(None, (vif["network_name"], vif["portgroup"])))
+
+
+def _kind(vif: dict[str, Any]) -> str:
+    if vif["opaque"]:
+        return "opaque"
+    return "traditional" if vif["portgroup"] else "local"
+
+
 def _show(found: dict[str, Any], output: str) -> None:
     which = found["vm"]
     nics = [
-        f"{vif['mac']} on {vif['network'] or 'no network'}"
+        f"{vif['mac']} on {_network(vif | {'network_name': vif['network'] or 'no network'})}"
         + (f" ({vif['network_uuid']})" if vif["network_uuid"] else "")
         + f", VIF {vif['uuid'] or '-'}"
         + (f", {vif['state']}" if vif["state"] else "")
@@ -167,5 +204,6 @@ def _show(found: dict[str, Any], output: str) -> None:
         ("nics", nics),
         ("addresses", list(found["ips"])),
         ("defined by", "vmctl" if which["ours"] else "others"),
+        ("moves", [_move(row) for row in found["moves"]]),
     ]
     show(found, output, rows=rows)

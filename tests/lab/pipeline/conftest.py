@@ -18,6 +18,7 @@ import pytest
 from hostagent.flows import compile_flows
 from hostagent.model import Bridge, Desired, Interface, Observed, OvsPort, Phase
 from hostagent.names import OWNER, SWITCH_KEY, switch_bridge, tunnel_port, uplink_bridge
+from hostagent.pipeline.drops import Drop, drops_of
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.resolve import resolve
 from netmgr.contract.types import (
@@ -178,9 +179,21 @@ class Fabric:
                 await asyncio.to_thread(self.say, name, where, frame)
             await asyncio.sleep(0.05)
 
-    def say(self, name: str, host: str, frame: bytes) -> None:
-        """The guest of port *name* sends *frame* on *host*."""
-        self.hosts[host].switch.receive(f"{name}-{host}", frame)
+    def drops(self, host: str, *names: str) -> dict[tuple[str, str], int]:
+        """Frames that ended on *host*, by port (of *names*; "" for none of them) and reason."""
+        one = self.hosts[host]
+        one.switch.appctl("revalidator/wait")  # counters are pushed to the flows with it
+        rows = {row["name"]: row["ofport"] for row in one.switch.interfaces()}
+        ports = {rows[f"{name}-{host}"]: name for name in names}
+        return {(ports.get(drop.ofport, ""), drop.reason): drop.packets for drop in asyncio.run(self._drops(one))}
+
+    async def _drops(self, host: Host) -> tuple[Drop, ...]:
+        async with connected(host) as connection:
+            return drops_of(await connection.count())
+
+    def say(self, name: str, host: str, *frames: bytes) -> None:
+        """The guest of port *name* sends *frames* on *host*."""
+        self.hosts[host].switch.receive(f"{name}-{host}", *frames)
 
     def hear(self, name: str, host: str) -> list[bytes]:
         """What arrived at the tap of *name* on *host* since the last call."""

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import pytest
 from scapy.layers.dhcp import BOOTP, DHCP
-from scapy.layers.inet import IP, UDP
+from scapy.layers.dhcp6 import DHCP6_Reply, DHCP6_Solicit
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import (
+    ICMPv6EchoRequest,
     ICMPv6MLReport2,
     ICMPv6ND_NA,
     ICMPv6ND_NS,
     ICMPv6ND_RA,
+    ICMPv6ND_Redirect,
     ICMPv6ND_RS,
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
 )
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
@@ -24,6 +30,7 @@ pytestmark = pytest.mark.lab
 
 OWN, OTHER, PEER = mac(1), mac(9), mac(2)
 ALL = "ff:ff:ff:ff:ff:ff"
+NODES = "33:33:00:00:00:01"
 V4, V6 = "10.1.0.1", "fd00::1"
 LL = "fe80::1"
 PAD = Raw(b"\0" * 40)
@@ -51,6 +58,7 @@ RARP = bytes(
     Ether(src=OWN, dst=ALL, type=0x8035) / bytes(ARP(op=3, hwsrc=OWN, hwdst=OWN, psrc="0.0.0.0", pdst="0.0.0.0"))
 )
 LYING_RARP = bytes(Ether(src=OWN, dst=ALL, type=0x8035) / bytes(ARP(op=3, hwsrc=OTHER, hwdst=OTHER, psrc="0.0.0.0")))
+RA = IPv6(src=LL, dst="ff02::1") / ICMPv6ND_RA()
 DISCOVER = eth(
     IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67) / BOOTP(chaddr=b"\x02") / DHCP(options=["end"]),
     ALL,
@@ -71,6 +79,10 @@ ALWAYS = {
     "duplicate address detection, link-local": ns("::", LL, None),
     "router solicitation from ::": eth(IPv6(src="::", dst="ff02::2") / ICMPv6ND_RS()),
     "mld report from ::": eth(IPv6(src="::", dst="ff02::16") / ICMPv6MLReport2()),
+    "dhcpv6 solicit": eth(
+        IPv6(src=LL, dst="ff02::1:2") / UDP(sport=546, dport=547) / DHCP6_Solicit(), "33:33:00:01:00:02"
+    ),
+    "echo request": eth(IPv6(src=V6, dst="fd00::2") / ICMPv6EchoRequest(data=b"x")),
     "neither arp nor ip": bytes(Ether(src=OWN, dst=PEER, type=0x88B5) / PAD),
 }
 NEVER = {
@@ -78,6 +90,26 @@ NEVER = {
     "rarp of another mac": LYING_RARP,
     "neighbour solicitation with another mac": ns(V6, "fd00::2", OTHER),
     "neighbour advertisement with another mac": na(V6, V6, OTHER),
+    "dhcp offer": eth(IP(src=V4, dst="255.255.255.255") / UDP(sport=67, dport=68) / BOOTP(op=2), ALL),
+    "dhcp offer from an odd port": eth(IP(src=V4, dst="10.1.0.2") / UDP(sport=1067, dport=68) / BOOTP(op=2)),
+    "dhcp relayed": eth(IP(src=V4, dst="10.1.0.2") / UDP(sport=67, dport=67) / BOOTP(op=1)),
+    "dhcpv6 reply": eth(IPv6(src=LL, dst="fe80::2") / UDP(sport=547, dport=546) / DHCP6_Reply()),
+    "dhcpv6 reply from an odd port": eth(IPv6(src=LL, dst="fe80::2") / UDP(sport=1547, dport=546) / DHCP6_Reply()),
+    "dhcpv6 reply behind an extension header": eth(
+        IPv6(src=LL, dst="fe80::2") / IPv6ExtHdrDestOpt() / UDP(sport=547, dport=546) / DHCP6_Reply()
+    ),
+    "router advertisement": eth(RA, NODES),
+    "router advertisement behind extension headers": eth(
+        IPv6(src=LL, dst="ff02::1") / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / ICMPv6ND_RA(), NODES
+    ),
+    "router advertisement in an atomic fragment": eth(
+        IPv6(src=LL, dst="ff02::1") / IPv6ExtHdrFragment(nh=58) / ICMPv6ND_RA(), NODES
+    ),
+    "redirect": eth(IPv6(src=LL, dst="fd00::2") / ICMPv6ND_Redirect(tgt=LL, dst="fd00::7")),
+    "ipv4 redirect": eth(IP(src=V4, dst="10.1.0.2") / ICMP(type=5, code=1, gw=V4) / PAD),
+    "ipv4 router advertisement": eth(IP(src=V4, dst="224.0.0.1") / ICMP(type=9) / PAD),
+    "bridge protocol": bytes(Ether(src=OWN, dst="01:80:c2:00:00:00", type=38) / PAD),
+    "link layer discovery": bytes(Ether(src=OWN, dst="01:80:c2:00:00:0e", type=0x88CC) / PAD),
 }
 WITH_ADDRESSES_NEVER = {
     "arp for another address": arp(psrc="10.1.0.9"),
@@ -87,7 +119,6 @@ WITH_ADDRESSES_NEVER = {
     "advertisement of another address": na(V6, "fd00::9", OWN),
     "advertisement of another address without option": na(V6, "fd00::9", None),
     "duplicate address detection for another address": ns("::", "fd00::9", None),
-    "router advertisement": eth(IPv6(src=LL, dst="ff02::1") / ICMPv6ND_RA()),
 }
 
 
@@ -110,13 +141,13 @@ def guests(fabric):
     return fabric
 
 
-def test_without_addresses_a_guest_may_use_any_but_not_another_mac(guests):
+def test_without_addresses_a_guest_may_use_any_but_not_another_mac_nor_speak_as_server_or_router(guests):
     guests.port("a", 1, "n", "h1")
     frames = {**ALWAYS, **NEVER, **WITH_ADDRESSES_NEVER}
     assert passed(guests, frames) == {*ALWAYS, *WITH_ADDRESSES_NEVER}
 
 
-def test_with_addresses_a_guest_may_use_only_those(guests):
+def test_with_addresses_a_guest_may_use_only_those_and_not_speak_as_server_or_router(guests):
     guests.port("a", 1, "n", "h1", ips=(V4, V6))
     frames = {**ALWAYS, **NEVER, **WITH_ADDRESSES_NEVER}
     assert passed(guests, frames) == {*ALWAYS}

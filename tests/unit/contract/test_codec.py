@@ -45,7 +45,18 @@ for _kind in MESSAGES:
     st.register_type_strategy(_kind, values(_kind))
 
 bodies = st.one_of(
-    *(values(k) for k in (t.TransportZone, t.OpaqueSwitch, t.OpaqueNetwork, t.Withdrawal, t.LogicalPort, t.Location, t.HostConfig))
+    *(
+        values(k)
+        for k in (
+            t.TransportZone,
+            t.OpaqueSwitch,
+            t.OpaqueNetwork,
+            t.Withdrawal,
+            t.LogicalPort,
+            t.Location,
+            t.HostConfig,
+        )
+    )
 )
 
 

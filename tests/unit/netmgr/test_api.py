@@ -6,7 +6,6 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,13 +21,7 @@ from netmgr.identity import make_request, peer_of
 from netmgr.model import HostRecord
 from netmgr.pki import CertificateAuthority
 from netmgr.service.join import create_token
-from tests.support.netmgr_api import Api, serve_api
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    with serve_api(tmp_path) as served:
-        yield served
+from tests.support.netmgr_api import Api
 
 
 def ok(answer: httpx.Response) -> Any:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,47 +19,8 @@ from netmgr.cli import cli, main
 from netmgr.contract.types import Kind
 from netmgr.identity import peer_of
 from netmgr.pki import CertificateAuthority
-from tests.support.netmgr_api import Api, serve_api
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Cli:
-    """Calls `netmgr` in this process, as the operator."""
-
-    def __init__(self, api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.api = api
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-
-    def __call__(self, *words: str, identity: Path | None = None, manager: str | None = None) -> Result:
-        self._monkeypatch.setenv("NETMGR_MANAGER", manager or f"127.0.0.1:{self.api.port}")
-        self._monkeypatch.setenv("NETMGR_IDENTITY", str(identity or self.api.directory / "operator"))
-        self._monkeypatch.setattr(sys, "argv", ["netmgr", *words])
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        captured = self._capsys.readouterr()
-        return Result(int(left.value.code or 0), captured.out, captured.err)
-
-    def ok(self, *words: str) -> Result:
-        result = self(*words)
-        assert result.code == 0, result.err
-        return result
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    with serve_api(tmp_path) as served:
-        yield served
+from tests.support.netmgr_api import Api
+from tests.support.netmgr_cli import Cli
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """`netmgr run` as a process: ready, one at a time, stopped at once, killed at any time."""
 
 import asyncio
-import json
-import os
 import signal
 import socket
 import ssl
@@ -10,8 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,72 +17,7 @@ import pytest
 
 from netmgr.contract.proto import opaque_view_pb2, opaque_view_pb2_grpc, sync_pb2, sync_pb2_grpc
 from netmgr.identity import certificate_sha256, make_request, parse_token_text
-
-ROOT = Path(__file__).resolve().parents[3]
-PROGRAM = """
-import sys
-from pathlib import Path
-from netmgr.daemon import run
-from netmgr.model import NetmgrError
-try:
-    run(state_dir=Path(sys.argv[1]), listen="127.0.0.1", api_port=int(sys.argv[2]), sync_port=0, log_format="json")
-except NetmgrError as error:
-    sys.exit(f"Error: {error.sentence}")
-"""
-
-
-@dataclass
-class Daemon:
-    process: subprocess.Popen[str]
-    directory: Path
-    ready: dict[str, object]
-
-    @property
-    def url(self) -> str:
-        return f"https://127.0.0.1:{self.ready['api_port']}"
-
-    def trust(self) -> ssl.SSLContext:
-        """The operator's."""
-        identity = self.directory / "operator"
-        context = ssl.create_default_context(cafile=str(identity / "ca.pem"))
-        context.load_cert_chain(identity / "cert.pem", identity / "key.pem")
-        return context
-
-    def client(self) -> httpx.Client:
-        return httpx.Client(verify=self.trust(), base_url=self.url, timeout=10)
-
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
-        """Exit status, and the seconds between the signal's arrival and the end, by the log."""
-        self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=10)
-        events = [json.loads(line) for line in said.splitlines()]
-        at = {event["event"]: datetime.fromisoformat(event["timestamp"]) for event in events}
-        took = at.get("netmgr.stopped", datetime.max) - at.get("netmgr.stopping", datetime.min)
-        return self.process.returncode, took.total_seconds()
-
-
-@contextmanager
-def daemon(directory: Path, *, port: int = 0, **env: str) -> Iterator[Daemon]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(directory), str(port)],
-        cwd=ROOT,
-        env={**os.environ, **env},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stderr is not None
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if "netmgr.ready" in line:
-                yield Daemon(process, directory, json.loads(line))
-                return
-        raise AssertionError("".join(lines))
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+from tests.support.netmgr_daemon import PROGRAM, ROOT, Daemon, daemon
 
 
 @contextmanager

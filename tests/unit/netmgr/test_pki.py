@@ -2,7 +2,7 @@
 
 import ssl
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -92,7 +92,7 @@ def test_certificate_says_what_the_ca_decides_and_nothing_that_was_asked(authori
     assert not get(x509.BasicConstraints).value.ca
     assert list(get(x509.SubjectAlternativeName).value) == [x509.DNSName(HOST)]
     certificate.verify_directly_issued_by(load(authority.ca_pem()))
-    assert certificate.not_valid_before_utc < NOW
+    assert certificate.not_valid_before_utc < datetime.now(UTC)
     lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
     assert timedelta(days=729) < lifetime < timedelta(days=731)
 

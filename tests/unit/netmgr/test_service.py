@@ -27,9 +27,9 @@ from netmgr.store import Store
 
 
 @pytest.fixture
-def store(store_url: str) -> object:
+def store(ready_url: str) -> object:
     """Here on both kinds of database."""
-    opened = Store.open(store_url)
+    opened = Store.open(ready_url)
     yield opened
     opened.close()
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netmgr.contract.types import Kind, Location, Object
+from netmgr.contract.types import Kind, Location, Object, Withdrawal
 from netmgr.model import Change, HostRecord, World, kind_of_row, uuid_of_row
 from netmgr.span import Holdings, hosts_for, object_for, objects_for, touched
 from tests.support.netmgr_worlds import (
@@ -126,8 +126,14 @@ zone_sets = st.sampled_from([(), (ZONE_A.uuid,), (ZONE_B.uuid,), (ZONE_A.uuid, Z
 rezonings = st.builds(lambda h, z: replace(h, zone_uuids=z), hosts, zone_sets)
 edits = st.sampled_from([replace(NET_A, mtu=1400), NET_A, PORT, vlan, replace(PORT, admin_up=False)])
 renamed = st.sampled_from([replace(SWITCH_A, zone_uuids=(ZONE_A.uuid, uid("z"))), SWITCH_A, ZONE_A])
-puts = st.one_of(moves, rezonings, edits, renamed).map(lambda row: (row, True))
-drops = st.sampled_from([held(), location(vlan, None, None)]).map(lambda row: (row, False))
+withdrawals = st.builds(
+    lambda n, h: Withdrawal(uuid=uid(f"w{n.name}{h}"), network_uuid=n.uuid, host_uuid=h.uuid if h else None),
+    st.sampled_from([NET_A, NET_B]),
+    places,
+)
+puts = st.one_of(moves, rezonings, edits, renamed, withdrawals).map(lambda row: (row, True))
+dropped = st.one_of(st.sampled_from([held(), location(vlan, None, None), NET_A]), withdrawals)
+drops = dropped.map(lambda row: (row, False))
 subscriptions = st.dictionaries(hosts.map(lambda h: h.uuid), st.sets(st.sampled_from([NET_A.uuid, NET_B.uuid])))
 
 

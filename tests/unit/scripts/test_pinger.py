@@ -16,6 +16,17 @@ def test_second_reply_to_one_request_is_a_duplicate_not_a_reply() -> None:
     assert (result.received, result.lost, result.duplicates) == (10, 0, 1)
 
 
+def test_silence_up_to_the_last_request_is_a_gap() -> None:
+    result = summarize(sent=SENT, replies=[(n, n * 0.005 + 0.001) for n in range(4)])
+    assert result.gap_ms == 29.0
+    assert abs(result.gap_at - 0.016) < 1e-9
+
+
+def test_times_of_lost_requests_are_told() -> None:
+    replies = [(n, n * 0.005 + 0.001) for n in range(10) if n not in (4, 5)]
+    assert summarize(sent=SENT, replies=replies).lost_at == (SENT[4], SENT[5])
+
+
 def test_silence_yields_losses_and_no_gap() -> None:
     result = summarize(sent=SENT, replies=[])
     assert (result.sent, result.received, result.lost, result.gap_ms) == (10, 0, 10, 0.0)

@@ -33,3 +33,13 @@ def test_libvirts_scaffolding_is_left_out(text: str, sentence: str) -> None:
 
 def test_error_that_mentions_no_hook_has_no_hook_sentence() -> None:
     assert hook_sentence("unexpected exit status 1: qemu") == ""
+
+
+def test_destination_without_memory_is_said_in_words() -> None:
+    for text in (
+        "internal error: qemu unexpectedly closed the monitor: 2026-01-01T00:00:00Z qemu-system-x86_64: GLib: gmem.c: "
+        "failed to allocate 14165952 bytes",
+        "internal error: process exited while connecting to monitor: qemu-system-x86_64: cannot set up guest memory "
+        "'pc.ram': Cannot allocate memory",
+    ):
+        assert libvirt_sentence(text) == "QEMU there got no memory for it; free some, or choose another host"

@@ -1,0 +1,161 @@
+"""Why a VIF is, or is not, connected: the facts in the order in which one depends on the other, and what to do. Pure.
+
+The chain is network → port → location → OVS port → flows; the first link that does not hold is why the VIF is
+dark. A VIF that is not plugged now is explained by the line that the mapping table has of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+from hostagent.model import Desired, Phase
+from netmgr.contract.types import Location, LogicalPort, VifState, VifStatus
+
+__all__ = ["explain"]
+
+
+def explain(
+    which: str,
+    *,
+    desired: Desired,
+    statuses: Iterable[VifStatus],
+    records: Mapping[UUID, Any],
+    missing: Mapping[UUID, str],
+    away: tuple[str, ...] = (),
+) -> list[dict[str, Any]]:
+    """One for each VIF that *which* names: by UUID or its beginning, OVS port, or MAC. Never empty.
+
+    *records* is the mapping table (`state.VifRecord`), *missing* says why endpoints of this host are not there, *away*
+    why there is no manager. Each answer has `vif`, `state` ("lit", "incoming", "dark", "unplugged", "unknown"), `facts`
+    and `advice`, the last two lists of sentences.
+    """
+    wanted = which.strip().lower()
+    statuses = tuple(statuses)
+    by_vif = {port.vif_uuid: port for port in desired.ports.values() if port.vif_uuid is not None}
+    known = {status.vif_uuid for status in statuses} | set(records) | set(by_vif) | set(missing)
+    macs = {uuid for uuid, port in by_vif.items() if port.mac == wanted}
+    macs |= {uuid for uuid, record in records.items() if record.mac == wanted}
+    taps = {status.vif_uuid for status in statuses if status.ovs_port.lower() == wanted}
+    found = {uuid for uuid in known if wanted and str(uuid).startswith(wanted)} | macs | taps
+    if not found:
+        return [_unknown(which, away)]
+    answers = []
+    for vif in sorted(found):
+        port = by_vif.get(vif)
+        plugged = [status for status in statuses if status.vif_uuid == vif]
+        for status in plugged:
+            answers.append(_plugged(status, port, missing.get(vif, ""), desired, away))
+        if not plugged:
+            answers.append(_unplugged(vif, port, records.get(vif), missing.get(vif, ""), desired, away))
+    return answers
+
+
+def _plugged(
+    status: VifStatus, port: LogicalPort | None, missing: str, desired: Desired, away: tuple[str, ...]
+) -> dict[str, Any]:
+    facts = [f"It is plugged as {status.ovs_port}" + (f" by VM {status.vm_uuid}." if status.vm_uuid else ".")]
+    facts += _port_facts(port, desired)
+    facts += [f"It is an endpoint of this host that is not there: {missing}." for _ in [missing] if missing]
+    advice: list[str] = []
+    if status.state is VifState.DARK:
+        facts.append(f"It is dark: {status.reason}.")
+        advice = _advice(status, port, desired)
+        if away:
+            advice.append(f"No manager can be asked now ({away[0]}); bring one back.")
+    elif status.state is VifState.INCOMING:
+        facts.append("Its guest is migrating in; it is lit when the guest runs here.")
+    else:
+        facts.append("The switch has confirmed its flows: it is connected.")
+    return {"vif": str(status.vif_uuid), "state": status.state.value, "facts": facts, "advice": advice}
+
+
+def _unplugged(
+    vif: UUID, port: LogicalPort | None, record: Any, missing: str, desired: Desired, away: tuple[str, ...]
+) -> dict[str, Any]:
+    facts = ["It is not plugged into any opaque switch of this host."]
+    advice = []
+    if missing:
+        facts.append(f"It is an endpoint of this host that is not there: {missing}.")
+    if record is not None and record.ovs_port:
+        by = f" by VM {record.vm_name or record.vm_uuid}" if record.vm_name or record.vm_uuid else ""
+        facts.append(f"It was last plugged as {record.ovs_port}{by}.")
+    facts += _port_facts(port, desired)
+    location = desired.locations.get(port.uuid) if port is not None else None
+    here = desired.host is not None and location is not None and location.holder_host == desired.host.uuid
+    if here:
+        advice.append("This host is the recorded holder: start the guest here, with or without a manager.")
+    elif location is not None and location.holder_host is not None and not location.parked:
+        advice.append(f"It runs at host {location.holder_host}; look there, or migrate the guest here.")
+    elif port is None:
+        advice.append("This host knows no port of it; `netmgr port list` on the manager shows whether there is one.")
+        advice += [f"No manager can be asked now ({away[0]}); bring one back." for _ in away]
+    else:
+        advice.append("Start the guest on any host that carries the network.")
+    return {"vif": str(vif), "state": "unplugged", "facts": facts, "advice": advice}
+
+
+def _unknown(which: str, away: tuple[str, ...]) -> dict[str, Any]:
+    advice = [
+        "Give the VIF's UUID, its beginning, its OVS port, or its MAC; `hostagent vif list` shows what is plugged."
+    ]
+    advice += [f"What the manager knows can't be asked now ({away[0]})." for _ in away]
+    fact = "Nothing here has that name: no VIF plugged, no line of the mapping table, no port pushed to this host."
+    return {"vif": which, "state": "unknown", "facts": [fact], "advice": advice}
+
+
+def _port_facts(port: LogicalPort | None, desired: Desired) -> list[str]:
+    if port is None:
+        return ["No logical port is known for it on this host."]
+    network = desired.networks.get(port.network_uuid)
+    on = f"network {network.name}" if network is not None else f"network {port.network_uuid}, not on this host now"
+    facts = [f"It belongs to port {port.name} ({port.uuid}) of {on}, MAC {port.mac}."]
+    location = desired.locations.get(port.uuid)
+    if location is not None:
+        facts.append(_where(location, desired))
+    phase = desired.phases.get(port.uuid, Phase.STEADY)
+    if phase is not Phase.STEADY:
+        facts.append(f"Its migration is in phase {phase.value} here.")
+    return facts
+
+
+def _where(location: Location, desired: Desired) -> str:
+    host = desired.host.uuid if desired.host is not None else None
+    if location.holder_host is None:
+        words = "No host holds the port"
+    else:
+        who = "This host" if location.holder_host == host else f"Host {location.holder_host}"
+        words = f"{who} holds the port" + (", parked: its guest is stopped" if location.parked else "")
+    if location.incoming_host is not None:
+        words += "; it is coming " + ("here" if location.incoming_host == host else f"to host {location.incoming_host}")
+    return f"{words} (version {location.version})."
+
+
+def _advice(status: VifStatus, port: LogicalPort | None, desired: Desired) -> list[str]:
+    if "plugged twice" in status.reason:
+        return ["Give one of the two interfaces a VIF UUID of its own, or unplug it."]
+    if port is None and "no logical port is known" not in status.reason:
+        return ["That is the manager's answer; the agent asks again by itself, at once when something changes there."]
+    if port is None:
+        return [f"Attach the VIF to a port at the manager: netmgr port attach PORT --vif {status.vif_uuid}"]
+    if port.shadow_of is not None:
+        return [f"Nothing; failover lights it: netmgr port failover {port.name}"]
+    if not port.admin_up:
+        return [f"Set the port up at the manager: netmgr port set {port.name} --up"]
+    location = desired.locations.get(port.uuid)
+    host = desired.host.uuid if desired.host is not None else None
+    if port.network_uuid not in desired.networks:
+        return ["Add the host to the network's transport zone: netmgr host set HOST --zone …"]
+    if location is None or location.holder_host is None:
+        return ["The agent asks the manager for it again and again; if it stays dark, see the reason above."]
+    if location.holder_host != host:
+        return [
+            f"Stop the guest at host {location.holder_host}, or migrate it here; one VIF can be in one place only. If"
+            " they are two guests, give one a VIF UUID of its own."
+        ]
+    if location.parked:
+        return ["The agent asks the manager to unpark it as soon as the guest is seen to run."]
+    return [
+        "`hostagent show` tells what keeps the switch from being as wanted; `ovs-vsctl show` what Open vSwitch says."
+    ]

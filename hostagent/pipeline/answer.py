@@ -1,0 +1,136 @@
+"""Who has this address? The flows that answer a VIF's ARP request or neighbour solicitation on its own host.
+
+BINDING knows the MAC of every address whose port is live: one flow an address. ANSWER asks it for what a VIF wants to
+know; REPLY turns the question into the owner's answer and sends it back to where it came from, and nowhere else. So the
+underlay sees no question whose answer is known, and no answer can be forged. What is not known goes on to FORWARD, and
+is flooded as ever. An answer says the MAC only, never the place, so it is as true during a migration as before.
+
+- A port is not answered when it asks for an address of its own: announcements and duplicate address detection (RFC
+  5227, RFC 4862) must reach others, and must not seem to collide. For an address of another port they are answered,
+  that is, told of the collision.
+- An address that several live ports have (a floating one, or an error) belongs to whoever announced it last, which
+  only the guests know: it is not answered here. Neither is a prefix.
+- Questions sent to one MAC are answered like broadcast ones: a live binding is a better witness than a cache.
+
+An ND answer takes two stages, because the switch writes the target option only into what already is an advertisement
+(its type is set in REPLY, its option in ADVERTISE). The option is the question's, turned around; the one question that
+has none and still deserves an answer is duplicate address detection, from `::`, whose answer goes to all nodes and is
+not a solicited one (RFC 4861, 7.2.4). Without option from elsewhere it is left to the owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from ipaddress import ip_interface
+
+from hostagent.flow import IN_PORT, Action, Flow, Goto, Match, Move, Output, Resubmit, SetField, canonical, match
+from hostagent.flow import address_of as to_int
+from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, Table
+
+__all__ = ["answer_flows", "single_addresses"]
+
+_ARP_REQUEST = match(eth_type=0x0806, arp_op=1)
+_SOLICITATION = match(eth_type=0x86DD, nw_proto=58, icmpv6_type=135, icmpv6_code=0)
+_ADVERTISEMENT = match(eth_type=0x86DD, nw_proto=58, icmpv6_type=136, icmpv6_code=0)
+_ALL_NODES = "ff02::1"
+_ALL_NODES_MAC = 0x3333_0000_0001
+_SOLICITED, _OVERRIDE = 0x4000_0000, 0x2000_0000
+_TARGET_OPTION = 2
+
+Address = tuple[int, int]
+"""IP version and number."""
+
+
+def answer_flows(key: int, bound: Iterable[tuple[int, tuple[str, ...]]]) -> Iterator[Flow]:
+    """The flows of network *key* whose live ports are *bound*: MAC and defined addresses of each."""
+    owners: dict[Address, int] = {}
+    shared: set[Address] = set()
+    for mac, ips in bound:
+        for address in single_addresses(ips):
+            if owners.setdefault(address, mac) != mac:
+                shared.add(address)
+    for (version, number), mac in owners.items():
+        if (version, number) not in shared:
+            yield _binding(key, version, number, mac)
+    if len(owners) > len(shared):
+        yield from _responder(key)
+
+
+@lru_cache(maxsize=1 << 15)
+def single_addresses(ips: tuple[str, ...]) -> tuple[Address, ...]:
+    """Those of *ips* that are one address and not a prefix; `10.0.0.5/24` is one."""
+    found = []
+    for text in ips:
+        if "/" not in text:
+            found.append((6 if ":" in text else 4, to_int(text)))
+            continue
+        interface = ip_interface(text)
+        network = interface.network
+        if network.prefixlen == network.max_prefixlen or interface.ip != network.network_address:
+            found.append((interface.version, int(interface.ip)))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1 << 16)
+def _binding(key: int, version: int, number: int, mac: int) -> Flow:
+    """Built in canonical order by hand: there are as many as there are addresses."""
+    if version == 4:
+        question: tuple[Match, ...] = (_network(key), Match(ADDRESS4, number))
+    else:
+        parts = (Match(f"reg{8 + index}", number >> 96 - 32 * index & 0xFFFFFFFF) for index in range(4))
+        question = (_network(key), Match(ADDRESS4, 0), *parts)
+    return Flow(table=Table.BINDING, priority=100, cookie=key, match=question, actions=(SetField(OWNER_MAC, mac),))
+
+
+@lru_cache(maxsize=4096)
+def _network(key: int) -> Match:
+    return Match("metadata", key)
+
+
+def _responder(key: int) -> Iterator[Flow]:
+    def row(table: Table, priority: int, conditions: tuple[Match, ...], *actions: Action) -> Flow:
+        items = canonical([Match("metadata", key), *conditions])
+        return Flow(table=table, priority=priority, cookie=key, match=items, actions=actions)
+
+    ask = (SetField(OWNER_MAC, 0), Resubmit(Table.BINDING), Goto(Table.REPLY))
+    yield row(Table.ANSWER, 100, _ARP_REQUEST, Move("arp_tpa", ADDRESS4, 32), *ask)
+    yield row(Table.ANSWER, 100, _SOLICITATION, SetField(ADDRESS4, 0), Move("nd_target", ADDRESS6, 128), *ask)
+    yield row(
+        Table.REPLY,
+        100,
+        _ARP_REQUEST,
+        Move("eth_src", "eth_dst", 48),
+        Move(OWNER_MAC, "eth_src", 48),
+        SetField("arp_op", 2),
+        Move("arp_sha", "arp_tha", 48),
+        Move("arp_spa", "arp_tpa", 32),
+        Move(OWNER_MAC, "arp_sha", 48),
+        Move(ADDRESS4, "arp_spa", 32),
+        Output(IN_PORT),
+    )
+    from_owner = (Move(OWNER_MAC, "eth_src", 48), Move(ADDRESS6, "ipv6_src", 128), SetField("icmpv6_type", 136))
+    yield row(
+        Table.REPLY,
+        100,
+        (*_SOLICITATION, *match(ipv6_src="::")),
+        SetField("eth_dst", _ALL_NODES_MAC),
+        SetField("ipv6_dst", to_int(_ALL_NODES)),
+        *from_owner,
+        SetField("nd_reserved", _OVERRIDE),
+        Goto(Table.ADVERTISE),
+    )
+    yield row(Table.REPLY, 95, (*_SOLICITATION, Match("nd_sll", 0)), Goto(Table.FORWARD))
+    yield row(
+        Table.REPLY,
+        90,
+        _SOLICITATION,
+        Move("eth_src", "eth_dst", 48),
+        Move("ipv6_src", "ipv6_dst", 128),
+        *from_owner,
+        SetField("nd_reserved", _SOLICITED | _OVERRIDE),
+        SetField("nd_options_type", _TARGET_OPTION),
+        Goto(Table.ADVERTISE),
+    )
+    yield row(Table.ADVERTISE, 100, (*_ADVERTISEMENT, *match(ipv6_dst=_ALL_NODES)), Output(IN_PORT))
+    yield row(Table.ADVERTISE, 90, _ADVERTISEMENT, Move(OWNER_MAC, "nd_tll", 48), Output(IN_PORT))

@@ -1,0 +1,88 @@
+"""Where frames ended, and why: from the counters of flows to drops by port and reason.
+
+Each drop of the pipeline is a flow, so the switch counts them itself. What a VIF must not say is counted in DROPPED, a
+flow for each port and reason; other tables end in a drop that serves all ports, and name the reason alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from hostagent.flow import Flow, Match
+from hostagent.pipeline.tables import REASON, SWITCH_COOKIE, Denied, Table
+
+__all__ = ["Counted", "Drop", "drops_of", "reason_of"]
+
+
+class Counted(NamedTuple):
+    """A flow and what has met it since it was installed or last replaced."""
+
+    flow: Flow
+    packets: int
+    bytes: int
+
+
+class Drop(NamedTuple):
+    """*packets* frames that ended for *reason*."""
+
+    ofport: int  # of the tap they came out of; 0 where the switch does not tell ports apart
+    network: int  # key of the network (`names.network_key`); 0 where it is not told apart
+    reason: str
+    packets: int
+
+
+_DENIED: Final[Mapping[Denied, str]] = {
+    Denied.MAC: "source MAC is not the port's",
+    Denied.TAGGED: "VLAN tag",
+    Denied.CONTROL: "frame for the bridge itself (01:80:c2:00:00:0x)",
+    Denied.ARP: "ARP or RARP that names another's MAC or address",
+    Denied.ND: "neighbour discovery that names another's MAC or address",
+    Denied.SERVER: "DHCP server's message",
+    Denied.ROUTER: "router advertisement or redirect",
+    Denied.HIDDEN: "IPv6 that hides what it is",
+    Denied.SOURCE: "IP source is not the port's",
+}
+
+_TABLES: Final[Mapping[int, str]] = {
+    Table.CLASSIFY: "port that is dark, or segment that is not carried",
+    Table.TUNNEL: "source MAC does not live at the VTEP it came from",
+    Table.FORWARD: "destination on this host is dark, or would go in a circle",
+    Table.REMOTE: "destination that came by tunnel lives elsewhere",
+    Table.FLOOD: "nobody to flood to",
+}
+
+
+def drops_of(counted: Iterable[Counted]) -> tuple[Drop, ...]:
+    """What of *counted* are drops that happened: by port, the most first; of equal ones by reason."""
+    sums: dict[tuple[int, int, str], int] = {}
+    for flow, packets, _ in counted:
+        reason = reason_of(flow) if packets else ""
+        if reason:
+            network = 0 if flow.cookie == SWITCH_COOKIE else flow.cookie
+            key = (_value(flow, "in_port"), network, reason)
+            sums[key] = sums.get(key, 0) + packets
+    return tuple(sorted(_drops(sums), key=lambda drop: (drop.ofport, -drop.packets, drop.reason, drop.network)))
+
+
+def reason_of(flow: Flow) -> str:
+    """Why frames end in *flow*; empty for a flow that is no drop of ours."""
+    if flow.actions:
+        return ""
+    if flow.table == Table.DROPPED:
+        why = _value(flow, REASON)
+        return _DENIED[Denied(why)] if why in Denied._value2member_map_ else "denied"
+    return _TABLES.get(flow.table, f"table {_table_name(flow.table)}")
+
+
+def _drops(sums: Mapping[tuple[int, int, str], int]) -> Iterator[Drop]:
+    for (ofport, network, reason), packets in sums.items():
+        yield Drop(ofport, network, reason, packets)
+
+
+def _value(flow: Flow, field: str) -> int:
+    return next((item.value for item in flow.match if isinstance(item, Match) and item.field == field), 0)
+
+
+def _table_name(number: int) -> str:
+    return Table(number).name if number in Table._value2member_map_ else str(number)

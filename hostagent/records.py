@@ -1,0 +1,121 @@
+"""What only this host knows and keeps: endpoints that it made, and phases that a timer ends.
+
+Two tables in the agent's database, beside what the manager pushed (`state`). An *endpoint* is a VIF without a virtual
+machine, made by `hostagent port attach`: the record is written before the device is made and removed after it is gone,
+so that whatever ends the agent in between, the next start knows what to make or to take away. A *relay* is a port whose
+phase lasts until a moment (see `migration`); it lets a host that has just given a port away go on relaying although its
+agent was restarted. Tables are made where they are missing: an older database needs no conversion.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from uuid import UUID
+
+from hostagent.model import Phase
+
+__all__ = ["Endpoint", "EndpointKind", "Records", "Relay"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS endpoints (
+    vif_uuid TEXT PRIMARY KEY, port_uuid TEXT NOT NULL, network_uuid TEXT NOT NULL, kind TEXT NOT NULL,
+    device TEXT NOT NULL, netns TEXT NOT NULL, ifname TEXT NOT NULL, mac TEXT NOT NULL, addresses TEXT NOT NULL,
+    name TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS relays (
+    port_uuid TEXT PRIMARY KEY, phase TEXT NOT NULL, vtep TEXT NOT NULL, until_unix REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class EndpointKind(StrEnum):
+    NETNS = "netns"  # one end of a veth in a network namespace
+    INTERNAL = "internal"  # a kernel interface of the host itself
+    PNIC = "pnic"  # a physical NIC with a physical host behind it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A VIF that this host makes. `device` is the OVS port; `ifname` is its name where it is used."""
+
+    vif_uuid: UUID
+    port_uuid: UUID
+    network_uuid: UUID
+    kind: EndpointKind
+    device: str
+    netns: str = ""  # path of the network namespace; empty for the host's own
+    ifname: str
+    mac: str
+    addresses: tuple[str, ...] = ()  # CIDRs
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    port_uuid: UUID
+    phase: Phase
+    vtep: str
+    until_unix: float
+
+
+class Records:
+    """Both tables, held in memory too; each change is on disk when the call returns."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        db.executescript(_SCHEMA)
+        self.endpoints: dict[UUID, Endpoint] = {}
+        self.relays: dict[UUID, Relay] = {}
+        names = ", ".join(_COLUMNS)
+        for row in db.execute(f"SELECT {names} FROM endpoints"):
+            endpoint = _endpoint(dict(zip(_COLUMNS, row, strict=True)))
+            self.endpoints[endpoint.vif_uuid] = endpoint
+        for port, phase, vtep, until in db.execute("SELECT * FROM relays"):
+            self.relays[UUID(port)] = Relay(port_uuid=UUID(port), phase=Phase(phase), vtep=vtep, until_unix=until)
+
+    def put_endpoint(self, endpoint: Endpoint) -> None:
+        """Write one endpoint, new or changed."""
+        values = {**asdict(endpoint), "addresses": ",".join(endpoint.addresses)}
+        marks = ", ".join("?" for _ in _COLUMNS)
+        with self._db:
+            self._db.execute(f"REPLACE INTO endpoints VALUES ({marks})", [str(values[name]) for name in _COLUMNS])
+        self.endpoints[endpoint.vif_uuid] = endpoint
+
+    def drop_endpoint(self, vif_uuid: UUID) -> None:
+        if self.endpoints.pop(vif_uuid, None) is not None:
+            with self._db:
+                self._db.execute("DELETE FROM endpoints WHERE vif_uuid = ?", (str(vif_uuid),))
+
+    def put_relay(self, relay: Relay) -> None:
+        """Write one relay; a later one of the same port replaces it."""
+        self.relays[relay.port_uuid] = relay
+        with self._db:
+            self._db.execute(
+                "REPLACE INTO relays VALUES (?, ?, ?, ?)",
+                (str(relay.port_uuid), relay.phase.value, relay.vtep, relay.until_unix),
+            )
+
+    def drop_relay(self, port_uuid: UUID) -> None:
+        if self.relays.pop(port_uuid, None) is not None:
+            with self._db:
+                self._db.execute("DELETE FROM relays WHERE port_uuid = ?", (str(port_uuid),))
+
+
+_COLUMNS = tuple(field.name for field in fields(Endpoint))
+
+
+def _endpoint(row: dict[str, str]) -> Endpoint:
+    return Endpoint(
+        vif_uuid=UUID(row["vif_uuid"]),
+        port_uuid=UUID(row["port_uuid"]),
+        network_uuid=UUID(row["network_uuid"]),
+        kind=EndpointKind(row["kind"]),
+        device=row["device"],
+        netns=row["netns"],
+        ifname=row["ifname"],
+        mac=row["mac"],
+        addresses=tuple(address for address in row["addresses"].split(",") if address),
+        name=row["name"],
+    )

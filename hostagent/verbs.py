@@ -1,0 +1,90 @@
+"""What can be asked over the agent's socket, and who answers: hooks at `claims`, commands at `show` and `endpoints`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hostagent.agent import Agent
+from hostagent.control import HookRequest
+from hostagent.explain import explain
+from hostagent.identity import Identity
+from hostagent.show import flows_of, show_of, vifs_of
+from hostagent.state import State
+
+__all__ = ["Verbs"]
+
+_Answer = dict[str, Any]
+
+
+class Verbs:
+    """Called with each checked request; its answer goes back as it is."""
+
+    def __init__(self, agent: Agent, identity: Identity, state: State) -> None:
+        self._agent = agent
+        self._identity = identity
+        self._state = state
+        self._verbs: dict[str, Callable[[HookRequest], Awaitable[_Answer]]] = {
+            "port-created": self._port_created,
+            "port-deleted": self._port_deleted,
+            "migrate-begin": self._migrate_begin,
+            "vif-of": self._vif_of,
+            "show": self._show,
+            "vifs": self._vifs,
+            "explain": self._explain,
+            "flows": self._flows,
+            "endpoints": self._endpoints,
+            "endpoint-attach": self._attach,
+            "endpoint-detach": self._detach,
+        }
+
+    async def __call__(self, request: HookRequest) -> _Answer:
+        return await self._verbs[request.verb](request)
+
+    async def _port_created(self, request: HookRequest) -> _Answer:
+        sentence = await self._agent.claims.port_created(request)
+        return {"ok": False, "sentence": sentence} if sentence else {"ok": True}
+
+    async def _port_deleted(self, request: HookRequest) -> _Answer:
+        self._agent.claims.port_deleted(request)
+        return {"ok": True}
+
+    async def _migrate_begin(self, request: HookRequest) -> _Answer:
+        self._agent.claims.migrate_begin(request)
+        return {"ok": True}
+
+    async def _vif_of(self, request: HookRequest) -> _Answer:
+        vif = await self._agent.lookup.vif_of_mac(request.words["network"], request.mac)
+        return {"ok": True, "vif_uuid": str(vif or "")}
+
+    async def _show(self, _request: HookRequest) -> _Answer:
+        return {"ok": True, **show_of(self._agent, self._identity, self._state)}
+
+    async def _vifs(self, _request: HookRequest) -> _Answer:
+        return {"ok": True, "vifs": vifs_of(self._agent, self._state)}
+
+    async def _explain(self, request: HookRequest) -> _Answer:
+        agent = self._agent
+        return {
+            "ok": True,
+            "explanations": explain(
+                request.words["which"],
+                desired=agent.desired(),
+                statuses=agent.report().vifs,
+                records=self._state.vifs,
+                missing=agent.endpoints.missing,
+                away=() if agent.sync.connected else (agent.sync.why_away,),
+            ),
+        }
+
+    async def _flows(self, _request: HookRequest) -> _Answer:
+        return {"ok": True, "flows": flows_of(self._agent)}
+
+    async def _endpoints(self, _request: HookRequest) -> _Answer:
+        return {"ok": True, "endpoints": self._agent.endpoints.list()}
+
+    async def _attach(self, request: HookRequest) -> _Answer:
+        return await self._agent.endpoints.attach(request.words)
+
+    async def _detach(self, request: HookRequest) -> _Answer:
+        return await self._agent.endpoints.detach(request.words["which"])

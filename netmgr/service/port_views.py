@@ -1,0 +1,105 @@
+"""Ports as the API shows them: what is wanted of each, where it is, and what hosts say of its VIF. Pure.
+
+The location is netmgr's word, the VIF's state the holder's. A *conflict* is the VIF plugged in a place that is not the
+port's: on a host that neither holds the port nor is to get it, or twice on one host. It is dark there; both places are
+named, because either may be the mistake. The source of a move shows up so for the second or two its tap outlives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from netmgr.contract.types import Location, LogicalPort, OpaqueNetwork, VifState, VifStatus
+from netmgr.model import HostLive, World
+
+__all__ = ["Places", "binding_views", "places_of", "port_view"]
+
+View = dict[str, Any]
+Lives = Mapping[UUID, HostLive]
+Places = Mapping[UUID, list[tuple[UUID, VifStatus]]]
+
+
+def places_of(lives: Lives) -> Places:
+    """By VIF: every connected host that has it plugged, with what it says; a host with two of them is there twice."""
+    places: dict[UUID, list[tuple[UUID, VifStatus]]] = {}
+    for host_uuid, live in lives.items():
+        if live.connected:
+            for vif in live.report.vifs:
+                places.setdefault(vif.vif_uuid, []).append((host_uuid, vif))
+    return places
+
+
+def port_view(world: World, port: LogicalPort, places: Places) -> View:
+    """Everything about one port."""
+    location = world.locations.get(port.uuid) or Location(port_uuid=port.uuid, network_uuid=port.network_uuid)
+    found = places.get(port.vif_uuid, []) if port.vif_uuid is not None else []
+    at_holder, at_incoming = _at(location.holder_host, found), _at(location.incoming_host, found)
+    if location.holder_host is None and len(found) == 1:
+        at_holder = found[0][1]  # plugged somewhere and not granted: that host's word says why
+    rightful = [one for one in (at_holder, at_incoming) if one is not None]
+    conflicts = [(host, vif) for host, vif in found if not any(vif is one for one in rightful)]
+    return {
+        "uuid": str(port.uuid),
+        "name": port.name,
+        "network": world.networks[port.network_uuid].name,
+        "network_uuid": str(port.network_uuid),
+        "vif_uuid": str(port.vif_uuid) if port.vif_uuid else None,
+        "mac": port.mac,
+        "ips": list(port.ips),
+        "admin_up": port.admin_up,
+        "shadow_of": world.ports[port.shadow_of].name if port.shadow_of else None,
+        "shadows": sorted(world.ports[uuid].name for uuid in world.shadows_of.get(port.uuid, ())),
+        "location": _word(location),
+        "host": _name(world, location.holder_host),
+        "vtep": location.holder_vtep,
+        "incoming_host": _name(world, location.incoming_host),
+        "incoming_vtep": location.incoming_vtep,
+        "parked": location.parked,
+        "location_version": location.version,
+        "vif_state": at_holder.state.value if at_holder else None,
+        "vif_reason": at_holder.reason if at_holder else "",
+        "incoming_state": at_incoming.state.value if at_incoming else None,
+        "incoming_reason": at_incoming.reason if at_incoming else "",
+        "ovs_port": at_holder.ovs_port if at_holder else "",
+        "vm_uuid": str(at_holder.vm_uuid) if at_holder and at_holder.vm_uuid else None,
+        "plugged_on": sorted({_name(world, host) or str(host) for host, _vif in found}),
+        "conflicts": [
+            {
+                "host": _name(world, host) or str(host),
+                "state": vif.state.value,
+                "reason": vif.reason,
+                "ovs_port": vif.ovs_port,
+            }
+            for host, vif in conflicts
+        ],
+    }
+
+
+def binding_views(world: World, network: OpaqueNetwork, places: Places) -> list[View]:
+    """The ports of a network that have a VIF: which, where, and how it fares; by name."""
+    ports = (world.ports[uuid] for uuid in world.ports_by_network.get(network.uuid, ()))
+    wanted = ("name", "vif_uuid", "mac", "ips", "location", "host", "incoming_host", "vif_state", "shadow_of")
+    attached = sorted((port for port in ports if port.vif_uuid is not None), key=lambda port: port.name)
+    views = [port_view(world, port, places) for port in attached]
+    return [{"port" if key == "name" else key: view[key] for key in wanted} for view in views]
+
+
+def _at(host: UUID | None, found: list[tuple[UUID, VifStatus]]) -> VifStatus | None:
+    """What *host* says of the VIF; of two plugs there, of the one that is not dark."""
+    here = [vif for where, vif in found if where == host]
+    return min(here, key=lambda vif: vif.state is VifState.DARK, default=None)
+
+
+def _word(location: Location) -> str:
+    if location.incoming_host is not None:
+        return "moving"
+    if location.holder_host is None:
+        return "unbound"
+    return "parked" if location.parked else "held"
+
+
+def _name(world: World, host: UUID | None) -> str | None:
+    found = world.hosts.get(host) if host is not None else None
+    return found.name if found else None

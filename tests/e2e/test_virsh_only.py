@@ -1,0 +1,219 @@
+"""Domains that know nothing of opaque networks, driven by virsh alone: no VIF UUID, no vmctl.
+
+`web` starts on h1; `peer` is an endpoint on h2, from which a ping every 5 ms shows what the network does meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from scripts.labkit import Lab, hypervisor
+from scripts.labkit.domain import domain_xml
+from scripts.labkit.guest import GuestImage
+
+pytestmark = pytest.mark.e2e
+
+VIRSH = ["virsh", "-c", "qemu:///system"]
+MAC = "52:54:00:00:02:01"
+APPLY = """
+switches: [{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24}]
+networks: [{name: blue, type: vxlan, zone: a, mtu: 1450}]
+"""
+THEIR_HOOK = """#!/bin/sh
+# An administrator's own hook, beside ours: gives domains that arrive a description.
+[ "$2 $3" = "migrate begin" ] || exit 0
+exec sed 's|<memory |<description>seen by their hook</description><memory |'
+"""
+
+
+def within(seconds: float, claim: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+class Plain:
+    """The lab, and `web`."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def virsh(self, host: str, *command: str, ok: bool = True) -> str:
+        done = self.lab.exec(host, [*VIRSH, *command], check=False, timeout_s=60)
+        assert (done.returncode == 0) is ok, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def to(self, destination: str) -> list[str]:
+        """virsh's words for a peer-to-peer migration to *destination*."""
+        address = self.lab.address(destination)
+        return ["--live", "--p2p", "web", hypervisor.remote_uri(address), "--migrateuri", f"tcp://{address}"]
+
+    def migrate(self, source: str, destination: str, *more: str, ok: bool = True) -> str:
+        return self.virsh(source, "migrate", *more, *self.to(destination), ok=ok)
+
+    def begin(self, source: str, destination: str, *, mib_per_s: int = 1) -> Any:
+        """A migration in the background, granted but slow."""
+        command = [*VIRSH, "migrate", "--bandwidth", str(mib_per_s), *self.to(destination)]
+        moving = self.lab.popen(source, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert within(10, lambda: self.port()["incoming_host"] == destination)
+        return moving
+
+    def ports(self) -> list[dict[str, Any]]:
+        ports = json.loads(self.lab.exec("mgr", ["netmgr", "port", "list", "-o", "json"]).stdout)
+        return [port for port in ports if port["mac"] == MAC]
+
+    def port(self) -> dict[str, Any]:
+        (port,) = self.ports()
+        return port
+
+    def vif(self, host: str) -> dict[str, Any]:
+        vifs = json.loads(self.lab.exec(host, ["hostagent", "vif", "list", "-o", "json"]).stdout)
+        return next((vif for vif in vifs if vif["mac"] == MAC), {})
+
+    def settled_at(self, host: str) -> bool:
+        port = self.port()
+        return bool(
+            port["host"] == host
+            and port["incoming_host"] is None
+            and not port["parked"]
+            and self.vif(host).get("state") == "lit"
+        )
+
+    def answers(self) -> bool:
+        return self.lab.exec("peer", ["ping", "-c1", "-W1", "10.10.0.1"], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def plain(guest_image: GuestImage) -> Iterator[Plain]:
+    with Lab(hosts=2, with_vmctl=False, zones={"h1": "a", "h2": "a"}) as lab:
+        lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
+        for host in lab.hosts:
+            hook = lab.path(host, "/etc/libvirt/hooks/qemu.d/10-theirs")
+            hook.write_text(THEIR_HOOK)
+            hook.chmod(0o755)
+        xml = domain_xml(name="web", image=guest_image, words="ip=10.10.0.1/24 host=web", network="blue", mac=MAC)
+        assert "interfaceid" not in xml
+        web = Plain(lab)
+        lab.exec("h1", [*VIRSH, "define", "/dev/stdin"], input=xml)
+        web.virsh("h1", "start", "web")
+        peer = {"vif_uuid": "99999999-0000-4000-8000-000000000001", "mac": "52:54:00:00:02:99"}
+        lab.exec(
+            "mgr",
+            ["netmgr", "port", "create", "peer", "--network", "blue", "--vif", peer["vif_uuid"], "--mac", peer["mac"]],
+        )
+        bridge = json.loads(lab.exec("h2", ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+        lab.attach("h2", "peer", bridge=bridge, addresses=["10.10.0.99/24"], mtu=1450, **peer)
+        assert within(40, web.answers)
+        time.sleep(2)  # a guest that boots dirties its memory faster than it can be copied
+        yield web
+
+
+def test_a_domain_without_a_vif_uuid_keeps_its_port_there_and_straight_back(plain: Plain) -> None:
+    before = plain.port()
+    assert before["host"] == "h1"
+    ping = plain.lab.start_ping("peer", "10.10.0.1")
+    plain.migrate("h1", "h2")
+    assert "seen by their hook" in plain.virsh("h2", "dumpxml", "web")
+    plain.migrate("h2", "h1")  # within the second: its own word on where it runs may still be on its way
+    assert within(10, lambda: plain.settled_at("h1"))
+    time.sleep(1)
+    seen = plain.lab.stop_ping(ping)
+    assert (plain.port()["uuid"], plain.port()["vif_uuid"]) == (before["uuid"], before["vif_uuid"])
+    assert plain.vif("h1")["vif"] == before["vif_uuid"]
+    assert within(5, lambda: plain.vif("h2") == {})
+    assert seen["duplicates"] == 0
+    assert seen["received"] > 100
+    assert seen["gap_ms"] < 5000  # two pauses of QEMU's, without KVM
+
+
+def test_a_manager_that_dies_in_the_middle_learns_afterwards_where_the_guest_went(plain: Plain) -> None:
+    moving = plain.begin("h1", "h2", mib_per_s=16)
+    plain.lab.stop_daemon("mgr", "netmgr", number=signal.SIGKILL)
+    try:
+        assert moving.wait(timeout=40) == 0
+        assert within(5, plain.answers)  # nothing between pause and first frame waits for the manager
+        refused = plain.migrate("h2", "h1", ok=False)
+        assert "can't migrate here" in refused
+        assert plain.answers()
+    finally:
+        plain.lab.start_daemon("mgr", "netmgr")
+    assert within(20, lambda: plain.settled_at("h2"))
+    plain.migrate("h2", "h1")
+    assert within(10, lambda: plain.settled_at("h1"))
+
+
+@pytest.mark.parametrize("how", ["is aborted", "destination's libvirtd dies", "source's libvirtd restarts"])
+def test_a_migration_that_fails_leaves_the_guest_and_its_port_where_they_were(plain: Plain, how: str) -> None:
+    lab = plain.lab
+    vif = plain.port()["vif_uuid"]
+    ping = lab.start_ping("peer", "10.10.0.1")
+    moving = plain.begin("h1", "h2")
+    if how == "is aborted":
+        plain.virsh("h1", "domjobabort", "web")
+    elif how == "destination's libvirtd dies":
+        lab.stop_daemon("h2", "libvirtd", number=signal.SIGKILL)
+        assert moving.wait(timeout=60) != 0
+        lab.start_daemon("h2", "libvirtd")
+        lab.exec("h2", [*VIRSH, "destroy", "web"], check=False)  # what it found when it came back
+    else:
+        lab.stop_daemon("h1", "libvirtd", number=signal.SIGKILL)
+        lab.start_daemon("h1", "libvirtd")
+    assert moving.wait(timeout=60) != 0
+    assert within(30, lambda: plain.settled_at("h1")), plain.port()
+    seen = lab.stop_ping(ping)
+    assert plain.port()["vif_uuid"] == vif
+    assert "web" in plain.virsh("h1", "list", "--name")
+    assert (seen["duplicates"], seen["received"] > 100) == (0, True)
+
+
+def test_a_wrong_address_fails_before_anything_moves(plain: Plain) -> None:
+    target = ["--live", "--p2p", "web", "qemu+tcp://10.255.0.99/system"]
+    plain.virsh("h1", "migrate", *target, ok=False)
+    assert plain.settled_at("h1")
+    assert plain.answers()
+
+
+def test_a_guest_that_is_migrated_while_paused_is_reached_when_it_runs_again(plain: Plain) -> None:
+    plain.virsh("h1", "suspend", "web")
+    plain.migrate("h1", "h2")
+    plain.virsh("h2", "resume", "web")
+    assert within(10, lambda: plain.settled_at("h2"))
+    assert within(5, plain.answers)
+    plain.migrate("h2", "h1")
+    assert within(10, lambda: plain.settled_at("h1"))
+
+
+def test_after_a_reboot_with_the_manager_gone_only_the_recorded_holder_may_start_it(plain: Plain) -> None:
+    lab = plain.lab
+    vif = plain.port()["vif_uuid"]
+    xml = plain.virsh("h1", "dumpxml", "--migratable", "--security-info", "web")
+    assert vif in xml  # its definition has the UUID by now: it has migrated
+    plain.virsh("h1", "destroy", "web")
+    for host in lab.hosts:
+        lab.exec(host, [*VIRSH, "define", "/dev/stdin"], input=xml)
+    assert within(10, lambda: plain.port()["parked"])
+    lab.stop_daemon("mgr", "netmgr")
+    try:
+        lab.crash("h1")
+        lab.boot("h1")
+        refused = plain.virsh("h2", "start", "web", ok=False)
+        assert "not the recorded holder" in refused
+        assert "start the guest on the host that held it last" in refused
+        plain.virsh("h1", "start", "web")
+        assert within(10, lambda: plain.vif("h1").get("state") == "lit")
+        assert plain.vif("h1")["vif"] == vif
+        assert within(40, plain.answers)
+    finally:
+        lab.start_daemon("mgr", "netmgr")
+    assert within(20, lambda: plain.settled_at("h1"))
+    assert len(plain.ports()) == 1

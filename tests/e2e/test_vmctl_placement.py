@@ -1,0 +1,174 @@
+"""Placement on whole hosts: a VM starts where its network is, a host is emptied under a running guest, and stays empty.
+
+h1, h2 and h3 carry network blue; h4 carries green only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from scripts.labkit import Lab
+    from scripts.labkit.guest import GuestImage
+
+pytestmark = pytest.mark.e2e
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "two-zones.yaml"
+MANAGER = "mgr"
+HOSTS = {"h1": "a", "h2": "a", "h3": "a", "h4": "b"}
+
+
+def vmctl(lab: Lab, *command: str, code: int = 0) -> str:
+    done = lab.exec(MANAGER, ["vmctl", *command], check=False)
+    assert done.returncode == code, f"{command}: {done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+def ask(lab: Lab, *command: str, code: int = 0) -> Any:
+    return json.loads(vmctl(lab, *command, "-o", "json", code=code))
+
+
+def until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not come about in time"
+        time.sleep(0.1)
+
+
+def running(lab: Lab, host: str) -> list[str]:
+    """Names of the VMs that run there, by libvirt's own word."""
+    return lab.exec(host, ["virsh", "list", "--name"]).stdout.split()
+
+
+@pytest.fixture(scope="module")
+def cluster(guest_image: GuestImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    from scripts.labkit import Lab
+
+    wanted = yaml.safe_load(EXAMPLE.read_text())
+    wanted["hosts"] = [{"name": name, "zones": [zone]} for name, zone in HOSTS.items()]
+    document = tmp_path_factory.mktemp("apply") / "cluster.yaml"
+    document.write_text(yaml.safe_dump(wanted))
+    with Lab(hosts=4) as lab:
+        lab.exec(MANAGER, ["netmgr", "apply", "-f", str(document), "--wait", "realized"])
+        until(lambda: {n["name"]: len(n["hosts"]) for n in ask(lab, "network", "list")} == {"blue": 3, "green": 1})
+        until(lambda: all(h["in_sync"] and not h["libvirt"] for h in ask(lab, "host", "list")))
+        vmctl(lab, "settings", "settle_s=0", "return_s=0", "balance_gap=0.005", "copy_cost=0")
+        yield lab
+
+
+def define(lab: Lab, image: GuestImage, name: str, number: int, *options: str) -> str:
+    """Defines the VM without saying where; its home."""
+    from scripts.labkit.guest import COMMAND_LINE
+
+    boot = ["--kernel", str(image.kernel), "--initrd", str(image.initrd), "--memory", "128"]
+    words = f"{COMMAND_LINE} ip=10.10.0.{number}/24 host={name}"
+    found = ask(lab, "vm", "define", name, "--network", "blue", *boot, "--cmdline", words, *options)
+    host: str = found["vm"]["host"]
+    return host
+
+
+@pytest.fixture(scope="module")
+def pair(cluster: Lab, guest_image: GuestImage) -> Lab:
+    """vm1 and vm2, kept apart, running where placement put them."""
+    for number in (1, 2):
+        define(cluster, guest_image, f"vm{number}", number, "--anti-group", "ha")
+        vmctl(cluster, "vm", "start", f"vm{number}")
+    return cluster
+
+
+def test_vms_that_are_kept_apart_start_on_two_hosts_that_carry_their_network(pair: Lab) -> None:
+    where = {vm["name"]: vm["host"] for vm in ask(pair, "vm", "list")["vms"]}
+    assert set(where.values()) < {"h1", "h2", "h3"}
+    assert where["vm1"] != where["vm2"]
+    for name, host in where.items():
+        assert running(pair, host) == [name]
+        until(lambda name=name: ask(pair, "vm", "show", name)["vifs"][0]["state"] == "lit")
+
+
+def test_every_host_is_explained_and_why_not_says_the_same(pair: Lab) -> None:
+    home = ask(pair, "vm", "show", "vm1")["vm"]["host"]
+    other = ask(pair, "vm", "show", "vm2")["vm"]["host"]
+    found = {host["host"]: host for host in ask(pair, "place", "vm1", "--explain")["hosts"]}
+    codes = {name: [r["code"] for r in host["refusals"]] for name, host in found.items()}
+    (free,) = {"h1", "h2", "h3"} - {home, other}
+    assert codes == {home: ["already-there"], other: ["anti-affinity"], "h4": ["network-absent"], free: []}
+    assert found[free]["score"] > 0
+    assert vmctl(pair, "place", "vm1") == f"{free}\n"
+    assert "h4 network-absent" in " ".join(vmctl(pair, "place", "vm1", "--explain").split()).replace("- ", "")
+    for name in (other, "h4"):
+        said = vmctl(pair, "why-not", "vm1", name, code=1)
+        assert said.splitlines() == [r["sentence"] for r in found[name]["refusals"]]
+
+
+def test_what_does_not_fit_is_refused_with_what_there_is(pair: Lab) -> None:
+    said = vmctl(pair, "vm", "define", "giant", "--network", "blue", "--memory", "10000000", code=2)
+    assert "MiB of memory that h1 may give" in said
+    assert "network-absent 1" in said
+    assert "giant" not in vmctl(pair, "vm", "list")
+    speed = ask(pair, "host", "show", "h1")["switches"][0]["link_mbps"]
+    said = vmctl(pair, "vm", "define", "fast", "--network", "blue", "--bandwidth", str(speed + 1), code=2)
+    assert f"of the {speed} Mbit/s of switch sw-a 0 are reserved, and fast reserves {speed + 1}" in said
+
+
+def test_maintenance_shows_its_plan_then_empties_the_host_under_a_running_guest(
+    pair: Lab, guest_image: GuestImage
+) -> None:
+    home = ask(pair, "vm", "show", "vm1")["vm"]["host"]
+    other = ask(pair, "vm", "show", "vm2")["vm"]["host"]
+    (free,) = {"h1", "h2", "h3"} - {home, other}
+    planned = ask(pair, "host", "maintenance", home, "--dry-run")
+    assert [(m["vm_name"], m["source"], m["destination"]) for m in planned["run"]["plan"]["moves"]] == [
+        ("vm1", home, free)
+    ]
+    assert planned["since"] == ""
+    assert running(pair, home) == ["vm1"], "a dry run moves nothing"
+
+    assert f"{home} is in maintenance and runs nothing" in vmctl(pair, "host", "maintenance", home, "--yes")
+    assert (running(pair, home), running(pair, free)) == ([], ["vm1"])
+    until(lambda: ask(pair, "vm", "show", "vm1")["vifs"][0]["state"] == "lit")
+    assert "maintenance" in vmctl(pair, "host", "list")
+    task = next(task for task in ask(pair, "task", "list") if task["kind"] == "maintenance")
+    assert (task["subject"], task["state"]) == (home, "done")
+
+    assert vmctl(pair, "why-not", "vm2", home, code=1) == (
+        f"{home} is in maintenance and takes no VM; end it (vmctl host maintenance {home} --off) or choose another\n"
+    )
+    assert "is in maintenance" in vmctl(pair, "migrate", "vm2", home, code=2)
+    third = define(pair, guest_image, "vm3", 3)
+    assert third != home
+    vmctl(pair, "vm", "undefine", "vm3")
+
+    pair.stop_daemon(MANAGER, "vmctl")
+    pair.start_daemon(MANAGER, "vmctl")
+    assert next(h for h in ask(pair, "host", "list") if h["host"]["name"] == home)["maintenance"]
+
+    said = vmctl(pair, "host", "maintenance", free, "--dry-run", code=1)
+    assert "vm1 stays" in said
+    assert "rule ha keeps it apart from vm2" in said
+    vmctl(pair, "host", "maintenance", home, "--off")
+    assert vmctl(pair, "why-not", "vm2", home) == f"vm2 may move to {home}\n"
+
+
+def test_balance_shows_moves_and_moves_nothing_until_it_is_told(pair: Lab, guest_image: GuestImage) -> None:
+    crowded = ask(pair, "vm", "show", "vm1")["vm"]["host"]
+    until(lambda: not ask(pair, "status")["unread"])
+    define(pair, guest_image, "vm4", 4, "--host", crowded)
+    vmctl(pair, "vm", "start", "vm4", "--host", crowded)
+    before = sorted((vm["name"], vm["host"]) for vm in ask(pair, "vm", "list")["vms"])
+    plan = ask(pair, "balance", "--dry-run")["run"]["plan"]
+    assert {m["source"] for m in plan["moves"]} == {crowded}
+    assert all(m["destination"] != "h4" and m["benefit"] > m["cost"] for m in plan["moves"])
+    assert sorted((vm["name"], vm["host"]) for vm in ask(pair, "vm", "list")["vms"]) == before
+
+    assert "1 of 1 VMs moved" in vmctl(pair, "balance", "--apply")
+    assert len(running(pair, crowded)) == 1
+    vmctl(pair, "settings", "settle_s=600", "return_s=3600")
+    assert ask(pair, "balance")["run"]["plan"]["moves"] == []
+    assert ask(pair, "balance", "--policy", "consolidate")["run"]["plan"]["moves"] == [], "they have not settled"

@@ -1,0 +1,286 @@
+"""Traditional switches beside opaque networks, on whole hosts: VMs with NICs of both kinds, and local changes put back.
+
+h1 and h2 carry the opaque network blue (examples/two-zones.yaml) and, here, the switch office over an Open vSwitch
+bridge of the operator's with a NIC in it, and the isolated switch cage. h3 has none of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+if TYPE_CHECKING:
+    from scripts.labkit import Lab
+    from scripts.labkit.guest import GuestImage
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "two-zones.yaml"
+MANAGER = "mgr"
+FOREIGN = "<network><name>foreign</name><bridge name='virbr7' stp='on' delay='0'/></network>"
+
+# name: home, NICs in the guest's order, words for the guest
+VMS = {
+    "both": ("h1", ("--network", "blue", "--portgroup", "office/lan"), "ip=10.10.0.21/24 ip1=10.40.0.21/24"),
+    "mine": ("h1", ("--portgroup", "office/lan", "--portgroup", "cage/in"), "ip=10.40.0.22/24 ip1=10.41.0.22/24"),
+    "theirs": ("h1", ("--network", "blue"), "ip=10.10.0.23/24"),
+    "peer": ("h2", ("--network", "blue", "--portgroup", "office/lan"), "ip=10.10.0.24/24 ip1=10.40.0.24/24"),
+}
+
+
+def vmctl(lab: Lab, *command: str, code: int = 0) -> str:
+    done = lab.exec(MANAGER, ["vmctl", *command], check=False)
+    assert done.returncode == code, f"{command}: {done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+def ask(lab: Lab, *command: str) -> Any:
+    return json.loads(vmctl(lab, *command, "-o", "json"))
+
+
+def until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not come about in time"
+        time.sleep(0.1)
+
+
+def virsh(lab: Lab, host: str, *command: str) -> str:
+    return lab.exec(host, ["virsh", *command]).stdout
+
+
+def ready(lab: Lab) -> bool:
+    networks = {network["name"]: network["hosts"] for network in ask(lab, "network", "list")}
+    return networks.get("blue") == ["h1", "h2"] and all(
+        h["in_sync"] and not h["libvirt"] for h in ask(lab, "host", "list")
+    )
+
+
+def wire(lab: Lab) -> None:
+    """A NIC lan0 on h1 and on h2, joined by a cable."""
+    ends = []
+    for host in ("h1", "h2"):
+        init = lab.node(host).init
+        assert init is not None
+        ends.append(str(init.pid))
+    cable = ["ip", "link", "add", "lan0", "netns", ends[0], "type", "veth", "peer", "name", "lan0", "netns", ends[1]]
+    subprocess.run(cable, check=True)
+
+
+@pytest.fixture(scope="module")
+def rack(lab: Lab, guest_image: GuestImage) -> Iterator[Lab]:
+    """The switches on h1 and h2, and the VMs running."""
+    from scripts.labkit.guest import COMMAND_LINE
+
+    lab.exec(MANAGER, ["netmgr", "apply", "-f", str(EXAMPLE), "--wait", "realized"])
+    until(lambda: ready(lab))
+    for host in ("h1", "h2"):
+        lab.exec(host, ["ovs-vsctl", "add-br", "br-lan", "--", "set", "bridge", "br-lan", "datapath_type=netdev"])
+        lab.exec(host, ["ip", "link", "set", "br-lan", "up"])
+    wire(lab)
+    for host in ("h1", "h2"):
+        lab.exec(host, ["ip", "link", "set", "lan0", "up"])
+        lab.exec(host, ["ovs-vsctl", "add-port", "br-lan", "lan0"])
+    vmctl(lab, "switch", "create", "office", "--hosts", "h1,h2", "--bridge", "br-lan")
+    vmctl(lab, "portgroup", "create", "office/lan", "--vlan", "20", "--mtu", "1400")
+    vmctl(lab, "portgroup", "create", "office/guests", "--vlan", "30")
+    vmctl(lab, "switch", "create", "cage", "--hosts", "h1,h2")
+    vmctl(lab, "portgroup", "create", "cage/in")
+    for name, (host, nics, words) in VMS.items():
+        boot = ["--kernel", str(guest_image.kernel), "--initrd", str(guest_image.initrd)]
+        line = f"{COMMAND_LINE} host={name} {words}"
+        vmctl(lab, "vm", "define", name, "--host", host, "--memory", "128", *nics, *boot, "--cmdline", line)
+        vmctl(lab, "vm", "start", name)
+    yield lab
+    for name in VMS:
+        vmctl(lab, "vm", "stop", name, "--force")
+        vmctl(lab, "vm", "undefine", name)
+    for switch in ("office", "cage"):
+        vmctl(lab, "switch", "delete", switch)
+    for host in ("h1", "h2"):
+        names = virsh(lab, host, "net-list", "--all", "--name").split()
+        assert {"office", "cage"}.isdisjoint(names)
+        lab.exec(host, ["ovs-vsctl", "del-br", "br-lan"])
+    lab.exec("h1", ["ip", "link", "del", "lan0"])
+
+
+def reaches(lab: Lab, vm: str, address: str) -> bool:
+    return lab.guest(vm, ["ping", "-c", "1", "-W", "1", address]).returncode == 0
+
+
+def pings(lab: Lab, node: str, address: str) -> bool:
+    return lab.exec(node, ["ping", "-c", "1", "-W", "1", address], check=False).returncode == 0
+
+
+def drifts(lab: Lab, switch: str) -> list[str]:
+    return [drift["sentence"] for drift in ask(lab, "switch", "show", switch)["drifts"]]
+
+
+def tap(lab: Lab, host: str, vm: str, network: str) -> str:
+    line = next(line for line in virsh(lab, host, "domiflist", vm).splitlines() if f" {network} " in line)
+    return line.split()[0]
+
+
+def test_vm_with_both_kinds_of_nic_reaches_peers_on_both(rack: Lab) -> None:
+    for address in ("10.10.0.24", "10.40.0.24", "10.10.0.23", "10.40.0.22"):  # on h2, then beside it on h1
+        until(lambda address=address: reaches(rack, "both", address), within_s=60)
+
+
+def test_list_shows_both_kinds_side_by_side(rack: Lab) -> None:
+    lines = {line.split()[0]: line for line in vmctl(rack, "vm", "list", "-o", "wide").splitlines()}
+    assert re.search(r"blue,office/lan .*opaque,traditional", lines["both"])
+    assert re.search(r"office/lan,cage/in .*traditional,traditional", lines["mine"])
+    assert re.search(r"blue .*opaque", lines["theirs"])
+    vifs = ask(rack, "vm", "show", "mine")["vifs"]
+    assert [(vif["portgroup"], vif["opaque"]) for vif in vifs] == [("lan", False), ("in", False)]
+    assert all(vif["uuid"] for vif in vifs)
+    assert "mtu 1400" in rack.exec("h1", ["ip", "link", "show", tap(rack, "h1", "both", "office")]).stdout
+
+
+def test_vlan_keeps_port_groups_apart_and_running_nics_follow_it(rack: Lab) -> None:
+    rack.attach(
+        "h2", "stray", bridge="br-lan", vif_uuid=str(uuid4()), mac="02:00:00:00:40:30", addresses=["10.40.0.30/24"]
+    )
+
+    def retag(vlan: int) -> None:
+        rack.exec("h2", ["ovs-vsctl", "set", "port", "ep-stray", f"tag={vlan}"])
+
+    try:
+        retag(30)
+        assert not pings(rack, "stray", "10.40.0.21")
+        retag(20)
+        until(lambda: pings(rack, "stray", "10.40.0.21"))
+        vmctl(rack, "portgroup", "set", "office/lan", "--vlan", "30")
+        assert not pings(rack, "stray", "10.40.0.21")
+        retag(30)
+        until(lambda: pings(rack, "stray", "10.40.0.21"))
+        assert reaches(rack, "both", "10.40.0.24")
+    finally:
+        vmctl(rack, "portgroup", "set", "office/lan", "--vlan", "20")
+        rack.detach("stray")
+    assert drifts(rack, "office") == []
+
+
+def test_limits_come_and_go_with_running_nics(rack: Lab) -> None:
+    device = tap(rack, "h1", "both", "office")
+    vmctl(rack, "portgroup", "set", "office/lan", "--limit-in", "1000,peak=2000,burst=512", "--limit-out", "500")
+    qos = rack.exec("h1", ["ovs-vsctl", "get", "port", device, "qos"]).stdout.strip()
+    shown = rack.exec("h1", ["ovs-vsctl", "get", "qos", qos, "other_config"]).stdout
+    assert 'max-rate="16000000"' in shown
+    assert 'min-rate="8000000"' in shown
+    policing = ["ovs-vsctl", "get", "interface", device, "ingress_policing_rate"]
+    assert rack.exec("h1", policing).stdout.strip() == "4000"
+    vmctl(rack, "portgroup", "set", "office/lan", "--limit-in", "none", "--limit-out", "none")
+    assert rack.exec("h1", ["ovs-vsctl", "get", "port", device, "qos"]).stdout.strip() == "[]"
+    assert rack.exec("h1", policing).stdout.strip() == "0"
+    assert reaches(rack, "both", "10.40.0.24")
+
+
+def test_local_changes_are_put_back_reported_and_foreign_networks_left_alone(rack: Lab) -> None:
+    rack.exec("h1", ["virsh", "net-define", "/dev/stdin"], input=FOREIGN)
+    foreign = virsh(rack, "h1", "net-dumpxml", "foreign")
+    before = virsh(rack, "h1", "net-dumpxml", "--inactive", "office")
+    count = len(drifts(rack, "office"))
+    try:
+        virsh(rack, "h1", "net-destroy", "office")
+        virsh(rack, "h1", "net-undefine", "office")
+        until(lambda: "office" in virsh(rack, "h1", "net-list", "--name").split(), within_s=5)
+        until(lambda: len(drifts(rack, "office")) > count, within_s=5)
+        assert virsh(rack, "h1", "net-dumpxml", "--inactive", "office") == before
+        assert reaches(rack, "both", "10.40.0.24")
+
+        edited = before.replace("id='20'", "id='99'").replace("urn:vmctl:1", "urn:nobody:1")
+        assert edited != before
+        rack.exec("h1", ["virsh", "net-define", "/dev/stdin"], input=edited)
+        until(lambda: virsh(rack, "h1", "net-dumpxml", "--inactive", "office") == before, within_s=5)
+        until(lambda: "99" in drifts(rack, "office")[0], within_s=5)
+        assert virsh(rack, "h1", "net-dumpxml", "foreign") == foreign
+    finally:
+        virsh(rack, "h1", "net-undefine", "foreign")
+
+
+def test_guest_is_back_on_an_isolated_switch_that_was_stopped_under_it(rack: Lab) -> None:
+    bridge = "tsw-" + ask(rack, "switch", "show", "cage")["switch"]["uuid"].replace("-", "")[:10]
+    join = ["ip", "address", "add", "10.41.0.1/24", "dev", bridge]
+    rack.exec("h1", join)
+    until(lambda: pings(rack, "h1", "10.41.0.22"))
+    virsh(rack, "h1", "net-destroy", "cage")
+    until(lambda: any("had lost the switch's bridge" in s for s in drifts(rack, "cage")), within_s=10)
+    rack.exec("h1", join)
+    until(lambda: pings(rack, "h1", "10.41.0.22"), within_s=10)
+
+
+def test_opaque_constructs_are_refused_to_every_verb_that_writes(rack: Lab) -> None:
+    blue = next(n["uuid"] for n in ask(rack, "network", "list") if n["name"] == "blue")
+    before = virsh(rack, "h1", "net-dumpxml", "blue")
+    for command in (
+        ("switch", "delete", "blue"),
+        ("switch", "delete", blue),
+        ("switch", "set", "blue", "--hosts", "h1"),
+        ("switch", "create", "blue", "--hosts", "h1"),
+        ("switch", "create", "blue", "--hosts", "h3"),
+        ("switch", "create", "red", "--hosts", "h1", "--uuid", blue),
+        ("switch", "delete", "sw-a"),
+        ("portgroup", "create", "blue/lan"),
+        ("portgroup", "delete", "blue/lan"),
+    ):
+        assert "is opaque: it belongs to the network manager" in vmctl(rack, *command, code=2), command
+    assert virsh(rack, "h1", "net-dumpxml", "blue") == before
+
+
+def test_uplink_of_a_running_switch_changes_and_hosts_come_and_go(rack: Lab) -> None:
+    vmctl(rack, "switch", "create", "spare", "--hosts", "h1,h2", "--bridge", "br-lan")
+    try:
+        vmctl(rack, "portgroup", "create", "spare/lan", "--vlan", "7")
+        vmctl(rack, "switch", "set", "spare", "--bridge", "h1=br-other", "--hosts", "h1,h3")
+        shown = ask(rack, "switch", "show", "spare")
+        assert [(h["host"], h["device"]) for h in shown["switch"]["hosts"]] == [("h1", "br-other"), ("h3", "br-lan")]
+        assert all(host["state"] == "realized" for host in shown["hosts"])
+        assert "br-other" in virsh(rack, "h1", "net-dumpxml", "spare")
+        assert "br-lan" in virsh(rack, "h3", "net-dumpxml", "spare")
+        assert "spare" not in virsh(rack, "h2", "net-list", "--all", "--name").split()
+        assert shown["drifts"] == []
+    finally:
+        vmctl(rack, "switch", "delete", "spare")
+    assert "spare" not in virsh(rack, "h3", "net-list", "--all", "--name").split()
+
+
+def test_name_of_a_network_of_others_is_refused(rack: Lab) -> None:
+    rack.exec("h2", ["virsh", "net-define", "/dev/stdin"], input=FOREIGN)
+    try:
+        said = vmctl(rack, "switch", "create", "foreign", "--hosts", "h1,h2", code=1)
+        assert "h2 has a libvirt network foreign" in said
+        assert "foreign" not in virsh(rack, "h1", "net-list", "--all", "--name").split()
+    finally:
+        virsh(rack, "h2", "net-undefine", "foreign")
+
+
+def test_what_is_in_use_is_not_taken_away(rack: Lab) -> None:
+    assert "used by both, mine, peer" in vmctl(rack, "switch", "delete", "office", code=1)
+    assert "used by both, mine, peer" in vmctl(rack, "portgroup", "delete", "office/lan", code=1)
+    assert "cannot leave h2 while peer" in vmctl(rack, "switch", "set", "office", "--hosts", "h1", code=1)
+    vmctl(rack, "portgroup", "delete", "office/guests")
+
+
+def test_vm_moves_only_where_its_switch_is_and_keeps_both_networks(rack: Lab) -> None:
+    why = json.loads(rack.exec(MANAGER, ["vmctl", "why-not", "both", "h3", "-o", "json"], check=False).stdout)
+    assert {"network-absent", "switch-absent"} <= {refusal["code"] for refusal in why["refusals"]}
+    assert "switch office (port group lan), which both has a NIC on, is not on h3" in vmctl(
+        rack, "migrate", "both", "h3", code=2
+    )
+    assert "is isolated" in vmctl(rack, "migrate", "mine", "h2", code=2)
+    vmctl(rack, "migrate", "both", "h2")
+    assert "both" in virsh(rack, "h2", "list", "--name").split()
+    for address in ("10.10.0.23", "10.40.0.22", "10.40.0.24"):
+        until(lambda address=address: reaches(rack, "both", address))
+    tag = rack.exec("h2", ["ovs-vsctl", "get", "port", tap(rack, "h2", "both", "office"), "tag"]).stdout
+    assert tag.strip() == "20"
+    vmctl(rack, "migrate", "both", "h1")
