@@ -27,7 +27,7 @@ from uuid import UUID
 import structlog
 
 from hostagent.claims import Claims
-from hostagent.definition import desired_of, is_whole, without_libvirt
+from hostagent.definition import desired_of, is_whole, with_plugged, without_libvirt
 from hostagent.endpoints.keeper import Endpoints
 from hostagent.guests import Guests
 from hostagent.health import host_report, rejections
@@ -39,16 +39,16 @@ from hostagent.motion import Motion
 from hostagent.names import switch_bridge
 from hostagent.plan import plan
 from hostagent.pnic_load import PnicLoad
-from hostagent.presence import due_claims, due_releases, seen_vifs, tunnel_peers, unpark, wanted_networks
+from hostagent.presence import due_claims, due_releases, seen_vifs, tunnel_peers, wanted_networks
 from hostagent.progress import Failures, failed_objects
 from hostagent.realize.domains import DomainEventKind
 from hostagent.realize.neighbours import prime_neighbours
+from hostagent.reporting import Reporting
 from hostagent.state import State
 from hostagent.steps import log_steps
 from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
-from netmgr.contract.proto import opaque_view_pb2
-from netmgr.contract.types import HostReport, Kind, Ref, VifState
+from netmgr.contract.types import Kind
 
 __all__ = ["Agent"]
 
@@ -73,14 +73,13 @@ class Agent:
         self._progress = asyncio.Event()
         self.beat = time.monotonic()
         """When the loop last came round: proof of life for the watchdog."""
-        self.on_change: list[Any] = []
-        """Called without arguments after each report that says something new."""
         self.host = Host(
             paths, Events(dirty=self._dirty, packet_in=self._packet_in, domain=self._domain, libvirt=self._libvirt)
         )
         self.sync = SyncClient(
             identity=identity, state=state, listener=self, boot_id=boot_id, agent_version=agent_version
         )
+        self.reporting = Reporting(self.sync)
         self.motion = Motion(
             host=identity.host_uuid,
             manager=self.sync,
@@ -109,13 +108,11 @@ class Agent:
         self._network_steps: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._switchover = Switchover(host=self.host, desired=self.desired, done=partial(self._dirty, "phases"))
-        self._report = HostReport()
         self._in_sync = False
-        self._acknowledged: tuple[int, tuple[tuple[Ref, str], ...]] | None = None
         self._lit_bridges: frozenset[str] = frozenset()
         self._began_empty = state.revision == 0
         self._hold_until = 0.0
-        self._load = PnicLoad()
+        self.load = PnicLoad()
         self._primed: frozenset[tuple[str, str]] = frozenset()
 
     # --- for the daemon --------------------------------------------------------------------------------------------
@@ -148,18 +145,7 @@ class Agent:
         pushed = desired_of(
             self._state, self._identity, phases=self.motion.phases(), relay_vteps=self.motion.relay_vteps()
         )
-        locations = unpark(
-            self._state.locations,
-            vifs=self.guests.vifs,
-            host=self._identity.host_uuid,
-            ports=self._state.port_by_vif,
-            hidden=pushed.withdrawals.keys(),
-        )
-        return pushed if locations is self._state.locations else replace(pushed, locations=locations)
-
-    def report(self) -> HostReport:
-        """The host as last reported."""
-        return self._report
+        return with_plugged(pushed, vifs=self.guests.vifs, ports=self._state.port_by_vif)
 
     @property
     def in_sync(self) -> bool:
@@ -169,22 +155,6 @@ class Agent:
     def failures(self) -> tuple[str, ...]:
         """Sentences of the steps that failed and are being retried."""
         return self._failures.sentences()
-
-    def host_view(self) -> opaque_view_pb2.HostView | None:
-        """The host for OpaqueView; None until the manager has said who it is."""
-        from hostagent.view import host_view
-
-        desired = self.desired()
-        if desired.host is None:
-            return None
-        return host_view(
-            desired=desired,
-            report=self._report,
-            in_sync=self._in_sync,
-            manager_connected=self.sync.connected,
-            sync_age_s=self.sync.away_s,
-            load_mbps=self._load.mbps,
-        )
 
     # --- the loop --------------------------------------------------------------------------------------------------
 
@@ -277,8 +247,10 @@ class Agent:
             refused += tuple((ref, sentence) for ref, sentence in more if ref not in known)
             self._in_sync = whole and not steps and not refused
             if whole and not pending and not self.host.reading_networks and not self.host.settling:
-                self._acknowledge(self._state.revision, refused)
-            self._tell(self._with_refusals(self._health(desired, seen, steps)))
+                self.reporting.acknowledge(self._state.revision, refused)
+            alive = self.host.alive()
+            report = host_report(desired=desired, observed=seen, openflow_alive=alive, steps=steps)
+            self.reporting.tell(report, refusals=self.claims.refusals, missing=self.endpoints.missing)
         if not [step for step in pending if not isinstance(step, DefineNetwork | RemoveNetwork)]:
             self._settled = max(self._settled, dirt)
         self._progress.set()
@@ -298,34 +270,6 @@ class Agent:
         due = due_claims(locations=self._state.locations, vifs=self.guests.with_living_guest(), host=host, ports=ports)
         return self.claims.pursue(due, vifs)
 
-    def _health(self, desired: Desired, observed: Observed, steps: tuple[Step, ...]) -> HostReport:
-        return host_report(desired=desired, observed=observed, openflow_alive=self.host.alive(), steps=steps)
-
-    def _with_refusals(self, report: HostReport) -> HostReport:
-        """A dark VIF's reason is the manager's refusal, where there is one."""
-        refusals = self.claims.refusals
-        vifs = tuple(
-            replace(vif, reason=refusals[vif.vif_uuid])
-            if vif.state is VifState.DARK and vif.vif_uuid in refusals
-            else vif
-            for vif in report.vifs
-        )
-        return replace(report, vifs=vifs)
-
-    def _acknowledge(self, revision: int, refused: tuple[tuple[Ref, str], ...]) -> None:
-        word = (revision, refused)
-        if self._acknowledged != word and self.sync.connected:
-            self._acknowledged = word
-            self.sync.acknowledge(revision, refused)
-
-    def _tell(self, report: HostReport) -> None:
-        if report == self._report:
-            return
-        self._report = report
-        self.sync.report(report)
-        for changed in self.on_change:
-            changed()
-
     def _start_network_steps(self, steps: Sequence[Step]) -> None:
         busy = self._network_steps is not None and not self._network_steps.done()
         if steps and not busy and not self.host.reading_networks:  # what is planned from an old reading is old
@@ -341,7 +285,7 @@ class Agent:
     async def _audit(self) -> None:
         for turn in itertools.count(1):
             await asyncio.sleep(_PROBE_S)
-            self._load.sample(now_s=time.monotonic())
+            self.load.sample(now_s=time.monotonic())
             await self.host.probe()
             if turn % (AUDIT_S // _PROBE_S) == 0:
                 self.host.forget()
@@ -403,14 +347,11 @@ class Agent:
         self._dirty("claims")
 
     def on_connection(self, connected: bool) -> None:
-        self._acknowledged = None
         if connected:
             self.claims.try_again()
             self.sync.subscribe(self._wanted_networks())
-            self.sync.report(self._report)
             self.motion.restate(self._state.locations.get)
-        for changed in self.on_change:
-            changed()
+        self.reporting.on_connection(connected)
         self._dirty("connection")
 
     # --- guests ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
@@ -19,6 +20,7 @@ from hostagent.cli.output import Settings
 from hostagent.control import ControlServer, RequestError
 from hostagent.host import HostPaths
 from hostagent.identity import Identity, IdentityError, load_identity
+from hostagent.show import view_of
 from hostagent.state import State, read_boot_id
 from hostagent.verbs import Verbs
 from hostagent.view import ViewServer
@@ -63,7 +65,7 @@ async def _run(settings: Settings, identity: Identity, view_port: int | None) ->
     paths = HostPaths(ovs_rundir=settings.ovs_rundir, libvirt_uri=settings.libvirt_uri)
     agent = Agent(identity=identity, state=state, paths=paths, boot_id=boot_id, agent_version=_version())
     control = ControlServer(settings.socket, Verbs(agent, identity, state))
-    view = ViewServer(identity=identity, port=_port_of(identity, view_port), view=agent.host_view)
+    view = ViewServer(identity=identity, port=_port_of(identity, view_port), view=partial(view_of, agent))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -77,7 +79,7 @@ async def _run(settings: Settings, identity: Identity, view_port: int | None) ->
     try:
         if view_port != 0:
             await _serve_view(view)
-        agent.on_change.append(view.changed)
+        agent.reporting.on_change.append(view.changed)
         log.info("hostagent: running", host=identity.host_name, uuid=str(identity.host_uuid), boot=boot_id)
         _notify("READY=1")
         stopping = asyncio.create_task(stop.wait())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from hostagent.identity import Identity
 from hostagent.model import Desired, LibvirtNetwork, Observed, Unread
+from hostagent.presence import SeenVif, unpark
 from hostagent.state import State
 
-__all__ = ["desired_of", "is_whole", "without_libvirt"]
+__all__ = ["desired_of", "is_whole", "with_plugged", "without_libvirt"]
 
 
 def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -> Desired:
@@ -28,6 +29,16 @@ def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -
         datapath=identity.datapath,
     )
     return replace(pushed, **motion)  # type: ignore[arg-type]
+
+
+def with_plugged(pushed: Desired, *, vifs: Sequence[SeenVif], ports: Mapping[UUID, UUID]) -> Desired:
+    """*pushed*, where what this host holds parked counts as running while it is plugged (see `presence.unpark`)."""
+    if pushed.host is None:
+        return pushed
+    locations = unpark(
+        pushed.locations, vifs=vifs, host=pushed.host.uuid, ports=ports, hidden=pushed.withdrawals.keys()
+    )
+    return pushed if locations is pushed.locations else replace(pushed, locations=locations)
 
 
 def is_whole(observed: Observed) -> bool:

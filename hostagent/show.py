@@ -1,4 +1,4 @@
-"""The agent's state as plain values, for `hostagent show`, `vif` and `flows`."""
+"""The agent's state as plain values, for `hostagent show`, `vif` and `flows`; and as OpaqueView has it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from hostagent.identity import Identity
 from hostagent.model import Unread
 from hostagent.names import switch_bridge
 from hostagent.state import State
+from hostagent.view import host_view
+from netmgr.contract.proto import opaque_view_pb2
 
-__all__ = ["flows_of", "show_of", "vifs_of"]
+__all__ = ["flows_of", "show_of", "view_of", "vifs_of"]
 
 
 def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
     """Host, sync, switches, networks and VIFs."""
-    desired, report = agent.desired(), agent.report()
+    desired, report = agent.desired(), agent.reporting.report
     switch_status = {status.switch_uuid: status for status in report.switches}
     network_status = {status.network_uuid: status for status in report.networks}
     switches = []
@@ -84,11 +86,26 @@ def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
     }
 
 
+def view_of(agent: Agent) -> opaque_view_pb2.HostView | None:
+    """The host for OpaqueView; None until the manager has said who it is."""
+    desired = agent.desired()
+    if desired.host is None:
+        return None
+    return host_view(
+        desired=desired,
+        report=agent.reporting.report,
+        in_sync=agent.in_sync,
+        manager_connected=agent.sync.connected,
+        sync_age_s=agent.sync.away_s,
+        load_mbps=agent.load.mbps,
+    )
+
+
 def vifs_of(agent: Agent, state: State) -> list[dict[str, Any]]:
     """The VIFs plugged here, each with its port, location and phase."""
     desired = agent.desired()
     result = []
-    for status in agent.report().vifs:
+    for status in agent.reporting.report.vifs:
         port = state.ports.get(status.port_uuid) if status.port_uuid is not None else None
         location = desired.locations.get(status.port_uuid) if status.port_uuid is not None else None
         network = state.networks.get(status.network_uuid) if status.network_uuid is not None else None

@@ -17,6 +17,7 @@ import itertools
 import random
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from uuid import UUID
@@ -35,6 +36,7 @@ __all__ = ["Grant", "Listener", "ManagerAway", "Refused", "SyncClient"]
 log = structlog.get_logger(__name__)
 
 _BACKOFF_S_MIN, _BACKOFF_S_MAX = 0.2, 10.0
+_HURRY_S = 1.0  # how long a claim waits for a stream that is being opened
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 3000),
@@ -94,6 +96,8 @@ class SyncClient:
         self._networks: tuple[UUID, ...] = ()
         self._pending: dict[int, asyncio.Future[Grant]] = {}
         self._gone: dict[tuple[Kind, UUID], int] = {}  # removed while a claim was under way -> at which revision
+        self._hurry = asyncio.Event()  # ends the pause between two attempts
+        self._open = asyncio.Event()  # set while there is a stream
         self._numbers = itertools.count(1)
         self._outbox: Outbox | None = None
         self._task: asyncio.Task[None] | None = None
@@ -166,6 +170,7 @@ class SyncClient:
             Refused: the manager said no.
             ManagerAway: no stream, lost meanwhile, or no answer within the deadline.
         """
+        await self._reconnected()
         if self._outbox is None:
             raise ManagerAway(self._why)
         number = next(self._numbers)
@@ -180,6 +185,14 @@ class SyncClient:
             self._pending.pop(number, None)
             if not self._pending:
                 self._gone.clear()
+
+    async def _reconnected(self) -> None:
+        """Whoever asks while there is no stream ends the pause between two attempts, and waits for the next one: the
+        manager may have come back since the last."""
+        if self._outbox is None:
+            self._hurry.set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._open.wait(), _HURRY_S)
 
     # --- the task --------------------------------------------------------------------------------------------------
 
@@ -203,7 +216,9 @@ class SyncClient:
                 self._why = f"the stream to the network manager at {address} failed: {error!r}"
             failures = self._lost(failures)
             ceiling = min(_BACKOFF_S_MAX, _BACKOFF_S_MIN * 2 ** min(failures, 10))
-            await asyncio.sleep(random.uniform(_BACKOFF_S_MIN / 4, ceiling))
+            self._hurry.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), random.uniform(_BACKOFF_S_MIN / 4, ceiling))
 
     def _note_failure(self, address: str, error: grpc.aio.AioRpcError) -> None:
         """Why there is no stream. A server that refuses while we write is heard as INTERNAL or CANCELLED: what it said
@@ -220,6 +235,7 @@ class SyncClient:
     def _lost(self, failures: int) -> int:
         was_connected = self._outbox is not None
         self._outbox = None
+        self._open.clear()
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(ManagerAway(self._why))
@@ -262,6 +278,7 @@ class SyncClient:
                 strange_store = bool(self._state.store_id) and self._state.store_id != message.welcome.store_id
                 self._state.set_store(message.welcome.store_id)
                 self._outbox = outbox
+                self._open.set()
                 self._refusals.pop(address, None)
                 log.info("sync: connected", manager=address, revision=message.welcome.revision)
                 self._listener.on_connection(True)

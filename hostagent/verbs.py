@@ -70,7 +70,7 @@ class Verbs:
             "explanations": explain(
                 request.words["which"],
                 desired=agent.desired(),
-                statuses=agent.report().vifs,
+                statuses=agent.reporting.report.vifs,
                 records=self._state.vifs,
                 missing=agent.endpoints.missing,
                 away=() if agent.sync.connected else (agent.sync.why_away,),

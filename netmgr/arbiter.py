@@ -15,6 +15,10 @@ while a guest migrates, *incoming* at one other. A host asks before the tap exis
 A network that is *withdrawn* from the claimant takes nothing new there: what would make it holder, holder again after
 the guest had stopped, or incoming is refused. What it holds for a running guest and what is coming already goes on.
 
+A guest whose definition names no VIF gets a new VIF UUID from libvirt at each start. On a network that attaches by
+itself the port is then known by its MAC, which no other port there can have: while it is *parked*, a claim to start
+with that MAC and an unknown VIF takes the port over with all that belongs to it, and is not refused for the MAC.
+
 Later the destination says that the guest runs there (*activation*: it becomes holder), or one side gives up
 (*release*).
 
@@ -54,7 +58,7 @@ __all__ = ["Grant", "Refusal", "decide_activation", "decide_claim", "decide_rele
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """The claimant may plug. `created`: the port is new; the location may equal the one in the world."""
+    """The claimant may plug. `created`: the port is new. Port and location may equal those in the world."""
 
     port: LogicalPort
     location: Location
@@ -76,7 +80,7 @@ def decide_claim(world: World, *, host: UUID, claim: Claim, new_port_uuid: UUID,
     record = world.hosts.get(host)
     if record is None:
         return Refusal(f"host {host} is not enrolled; join it again")
-    port = _port_of_vif(world, claim.vif_uuid)
+    port = _port_of_vif(world, claim.vif_uuid) or _left_behind(world, claim)
     network_uuid = port.network_uuid if port else claim.network_uuid
     if network_uuid is None:
         return Refusal(
@@ -345,6 +349,18 @@ def _vtep(record: HostRecord, network: OpaqueNetwork) -> str:
 def _port_of_vif(world: World, vif_uuid: UUID) -> LogicalPort | None:
     port_uuid = world.port_by_vif.get(vif_uuid)
     return None if port_uuid is None else world.ports[port_uuid]
+
+
+def _left_behind(world: World, claim: Claim) -> LogicalPort | None:
+    """The parked port with the claim's MAC, with the claim's VIF in place of its own; None when there is none."""
+    network = world.networks.get(claim.network_uuid) if claim.network_uuid is not None else None
+    if network is None or network.attach_mode is not AttachMode.AUTO or claim.intent is not ClaimIntent.START:
+        return None
+    uuid = world.unique.get(("mac", network.uuid, claim.mac.lower()))
+    location = world.locations.get(uuid) if uuid is not None else None
+    if uuid is None or location is None or not location.parked or location.incoming_host is not None:
+        return None
+    return replace(world.ports[uuid], vif_uuid=claim.vif_uuid)
 
 
 def _host_name(world: World, uuid: UUID) -> str:

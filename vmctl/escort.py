@@ -44,10 +44,11 @@ class Escort:
         ask: Callable[[], Awaitable[Candidate]],
         share: Callable[[], float],
         stop: Callable[[str], None],
+        note: Callable[[str], Awaitable[None]],
     ) -> None:
         self.progress: JobStats | None = None
         self._row, self._vm, self._source = row, vm, source
-        self._latest, self._ask, self._share, self._stop = latest, ask, share, stop
+        self._latest, self._ask, self._share, self._stop, self._note = latest, ask, share, stop, note
         self._began = time.monotonic()
         self._speed = share()
         self._asked = self._suspended = self._post_copy = False
@@ -102,10 +103,12 @@ class Escort:
         if policy.post_copy and not self._post_copy and (stats.iteration or 0) >= 2 and await self._last_word():
             self._post_copy = True
             await self._source.call("switch to post-copy", lambda c: libvirt_moves.begin_post_copy(c, self._vm.uuid))
+            await self._note("switched to post-copy")
         late = policy.suspend_after_s and took_s > policy.suspend_after_s
         if late and not self._suspended and not self._post_copy and await self._last_word():
             self._suspended = True
             await self._source.call("pause a moving VM", lambda c: libvirt_moves.suspend(c, self._vm.uuid))
+            await self._note("paused for the rest of the copy")
         await self._keep_share()
 
     async def _last_word(self) -> bool:

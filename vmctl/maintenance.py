@@ -24,6 +24,8 @@ from vmctl.tasks import Tasks, now_text
 
 __all__ = ["Maintainer"]
 
+WORDS_LOOKS, WORDS_LOOK_S = 75, 0.2
+
 log = structlog.get_logger("vmctl.maintenance")
 
 
@@ -81,6 +83,7 @@ class Maintainer:
         self._runs.pop(host, None)
 
     def _spawn(self, state: Maintenance) -> None:
+        self._runs.setdefault(state.host, Run(subject=state.host, plan=Plan()))
         working = asyncio.create_task(self._work(state))
         self._working[state.host] = working
         working.add_done_callback(lambda _: self._working.pop(state.host, None))
@@ -92,16 +95,15 @@ class Maintainer:
         except VmctlError as error:
             log.warning("host not emptied", host=host, reason=error.sentence)
         finally:
-            run = self._runs.get(host)
-            if run is not None:
-                run.over = True
+            self._runs[host].over = True
         await self._placer.put_maintenance(replace(state, evacuating=False))
 
     async def _empty(self, host: str, task: Task) -> tuple[None, str]:
-        run = self._runs.setdefault(host, Run(subject=host, plan=Plan()))
+        run = self._runs[host]
         run.task = task.id
+        await self._await_words(host)
         while True:
-            await self._await_arrivals(host)
+            await self._await_moves(host)
             run.plan = plan_evacuation(self._placer.fleet, host)
             if not run.plan.moves:
                 break
@@ -117,15 +119,23 @@ class Maintainer:
                 run.sentence = "; ".join(leg.sentence for leg in run.legs if leg.state == "failed")
                 raise VmctlError(f"{host} is in maintenance and was not emptied: {run.sentence}")
         if host not in run.plan.freed:
-            raise VmctlError(f"{host} is in maintenance; {run.plan.sentence}: " + _why(run.plan))
+            run.sentence = f"{host} is in maintenance; {': '.join(filter(None, (run.plan.sentence, _why(run.plan))))}"
+            raise VmctlError(run.sentence)
         run.sentence = f"{host} is in maintenance and runs nothing"
         return None, run.sentence
 
-    async def _await_arrivals(self, host: str) -> None:
-        """Moves to the host that had been checked before it was marked come in first."""
+    async def _await_moves(self, host: str) -> None:
+        """Moves that were begun before end first: what comes must go again, what goes need not be moved."""
         for row in await asyncio.to_thread(self._journal.open_migrations):
-            if row.destination == host:
+            if host in (row.source, row.destination):
                 await self._mover.wait(row.id)
+
+    async def _await_words(self, host: str) -> None:
+        """After a start of vmctl nobody has said anything yet; a host that stays silent is not waited for long."""
+        for _ in range(WORDS_LOOKS):
+            if not self._placer.unread():
+                return
+            await asyncio.sleep(WORDS_LOOK_S)
 
     @property
     def _journal(self) -> Journal:

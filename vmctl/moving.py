@@ -169,6 +169,7 @@ class Move:
             ask=lambda: views.ask(destination, deadline_s=1.0),
             share=lambda: self._tools.book.share(self.row.id),
             stop=self.stop,
+            note=self._note,
         )
         beside = [asyncio.create_task(self._escort.run()), asyncio.create_task(self._stopper(source))]
         try:
@@ -325,6 +326,17 @@ class Move:
             self._tools.journal.change, self.row.id, state=state, now=now_text(), **values
         )
         log.info("move", migration=self.row.id, vm=self.row.vm_name, state=state.value, sentence=self.row.sentence)
+
+    async def _note(self, what: str) -> None:
+        await asyncio.to_thread(
+            self._tools.journal.add_event,
+            kind="migration",
+            subject=self.row.vm_name,
+            what=what,
+            sentence="",
+            now=now_text(),
+            ref=self.row.id,
+        )
 
     def _hypervisor(self, host: str) -> Hypervisor:
         return self._tools.inventory.hypervisor(host)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from vmctl.eligibility import Atlas
 from vmctl.inventory import Inventory
-from vmctl.model import Candidate, Host, Refusal, Vm, VmctlError
+from vmctl.model import Candidate, Host, Refusal, Unread, Vm, VmctlError
 from vmctl.placement.choice import explain, ranking
 from vmctl.placement.evacuation import nowhere
 from vmctl.placement.fleet import Fleet
@@ -71,6 +71,11 @@ class Placer:
         while self._dirty:
             self._put(self._dirty.pop())
         return self._fleet
+
+    def unread(self) -> tuple[str, ...]:
+        """Hosts whose libvirt or agent cannot be asked now."""
+        facts = self.fleet.facts.values()
+        return tuple(f.name for f in facts if f.libvirt_problem or isinstance(f.view, Unread))
 
     def touch(self, host: str) -> None:
         """The host was added, removed or changed."""

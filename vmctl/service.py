@@ -192,7 +192,10 @@ class Service:
         nics = self._nics(spec.vifs, uuid, view, host=host_name, first=len(names))
         xml = build(spec, uuid=uuid, nics=nics, domain_type=await self._domain_type(spec.virt, host_name))
         if names:
-            found = tuple(Vif(uuid=(v := default_vif(uuid, i)), mac=default_mac(v)) for i, _ in enumerate(names))
+            loose, ids = self.switches.without_virtualport(), [default_vif(uuid, i) for i, _ in enumerate(names)]
+            found = tuple(
+                Vif(uuid=None if n in loose else v, mac=default_mac(v)) for n, v in zip(names, ids, strict=True)
+            )
             xml = fix_vifs(xml, found, userspace=_userspace_networks(view))
         record = VmRecord(
             uuid=uuid,

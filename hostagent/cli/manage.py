@@ -1,4 +1,4 @@
-"""Commands that change something: join, run, install-hooks."""
+"""Commands that change something: join, run, install-hooks, install-cni."""
 
 from __future__ import annotations
 
@@ -162,4 +162,23 @@ def install_hooks_command(settings: Settings, hooks_dir: Path) -> None:
         click.echo("A libvirtd that runs already must be restarted once: it looks for hooks when it starts.")
 
 
-COMMANDS = (join, run, install_hooks_command)
+@click.command("install-cni")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("/opt/cni/bin"),
+    help="The container runtime's plug-ins.",
+)
+@click.pass_obj
+def install_cni_command(settings: Settings, directory: Path) -> None:
+    """Install the CNI plug-in `opaque`, which attaches containers to opaque networks."""
+    from hostagent.cni import install_cni
+
+    try:
+        click.echo(install_cni(directory, socket=settings.socket))
+    except OSError as error:
+        raise Failure(f"the plug-in can't be installed: {error}") from None
+
+
+COMMANDS = (join, run, install_hooks_command, install_cni_command)

@@ -131,6 +131,7 @@ class Endpoints:
             "port": port.name if port is not None else str(endpoint.port_uuid),
             "network": network.name if network is not None else str(endpoint.network_uuid),
             "kind": endpoint.kind.value,
+            "name": endpoint.name,
             "netns": endpoint.netns,
             "ifname": endpoint.ifname,
             "device": endpoint.device,

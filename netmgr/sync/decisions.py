@@ -34,7 +34,7 @@ def answer_claim(store: Store, host: UUID, claim: Claim, *, now_ms: int) -> sync
                 log.info("claim.refused", host=str(host), vif=str(claim.vif_uuid), reason=decided.sentence)
                 return sync_pb2.ClaimAnswer(request_id=claim.request_id, refusal=decided.sentence)
             port, location = decided.port, decided.location
-            if decided.created:
+            if world.ports.get(port.uuid) != port:  # new, or taken over by another VIF
                 transaction.put(port)
             if world.locations.get(port.uuid) != location:
                 transaction.put(location)

@@ -288,6 +288,8 @@ def test_post_copy_lets_the_guest_run_at_the_destination_before_its_memory_is_th
     running.lab.guest(VM, ["sh", "-c", f"({busy}) >/dev/null 2>&1 & echo $! >/tmp/busy"])
     said = running.vmctl("migrate", VM, other(source), "--post-copy", "--bandwidth", "16")
     assert f"{VM} is running on {other(source)}" in said
+    steps = running.json("task", "show", str(running.row()["task_id"]))["steps"]
+    assert "switched to post-copy" in [e["what"] for e in steps]
     running.lab.guest(VM, ["sh", "-c", "kill $(cat /tmp/busy); rm /tmp/x"])
     assert running.where() == other(source)
 

@@ -6,6 +6,7 @@ h1, h2 and h3 carry network blue; h4 carries green only.
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,7 +131,11 @@ def test_maintenance_shows_its_plan_then_empties_the_host_under_a_running_guest(
     assert planned["since"] == ""
     assert running(pair, home) == ["vm1"], "a dry run moves nothing"
 
-    assert f"{home} is in maintenance and runs nothing" in vmctl(pair, "host", "maintenance", home, "--yes")
+    vmctl(pair, "host", "maintenance", home, "--yes", "--no-wait")
+    pair.stop_daemon(MANAGER, "vmctl", number=signal.SIGKILL)
+    pair.start_daemon(MANAGER, "vmctl")
+    until(lambda: ask(pair, "host", "maintenance", home, "--dry-run")["evacuating"] is False)
+    assert vmctl(pair, "host", "maintenance", home, "--yes").endswith(f"{home} is in maintenance and runs nothing\n")
     assert (running(pair, home), running(pair, free)) == ([], ["vm1"])
     until(lambda: ask(pair, "vm", "show", "vm1")["vifs"][0]["state"] == "lit")
     assert "maintenance" in vmctl(pair, "host", "list")
@@ -144,10 +149,6 @@ def test_maintenance_shows_its_plan_then_empties_the_host_under_a_running_guest(
     third = define(pair, guest_image, "vm3", 3)
     assert third != home
     vmctl(pair, "vm", "undefine", "vm3")
-
-    pair.stop_daemon(MANAGER, "vmctl")
-    pair.start_daemon(MANAGER, "vmctl")
-    assert next(h for h in ask(pair, "host", "list") if h["host"]["name"] == home)["maintenance"]
 
     said = vmctl(pair, "host", "maintenance", free, "--dry-run", code=1)
     assert "vm1 stays" in said
@@ -169,6 +170,14 @@ def test_balance_shows_moves_and_moves_nothing_until_it_is_told(pair: Lab, guest
 
     assert "1 of 1 VMs moved" in vmctl(pair, "balance", "--apply")
     assert len(running(pair, crowded)) == 1
+    moved = plan["moves"][0]
+    vmctl(pair, "migrate", moved["vm_name"], crowded)
+    assert len(running(pair, crowded)) == 2
+    vmctl(pair, "settings", "balance_every_s=1")
+    vmctl(pair, "balance", "--auto", "on")
+    until(lambda: len(running(pair, crowded)) == 1)
+    vmctl(pair, "balance", "--auto", "off")
+    until(lambda: ask(pair, "balance", "--dry-run")["run"]["over"])
     vmctl(pair, "settings", "settle_s=600", "return_s=3600")
     assert ask(pair, "balance")["run"]["plan"]["moves"] == []
     assert ask(pair, "balance", "--policy", "consolidate")["run"]["plan"]["moves"] == [], "they have not settled"

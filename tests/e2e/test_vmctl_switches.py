@@ -1,7 +1,7 @@
 """Traditional switches beside opaque networks, on whole hosts: VMs with NICs of both kinds, and local changes put back.
 
-h1 and h2 carry the opaque network blue (examples/two-zones.yaml) and, here, the switch office over an Open vSwitch
-bridge of the operator's with a NIC in it, and the isolated switch cage. h3 has none of them.
+h1 and h2 carry the opaque network blue (examples/two-zones.yaml) and the switches of examples/traditional-switch.sh:
+office over an Open vSwitch bridge of the operator's with a NIC in it, and cage, isolated. h3 has none of them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "two-zones.yaml"
+SWITCHES = EXAMPLE.with_name("traditional-switch.sh")
 MANAGER = "mgr"
 FOREIGN = "<network><name>foreign</name><bridge name='virbr7' stp='on' delay='0'/></network>"
 
 # name: home, NICs in the guest's order, words for the guest
 VMS = {
     "both": ("h1", ("--network", "blue", "--portgroup", "office/lan"), "ip=10.10.0.21/24 ip1=10.40.0.21/24"),
-    "mine": ("h1", ("--portgroup", "office/lan", "--portgroup", "cage/in"), "ip=10.40.0.22/24 ip1=10.41.0.22/24"),
+    "mine": (
+        "h1",
+        ("--portgroup", "office/lan", "--portgroup", "cage/in", "--portgroup", "metal/lan"),
+        "ip=10.40.0.22/24 ip1=10.41.0.22/24 ip2=10.42.0.22/24",
+    ),
     "theirs": ("h1", ("--network", "blue"), "ip=10.10.0.23/24"),
     "peer": ("h2", ("--network", "blue", "--portgroup", "office/lan"), "ip=10.10.0.24/24 ip1=10.40.0.24/24"),
 }
@@ -89,11 +94,13 @@ def rack(lab: Lab, guest_image: GuestImage) -> Iterator[Lab]:
     for host in ("h1", "h2"):
         lab.exec(host, ["ip", "link", "set", "lan0", "up"])
         lab.exec(host, ["ovs-vsctl", "add-port", "br-lan", "lan0"])
-    vmctl(lab, "switch", "create", "office", "--hosts", "h1,h2", "--bridge", "br-lan")
-    vmctl(lab, "portgroup", "create", "office/lan", "--vlan", "20", "--mtu", "1400")
-    vmctl(lab, "portgroup", "create", "office/guests", "--vlan", "30")
-    vmctl(lab, "switch", "create", "cage", "--hosts", "h1,h2")
-    vmctl(lab, "portgroup", "create", "cage/in")
+    lab.exec(MANAGER, [str(SWITCHES)])
+    lab.exec("h1", ["ip", "link", "add", "lan1", "type", "veth", "peer", "name", "wall"])
+    lab.exec("h1", ["ip", "link", "set", "lan1", "up"])
+    lab.exec("h1", ["ip", "link", "set", "wall", "up"])
+    lab.exec("h1", ["ip", "address", "add", "10.42.0.1/24", "dev", "wall"])
+    vmctl(lab, "switch", "create", "metal", "--hosts", "h1", "--nic", "lan1")
+    vmctl(lab, "portgroup", "create", "metal/lan")
     for name, (host, nics, words) in VMS.items():
         boot = ["--kernel", str(guest_image.kernel), "--initrd", str(guest_image.initrd)]
         line = f"{COMMAND_LINE} host={name} {words}"
@@ -103,13 +110,14 @@ def rack(lab: Lab, guest_image: GuestImage) -> Iterator[Lab]:
     for name in VMS:
         vmctl(lab, "vm", "stop", name, "--force")
         vmctl(lab, "vm", "undefine", name)
-    for switch in ("office", "cage"):
+    for switch in ("office", "cage", "metal"):
         vmctl(lab, "switch", "delete", switch)
     for host in ("h1", "h2"):
         names = virsh(lab, host, "net-list", "--all", "--name").split()
-        assert {"office", "cage"}.isdisjoint(names)
+        assert {"office", "cage", "metal"}.isdisjoint(names)
         lab.exec(host, ["ovs-vsctl", "del-br", "br-lan"])
-    lab.exec("h1", ["ip", "link", "del", "lan0"])
+    for end in ("lan0", "lan1"):
+        lab.exec("h1", ["ip", "link", "del", end])
 
 
 def reaches(lab: Lab, vm: str, address: str) -> bool:
@@ -132,15 +140,22 @@ def tap(lab: Lab, host: str, vm: str, network: str) -> str:
 def test_vm_with_both_kinds_of_nic_reaches_peers_on_both(rack: Lab) -> None:
     for address in ("10.10.0.24", "10.40.0.24", "10.10.0.23", "10.40.0.22"):  # on h2, then beside it on h1
         until(lambda address=address: reaches(rack, "both", address), within_s=60)
+    for address in ("10.10.0.24", "10.40.0.24"):  # TCP, which offloads would break on these datapaths
+        assert rack.guest("both", ["wget", "-q", "-O", "/dev/null", f"http://{address}/file"]).returncode == 0
+
+
+def test_nic_of_a_host_is_an_uplink_by_itself(rack: Lab) -> None:
+    until(lambda: pings(rack, "h1", "10.42.0.22"), within_s=60)
+    assert [h["state"] for h in ask(rack, "switch", "show", "metal")["hosts"]] == ["realized"]
 
 
 def test_list_shows_both_kinds_side_by_side(rack: Lab) -> None:
     lines = {line.split()[0]: line for line in vmctl(rack, "vm", "list", "-o", "wide").splitlines()}
     assert re.search(r"blue,office/lan .*opaque,traditional", lines["both"])
-    assert re.search(r"office/lan,cage/in .*traditional,traditional", lines["mine"])
+    assert re.search(r"office/lan,cage/in,metal/lan .*traditional,traditional,traditional", lines["mine"])
     assert re.search(r"blue .*opaque", lines["theirs"])
     vifs = ask(rack, "vm", "show", "mine")["vifs"]
-    assert [(vif["portgroup"], vif["opaque"]) for vif in vifs] == [("lan", False), ("in", False)]
+    assert [(vif["portgroup"], vif["opaque"]) for vif in vifs] == [("lan", False), ("in", False), ("lan", False)]
     assert all(vif["uuid"] for vif in vifs)
     assert "mtu 1400" in rack.exec("h1", ["ip", "link", "show", tap(rack, "h1", "both", "office")]).stdout
 
@@ -248,6 +263,7 @@ def test_uplink_of_a_running_switch_changes_and_hosts_come_and_go(rack: Lab) -> 
         assert "br-lan" in virsh(rack, "h3", "net-dumpxml", "spare")
         assert "spare" not in virsh(rack, "h2", "net-list", "--all", "--name").split()
         assert shown["drifts"] == []
+        assert "host h3 carries switch spare" in vmctl(rack, "host", "remove", "h3", code=1)
     finally:
         vmctl(rack, "switch", "delete", "spare")
     assert "spare" not in virsh(rack, "h3", "net-list", "--all", "--name").split()

@@ -134,6 +134,39 @@ def test_a_physical_host_behind_a_nic_speaks_as_its_port(lab: Lab) -> None:
     lab.exec("h1", ["ip", "link", "delete", "nic9"])
 
 
+def cni(lab: Lab, command: str, **more: Any) -> tuple[int, dict[str, Any]]:
+    conf = {"cniVersion": "1.0.0", "name": "x", "type": "opaque", "network": "blue", **more}
+    env = {"CNI_COMMAND": command, "CNI_CONTAINERID": "c0ffee", "CNI_NETNS": "/run/netns/pod", "CNI_IFNAME": "eth0"}
+    words = ["env", *(f"{key}={value}" for key, value in env.items()), "CNI_PATH=/run/cni", "/run/cni/opaque"]
+    done = lab.exec("h1", words, input=json.dumps(conf), check=False)
+    return done.returncode, json.loads(done.stdout or "{}")
+
+
+def test_a_container_runtime_attaches_by_cni(lab: Lab) -> None:
+    lab.exec("h1", ["hostagent", "install-cni", "--dir", "/run/cni"])
+    ipam = lab.path("h1", "/run/cni/static")
+    given = {"ips": [{"address": "10.10.0.40/24", "gateway": "10.10.0.2"}], "routes": [{"dst": "198.51.100.0/24"}]}
+    ipam.write_text(f"#!/bin/sh\ncat >/dev/null\n[ $CNI_COMMAND != ADD ] || echo '{json.dumps(given)}'\n")
+    ipam.chmod(0o755)
+    code, refused = cni(lab, "ADD")
+    assert (code, refused["code"]) == (1, 104)
+    assert "does not exist" in refused["msg"]
+    lab.exec("h1", ["ip", "netns", "add", "pod"])
+    for _ in range(2):
+        code, result = cni(lab, "ADD", ipam={"type": "static"})
+        assert code == 0, result
+        assert result["ips"] == [{"address": "10.10.0.40/24", "interface": 0, "gateway": "10.10.0.2"}]
+        assert result["interfaces"][0]["sandbox"] == "/run/netns/pod"
+    assert within(5, lambda: reach(lab, "h1", "pod", "10.10.0.2"))
+    assert "198.51.100.0/24 via 10.10.0.2" in lab.exec("h1", ["ip", "-n", "pod", "route"]).stdout
+    assert cni(lab, "CHECK", ipam={"type": "static"}) == (0, {})
+    for _ in range(2):
+        assert cni(lab, "DEL", ipam={"type": "static"}) == (0, {})
+    assert cni(lab, "CHECK")[1]["code"] == 100
+    assert cni(lab, "VERSION")[1]["supportedVersions"] == ["0.4.0", "1.0.0"]
+    assert cni(lab, "ADD", cniVersion="9.0")[1]["code"] == 1
+
+
 def test_an_endpoint_whose_port_or_addresses_somebody_takes_away_comes_back(lab: Lab) -> None:
     lab.exec("h2", ["ip", "address", "flush", "dev", "blue0"])
     assert within(8, lambda: "10.10.0.2" in lab.exec("h2", ["ip", "-br", "address"]).stdout)

@@ -178,7 +178,7 @@ def test_a_host_that_lies_about_a_vif_delivers_nothing_in_its_name_and_receives_
 
 
 @pytest.mark.parametrize("who", ["agent", "manager"])
-@pytest.mark.parametrize("after_s", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("after_s", [0.0, 0.05])
 def test_what_dies_between_tap_and_flows_converges_when_it_is_back(three: Three, who: str, after_s: float) -> None:
     lab = three.lab
     before = three.ports()

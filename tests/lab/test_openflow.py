@@ -377,6 +377,7 @@ def test_the_end_of_the_switch_is_told_once_and_its_return_can_be_connected_to()
                 async with connected(switch):
                     pass
             switch.start_vswitchd()
+            switch.vsctl("set", "Bridge", BRIDGE, "external_ids:back=yes")  # waits until it has its bridges again
             async with connected(switch) as again:
                 assert await again.dump() == frozenset(), "a restarted switch has no flows"
         assert len(heard.closed) == 1

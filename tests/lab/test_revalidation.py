@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from hostagent.flow import Flow, Output, match
+from hostagent.host import Events, Host, HostPaths
+from hostagent.model import ChangeFlows
+from hostagent.names import OWNER, SWITCH_KEY
 from hostagent.pipeline.tables import CANARY
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.realize.unixctl import UnixctlError, await_revalidation, unixctl
@@ -85,3 +88,41 @@ def test_an_unknown_command_and_an_absent_switch_are_sentences(switch):
 def test_a_long_answer_comes_whole_and_arguments_arrive(switch):
     assert BRIDGE in asyncio.run(unixctl(switch.rundir, "fdb/stats-show", BRIDGE))
     assert len(asyncio.run(unixctl(switch.rundir, "list-commands"))) > 3000
+
+
+def test_a_host_is_settling_from_a_removal_until_no_megaflow_knows_it(switch):
+    marks = [f"external_ids:{key}={value}" for key, value in {**OWNER, SWITCH_KEY: "x"}.items()]
+    switch.vsctl("set", "Bridge", BRIDGE, *marks)
+
+    async def run() -> None:
+        heard: list[str] = []
+        paths = HostPaths(ovs_rundir=switch.rundir, libvirt_uri="none")
+        events = Events(dirty=heard.append, packet_in=lambda *_: None, domain=lambda _: None, libvirt=lambda: None)
+        host = Host(paths, events)
+        host.start()
+        try:
+            await within(lambda: host.alive().get(BRIDGE, False), host.observe)
+            await host.apply([ChangeFlows(bridge=BRIDGE, delete=(), add=(CANARY, FORWARD))])
+            assert not host.settling, "what is added needs no wait"
+            await asyncio.to_thread(switch.receive, "p1", FRAME)
+            assert await asyncio.to_thread(forwards, switch)
+            assert await host.apply([ChangeFlows(bridge=BRIDGE, delete=(FORWARD,), add=())]) == []
+            assert host.settling
+            heard.clear()
+            await within(lambda: not host.settling)
+            assert "settled" in heard
+            assert set(await host.drops()) == {BRIDGE}
+            assert not await asyncio.to_thread(forwards, switch)
+        finally:
+            await host.close()
+
+    asyncio.run(run())
+
+
+async def within(claim: Callable[[], bool], between: Callable[[], Awaitable[object]] | None = None) -> None:
+    deadline = time.monotonic() + 10
+    while not claim():
+        assert time.monotonic() < deadline
+        if between is not None:
+            await between()
+        await asyncio.sleep(0.01)

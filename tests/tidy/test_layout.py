@@ -19,7 +19,8 @@ PURE = {
     "netmgr": ("contract/types.py", "model", "rules", "allocate", "span", "arbiter"),
     "hostagent": ("model", "names", "flow", "flows", "pipeline", "plan", "migration", "health", "resolve", "presence",
                   "uplinks", "vifs", "vif_report"),
-    "vmctl": ("eligibility", "migration", "model", "placement"),
+    "vmctl": ("eligibility", "links", "migration", "model", "readiness", "placement", "switches/eligible",
+              "switches/model", "switches/network_xml", "switches/nics", "switches/plan"),
 }  # fmt: skip
 # Arithmetic from outside: one decision over 10,000 hosts is a few passes over arrays.
 PURE_LIBRARIES = {"vmctl/placement": {"numpy"}}

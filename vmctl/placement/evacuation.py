@@ -37,6 +37,8 @@ def plan_evacuation(fleet: Fleet, host: str) -> Plan:
                 stays.append(NoMove(vm_uuid=vm.uuid, vm_name=vm.name, sentence=nowhere(fleet, request)))
             else:
                 moves.append(proposed(fleet, placed, chosen.host))
+    if problem := fleet.facts[host].libvirt_problem:  # what it runs now is not known, and unread is not absent
+        return Plan(stays=tuple(stays), sentence=f"{host} cannot be asked what it runs: {problem}")
     left = [stay for stay in stays if _runs(fleet, host, stay)]
     return Plan(
         moves=tuple(moves),

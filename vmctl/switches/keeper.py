@@ -84,9 +84,11 @@ class Keeper:
         return found.states if found is not None else {}
 
     async def put(self, switch: Switch) -> None:
-        """Keeps the switch from now on, as it is here."""
+        """Keeps the switch from now on as it is here; `sync` brings it to its hosts at once."""
         await asyncio.to_thread(self._store.put, switch)
         self._switches[switch.uuid] = switch
+        for host in self._hosts.values():
+            host.clean = False  # it may have left one
 
     async def forget(self, switch: Switch) -> None:
         """Keeps the switch no more; its networks go with the next sync of each host."""
@@ -130,6 +132,9 @@ class Keeper:
                 except VmctlError as error:  # the store, or the host was removed
                     found.again = True
                     log.warning("switches not kept", host=host, reason=error.sentence)
+                except Exception:  # we are wrong, and other hosts and later looks shall not pay for it
+                    found.again = True
+                    log.exception("switches not kept", host=host)
 
     async def _sync(self, host: str, found: _Host) -> None:
         assert self._manager is not None, "start() comes first"

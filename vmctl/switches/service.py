@@ -226,6 +226,10 @@ class Switches:
             offloads=not self._in_user_space(switch),
         )
 
+    def without_virtualport(self) -> frozenset[str]:
+        """Names of the libvirt networks of ours on which a NIC cannot name its VIF UUID to Open vSwitch."""
+        return frozenset(switch.name for switch in self.keeper.switches() if switch.uplink is not Uplink.BRIDGE)
+
     def refusals(self, vm: Vm, host: str) -> tuple[Refusal, ...]:
         """Why *host* may not have *vm*, as far as its NICs on traditional switches go."""
         states = self.keeper.states(host)

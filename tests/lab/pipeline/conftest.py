@@ -15,6 +15,7 @@ from uuid import UUID, uuid5
 
 import pytest
 
+from hostagent.flow import Flow
 from hostagent.flows import compile_flows
 from hostagent.model import Bridge, Desired, Interface, Observed, OvsPort, Phase
 from hostagent.names import OWNER, SWITCH_KEY, switch_bridge, tunnel_port, uplink_bridge
@@ -186,6 +187,14 @@ class Fabric:
         rows = {row["name"]: row["ofport"] for row in one.switch.interfaces()}
         ports = {rows[f"{name}-{host}"]: name for name in names}
         return {(ports.get(drop.ofport, ""), drop.reason): drop.packets for drop in asyncio.run(self._drops(one))}
+
+    def flows(self, host: str) -> frozenset[Flow]:
+        """The flows that *host* has."""
+        return asyncio.run(self._dump(self.hosts[host]))
+
+    async def _dump(self, host: Host) -> frozenset[Flow]:
+        async with connected(host) as connection:
+            return await connection.dump()
 
     async def _drops(self, host: Host) -> tuple[Drop, ...]:
         async with connected(host) as connection:

@@ -281,3 +281,13 @@ def test_other_traffic_of_the_asker_is_as_before(guests):
     frame = bytes(Ether(src=mac(1), dst=mac(3)) / IP(src=V4[1], dst=V4[3]) / UDP() / Raw(b"x" * 40))
     guests.say("a", "h1", frame)
     assert guests.hear("c", "h2") == [frame]
+
+
+def test_ovs_ofctl_reads_the_whole_pipeline_as_we_do(guests):
+    host = guests.hosts["h1"]
+    path = host.switch.rundir / "pipeline.txt"
+    path.write_text("".join(f"{flow}\n" for flow in guests.flows("h1")))
+    before = guests.flows("h1")
+    host.switch.ofctl("del-flows", host.bridge)
+    host.switch.ofctl("add-flows", host.bridge, str(path))
+    assert guests.flows("h1") == before

@@ -102,6 +102,21 @@ def test_garbage_does_not_end_the_server_and_the_socket_is_roots_alone(tmp_path:
     assert not path.exists()
 
 
+def test_only_so_many_may_be_slow_and_whoever_speaks_at_once_is_served_after_them(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+
+    def talk() -> None:
+        slow = [socket.socket(socket.AF_UNIX) for _ in range(64)]
+        for client in slow:
+            client.connect(str(path))
+        assert "64 others" in _send(path, b'{"verb": "show"}\n')["sentence"]
+        for client in slow:
+            client.close()
+        assert _send(path, b'{"verb": "show"}\n')["ok"]
+
+    _serve(path, _verb, talk)
+
+
 def test_a_stale_socket_is_taken_over_and_a_live_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
     with socket.socket(socket.AF_UNIX) as dead:

@@ -126,6 +126,54 @@ def test_migrate_begin_tells_the_agent_and_prints_nothing(asked: Asked) -> None:
     assert asked.run("qemu", "web", "migrate", "begin", "-", data=data) == (0, "", "")
 
 
+@pytest.mark.parametrize(
+    ("virtualport", "expected"),
+    [
+        ("", "<virtualport type='openvswitch'><parameters interfaceid='{vif}'/></virtualport>"),
+        (
+            "<virtualport type='openvswitch'/>",
+            "<virtualport type='openvswitch'><parameters interfaceid='{vif}'/></virtualport>",
+        ),
+        (
+            "<virtualport type='openvswitch'></virtualport>",
+            "<virtualport type='openvswitch'><parameters interfaceid='{vif}'/></virtualport>",
+        ),
+        (
+            "<virtualport type='openvswitch'><parameters profileid='p'/></virtualport>",
+            "<virtualport type='openvswitch'><parameters interfaceid='{vif}' profileid='p'/></virtualport>",
+        ),
+    ],
+)
+def test_a_migrating_interface_without_a_vif_uuid_gets_its_ports_and_all_else_stays_byte_for_byte(
+    asked: Asked, virtualport: str, expected: str
+) -> None:
+    def domain(port: str) -> str:
+        nic = "<interface type='{}'><mac address='52:54:00:AA:00:0{}'/><source network='{}'/>{}</interface>"
+        return (
+            f"<domain type='qemu'>\n <name>wéb &amp; co</name><uuid>{VM}</uuid><devices>\n"
+            + nic.format("network", 1, "blue", port)
+            + nic.format("network", 2, "blue", f"<virtualport><parameters interfaceid='{VIF}'/></virtualport>")
+            + nic.format("bridge", 3, "blue", "")
+            + nic.format("network", 4, "red", "<virtualport type='802.1Qbh'/>")
+            + "</devices></domain>\n"
+        )
+
+    answer = {"ok": True, "vif_uuid": VIF}
+    status, out, _ = asked.run("qemu", "web", "migrate", "begin", "-", data=domain(virtualport), answer=answer)
+    assert (status, out) == (0, domain(expected.format(vif=VIF)))
+    assert [request.verb for request in asked.requests] == ["migrate-begin", "vif-of"]
+    assert asked.requests[1].words == {"network": "blue", "mac": "52:54:00:aa:00:01"}
+
+
+def test_an_interface_that_nobody_knows_stays_as_it_is(asked: Asked) -> None:
+    data = (
+        f"<domain><uuid>{VM}</uuid><devices><interface type='network'><mac address='52:54:00:aa:00:01'/>"
+        "<source network='default'/></interface></devices></domain>"
+    )
+    for answer in ({"ok": True, "vif_uuid": ""}, {"ok": False, "sentence": "no"}, None):
+        assert asked.run("qemu", "web", "migrate", "begin", "-", data=data, answer=answer) == (0, "", "")
+
+
 def test_installing_twice_changes_nothing_and_leaves_hooks_of_others_alone(tmp_path: Path) -> None:
     theirs = tmp_path / "qemu"
     theirs.write_text("#!/bin/sh\nexit 0\n")

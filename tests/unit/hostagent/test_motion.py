@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from hostagent.model import Desired, Link, Observed, Phase
 from hostagent.motion import Motion
 from hostagent.presence import SeenVif
 from hostagent.realize.domains import DomainEvent, DomainEventKind, DomainState
+from hostagent.records import Records, Relay
 from netmgr.contract.types import HostConfig, Location, LogicalPort, ReleaseReason
 
 HOST, OTHER, NETWORK, PORT, VIF, VM = (uuid4() for _ in range(6))
@@ -36,10 +38,10 @@ TAP = SeenVif(
 class Host:
     """A host's motion and guests; stands in for the manager by writing down what it is told."""
 
-    def __init__(self, relay_s: float = 60) -> None:
+    def __init__(self, relay_s: float = 60, records: Records | None = None) -> None:
         self.told: list[tuple[str, int]] = []
         self.changed: list[UUID] = []
-        self.motion = Motion(host=HOST, manager=self, relay_s=relay_s, on_phases=self.changed.extend)
+        self.motion = Motion(host=HOST, manager=self, relay_s=relay_s, on_phases=self.changed.extend, records=records)
         self.guests = Guests(motion=self.motion, port_by_vif={VIF: PORT})
         self.now = time.monotonic() + START_GRACE_S
         self.location: Location | None = None
@@ -190,3 +192,55 @@ async def test_a_tap_taken_out_of_ovs_is_put_back_while_its_guest_and_its_link_l
     assert host.guests.plugs(without) == {}
     host.look(replace(TAP, vm_uuid=None))
     assert host.guests.plugs(with_link) == {}  # an endpoint without a domain goes when its port goes
+
+
+@_on_loop
+async def test_a_restarted_agent_goes_on_relaying_until_the_moment_that_was_set() -> None:
+    records = Records(sqlite3.connect(":memory:"))
+    first = Host(relay_s=0.4, records=records)
+    first.locate(HELD)
+    first.locate(LEAVING)
+    first.locate(LEFT)
+    assert first.phase is Phase.RELAYING
+    await asyncio.sleep(0.1)
+    first.motion.close()
+    second = Host(relay_s=0.4, records=records)
+    second.motion.revive({PORT: LEFT})
+    second.locate(LEFT)
+    assert (second.phase, second.motion.relay_vteps()) == (Phase.RELAYING, {PORT: "10.0.0.2"})
+    await asyncio.sleep(0.4)
+    assert second.phase is Phase.STEADY
+    assert records.relays == {}
+
+
+@_on_loop
+async def test_a_relay_whose_time_is_over_or_whose_port_is_gone_is_not_taken_up() -> None:
+    records = Records(sqlite3.connect(":memory:"))
+    records.put_relay(Relay(port_uuid=PORT, phase=Phase.RELAYING, vtep="10.0.0.2", until_unix=time.time() - 1))
+    records.put_relay(Relay(port_uuid=VIF, phase=Phase.RELAYING, vtep="10.0.0.2", until_unix=time.time() + 60))
+    host = Host(records=records)
+    host.motion.revive({PORT: LEFT})
+    assert (host.phase, records.relays) == (Phase.STEADY, {})
+
+
+@_on_loop
+async def test_what_is_still_true_is_said_on_every_new_stream_whenever_the_manager_restarts() -> None:
+    """The manager may forget nothing it acknowledged, but it may never have heard what was said last."""
+    host = Host()
+    host.locate(COMING)
+    host.look(TAP)
+    host.event(DomainEventKind.STARTED, migrated=True)
+    host.motion.restate({PORT: COMING}.get)
+    assert host.told == []  # it does not run here yet
+    host.event(DomainEventKind.RESUMED)
+    for _ in range(3):
+        host.motion.restate({PORT: COMING}.get)
+    assert host.told == [("activated", 8)] * 4
+    parked = replace(COMING, parked=True, version=9)  # the source has parked it; it still is to come here
+    host.locate(parked)
+    host.motion.restate({PORT: parked}.get)
+    assert host.told[4:] == [("activated", 9)] * 2
+    arrived = replace(HELD, version=10)
+    host.locate(arrived)
+    host.motion.restate({PORT: arrived}.get)
+    assert len(host.told) == 6

@@ -8,6 +8,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from hostagent.model import Phase
+from hostagent.records import Endpoint, EndpointKind, Relay
 from hostagent.state import State, StateError, VifRecord, read_boot_id
 from netmgr.contract.types import (
     HostConfig,
@@ -93,6 +95,54 @@ def test_an_older_location_is_refused_even_after_its_removal_and_a_restart(tmp_p
     again.take([_location(8)])
     assert again.locations[PORT].version == 8
     assert again.refused_locations == {}
+
+
+def test_an_answer_that_a_push_has_overtaken_changes_nothing_and_a_push_may_go_back(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    other = uuid4()
+    state.take([_port(other, version=9), _location(9)])
+    assert state.take_answer([_port(VIF, version=8), _location(8)]) == ()
+    assert (state.ports[PORT].vif_uuid, state.locations[PORT].version) == (other, 9)
+    assert len(state.take_answer([_port(VIF, version=10), _location(10)])) == 2
+    state.take([_port(other, version=3)])  # a restored store's word
+    assert state.ports[PORT].vif_uuid == other
+
+
+def test_a_refused_location_keeps_its_body_and_takes_the_managers_row_version(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    state.take([_location(9)])
+    old = _location(5)
+    state.take([Object(version=77, body=old.body)])
+    again = State(tmp_path / "state.db")
+    for one in (state, again):
+        assert one.locations[PORT].version == 9
+        assert Ref(kind=Kind.LOCATION, uuid=PORT, version=77) in one.have()
+    assert again.take([Object(version=78, body=_location(10).body)])  # the next difference is taken against that row
+
+
+def test_endpoints_and_relays_outlive_the_agent(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    endpoint = Endpoint(
+        vif_uuid=VIF,
+        port_uuid=PORT,
+        network_uuid=NETWORK,
+        kind=EndpointKind.NETNS,
+        device="opn-1",
+        netns="/run/netns/c1",
+        ifname="eth0",
+        mac="02:00:00:00:00:01",
+        addresses=("10.0.0.1/24", "fd00::1/64"),
+        name="c1",
+    )
+    relay = Relay(port_uuid=PORT, phase=Phase.RELAYING, vtep="10.0.0.2", until_unix=1e9)
+    state.records.put_endpoint(endpoint)
+    state.records.put_relay(relay)
+    again = State(tmp_path / "state.db")
+    assert (again.records.endpoints, again.records.relays) == ({VIF: endpoint}, {PORT: relay})
+    again.records.drop_endpoint(VIF)
+    again.records.drop_relay(PORT)
+    last = State(tmp_path / "state.db").records
+    assert (last.endpoints, last.relays) == ({}, {})
 
 
 def test_keep_only_drops_what_another_store_did_not_send(tmp_path: Path) -> None:

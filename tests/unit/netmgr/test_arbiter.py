@@ -305,3 +305,25 @@ def test_version_grows_with_the_clock_and_without_it(now_ms: int, version: int) 
     moved = decide_activation(world, host=H2.uuid, port_uuid=PORT.uuid, version=7, now_ms=now_ms)
     assert isinstance(moved, Location)
     assert moved.version == version
+
+
+def test_guest_without_a_fixed_vif_finds_its_stopped_port_by_mac() -> None:
+    fresh = uid("vif-of-the-next-start")
+    decided = claim(world_of(PORT, held(H2, parked=True)), H1, vif_uuid=fresh)
+    assert granted(decided) == HOLDER_1
+    assert isinstance(decided, Grant)
+    assert (decided.port, decided.created) == (replace(PORT, vif_uuid=fresh), False)
+
+
+@pytest.mark.parametrize("found", [None, held(), held(H1), held(H2, incoming=H1, parked=True)])
+def test_port_of_a_guest_that_may_run_is_never_taken_over_by_mac(found: Location | None) -> None:
+    world = world_of(PORT, *([found] if found else []))
+    refused(claim(world, H1, vif_uuid=uid("another-vif")), PORT.mac, "belongs to")
+
+
+def test_only_a_start_on_a_network_that_attaches_by_itself_takes_a_port_over() -> None:
+    other = uid("another-vif")
+    refused(claim(world_of(PORT, held(H2, parked=True)), H1, MIGRATE, vif_uuid=other), "belongs to")
+    world = world_of(PORT, held(H2, parked=True))
+    put(world, replace(NET_A, attach_mode=AttachMode.MANUAL))
+    refused(claim(world, H1, vif_uuid=other), "attach mode manual")

@@ -85,6 +85,14 @@ def test_vm_that_has_just_moved_stays_and_later_does_not_go_back() -> None:
     assert len(plan(made, now_s=3601.0, **recent).moves) == 1
 
 
+def test_vm_that_has_just_moved_stays_also_where_a_third_host_would_be_better() -> None:
+    vms = [vm(1, "h1", memory_mib=20_000), vm(2, "h1", memory_mib=20_000)]
+    made = fleet([facts("h1"), facts("h2"), facts("h3")], vms, settings=QUICK)
+    recent = {"vm1": [("h2", 0.0)], "vm2": [("h2", 0.0)]}
+    assert plan(made, now_s=599.0, **recent).moves == ()
+    assert [d for _, _, d in moves(plan(made, now_s=601.0, **recent))] == ["h3"]
+
+
 def test_rules_hold_for_a_pass_as_a_whole() -> None:
     made = fleet([facts("h1"), facts("h2")], settings=QUICK)
     apart = Needs(anti_affinity=frozenset({"ha"}))
@@ -198,6 +206,12 @@ def test_evacuation_places_the_largest_first_and_says_what_stays_and_why() -> No
 def test_evacuation_of_a_host_with_only_stopped_vms_has_nothing_to_move() -> None:
     found = plan_evacuation(fleet([facts("h1")], [vm(1, "h1", state=VmState.SHUT_OFF)]), "h1")
     assert (found.moves, found.freed) == ((), ("h1",))
+
+
+def test_host_that_cannot_be_asked_is_not_taken_for_empty() -> None:
+    found = plan_evacuation(fleet([facts("h1", libvirt_problem="no connection"), facts("h2")]), "h1")
+    assert found.freed == ()
+    assert found.sentence == "h1 cannot be asked what it runs: no connection"
 
 
 def test_evacuation_with_nowhere_to_go_says_so() -> None:

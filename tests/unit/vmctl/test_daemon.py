@@ -165,6 +165,17 @@ def test_host_without_the_network_is_refused_with_one_sentence_everywhere(daemon
     assert row["migration"]["state"] == "failed"
     assert sentence in row["migration"]["sentence"]
     assert daemon.json("vm", "show", "vm1")["vm"]["state"] == "running"
+    assert sentence in daemon.run("migrate", "vm1", "h2", "--dry-run", code=2)
+    assert len(daemon.json("migrate", "--list")) == 1
+    (task,) = daemon.json("task", "list")
+    assert (task["kind"], task["subject"], task["state"]) == ("migrate", "vm1", "failed")
+    assert [e["what"] for e in daemon.json("task", "show", str(task["id"]))["steps"]] == ["planned", "failed"]
+    assert sentence in daemon.run("task", "watch", str(task["id"]), code=1)
+    assert daemon.json("vm", "history", "vm1")[0]["state"] == "failed"
+    events = [json.loads(line) for line in daemon.run("events", "-o", "json").splitlines()]
+    assert [e["id"] for e in events] == sorted(e["id"] for e in events)
+    assert {"planned", "failed"} <= {e["what"] for e in events if e["subject"] == "vm1"}
+    assert daemon.run("events", "--after", str(events[-1]["id"])) == ""
 
 
 def test_destination_whose_libvirt_only_it_can_reach_is_refused_before_anything_moves(
@@ -191,6 +202,7 @@ WRONG = {
     "there is no VM ghost": ("vm", "start", "ghost"),
     "vmctl knows no host ghost; it knows none yet": ("host", "show", "ghost"),
     "ghost is not on the move": ("migrate", "--cancel", "ghost"),
+    "there is no task 5": ("task", "show", "5"),
     "knows no host ghost": ("vm", "define", "vm1", "--host", "ghost"),
     "name: ": ("vm", "define", "../vm", "--host", "h1"),
     "memory_mib: ": ("vm", "define", "vm1", "--host", "h1", "--memory", "0"),

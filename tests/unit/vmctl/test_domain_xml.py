@@ -15,6 +15,25 @@ BLUE = UUID("5f7f6d9c-1111-4b7b-8f0e-000000000b1e")
 VIF = UUID("11111111-2222-4333-8444-555555555555")
 NIC = Nic(vif_uuid=VIF, mac="02:11:11:11:11:22", network="blue", network_uuid=BLUE, offloads=False)
 GUEST = VmSpec(name="vm1", memory_mib=128, kernel="/boot/vmlinuz", initrd="/boot/initrd", cmdline="console=ttyS0 a<b")
+BOTH = (
+    NIC,
+    Nic(
+        vif_uuid=UUID(int=1),
+        mac="02:00:00:00:00:01",
+        network="office",
+        network_uuid=UUID(int=2),
+        portgroup="lan",
+        mtu=1400,
+    ),
+    Nic(
+        vif_uuid=UUID(int=3),
+        mac="02:00:00:00:00:02",
+        network="cage",
+        network_uuid=UUID(int=4),
+        portgroup="in",
+        openvswitch=False,
+    ),
+)
 SERVER = VmSpec(name="web", memory_mib=2048, vcpus=4, disks=(Disk(path="/images/web.qcow2"),))
 
 
@@ -22,6 +41,7 @@ SERVER = VmSpec(name="web", memory_mib=2048, vcpus=4, disks=(Disk(path="/images/
     ("case", "spec", "nics", "domain_type"),
     [
         ("guest-without-kvm", GUEST, (NIC,), "qemu"),
+        ("guest-on-both-kinds", GUEST, BOTH, "qemu"),
         (
             "server-with-disk-and-kvm",
             SERVER,
@@ -38,6 +58,20 @@ def test_what_was_built_reads_back() -> None:
     facts = read(build(GUEST, uuid=VM, nics=(NIC,), domain_type="qemu"))
     assert (facts.uuid, facts.name, facts.memory_mib, facts.vcpus, facts.ours) == (VM, "vm1", 128, 1, True)
     assert facts.vifs == (Vif(uuid=VIF, mac=NIC.mac, network_name="blue", network_uuid=BLUE, opaque=True),)
+
+
+def test_nics_of_both_kinds_read_back_with_network_and_port_group() -> None:
+    first, office, cage = read(build(GUEST, uuid=VM, nics=BOTH, domain_type="qemu")).vifs
+    assert (first.opaque, first.portgroup) == (True, "")
+    assert office == Vif(
+        uuid=UUID(int=1), mac="02:00:00:00:00:01", network_name="office", network_uuid=UUID(int=2), portgroup="lan"
+    )
+    assert (cage.uuid, cage.network_uuid, cage.opaque, cage.portgroup) == (UUID(int=3), UUID(int=4), False, "in")
+
+
+def test_nic_that_carries_its_vif_in_its_alias_is_not_pinned_to_open_vswitch() -> None:
+    xml = build(GUEST, uuid=VM, nics=BOTH[2:], domain_type="qemu")
+    assert "virtualport" not in fix_vifs(xml, (Vif(uuid=UUID(int=9)),))
 
 
 def test_nic_identities_follow_from_the_vm_and_its_place() -> None:

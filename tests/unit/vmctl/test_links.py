@@ -1,5 +1,6 @@
 """Which moves may run at once, and how fast; opposite moves in any order."""
 
+import asyncio
 import random
 from collections.abc import Sequence
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from netmgr.contract.types import Status
+from vmctl.linkbook import LinkBook
 from vmctl.links import MBPS_A_MIB_S, Link, Request, admit, links_of, need_mbps, shares
 from vmctl.model import Host, HostView, NetworkView, SwitchView, Unread, Vif, Vm, VmState
 
@@ -149,3 +151,33 @@ def test_large_move_is_not_starved_by_small_ones_that_keep_coming(seed: int) -> 
             return
         assert not granted
     pytest.fail("the large move never began")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_book_lets_opposite_moves_begin_and_end_in_any_order_and_forgets_one_that_gave_up(seed: int) -> None:
+    rng = random.Random(seed)
+
+    async def run() -> None:
+        book, most, now = LinkBook(), 0, 0
+
+        async def move(id: int) -> None:
+            nonlocal most, now
+            async with book.hold(request(id, *rng.sample(["h1", "h2", "h3"], 2), need=rng.choice([200.0, 750.0]))):
+                now += 1
+                most = max(most, now)
+                assert book.share(id) > 0
+                await asyncio.sleep(rng.uniform(0, 0.003))
+                now -= 1
+
+        moves = [asyncio.create_task(move(id)) for id in range(40)]
+        await asyncio.sleep(0)
+        for task in rng.sample(moves, 5):
+            task.cancel()
+        done = await asyncio.wait_for(asyncio.gather(*moves, return_exceptions=True), 10)
+        assert sum(isinstance(result, asyncio.CancelledError) for result in done) >= 1
+        assert all(result is None or isinstance(result, asyncio.CancelledError) for result in done)
+        assert most > 1
+        assert not book.would_wait(request(99, "h1", "h2", need=750.0))
+        assert book.used("h1", "eth0") == 0
+
+    asyncio.run(run())

@@ -123,15 +123,19 @@ def test_setting_that_makes_no_sense_is_refused_whole(
     assert placer.settings == Settings() == again(url).settings()
 
 
-def test_capacity_is_what_libvirt_tells(tmp_path: Path) -> None:
-    (tmp_path / "node.xml").write_text(
-        "<node><cpu><mhz>1400</mhz><active>6</active><nodes>1</nodes><sockets>1</sockets><cores>6</cores>"
-        "<threads>1</threads></cpu><memory>8192000</memory></node>"
-    )
+NODE = """<node>
+  <cpu><mhz>1400</mhz><active>6</active><nodes>1</nodes><sockets>1</sockets><cores>6</cores><threads>1</threads></cpu>
+  <memory>8192000</memory>{pool}
+</node>"""
+POOL = "<pool type='dir'><name>default</name><target><path>/images</path></target></pool>"
+
+
+@pytest.mark.parametrize(("pool", "disk_mib"), [("", None), (POOL, 100 * 1024)])
+def test_capacity_is_what_libvirt_tells_and_disk_unknown_without_the_pool(
+    tmp_path: Path, pool: str, disk_mib: int | None
+) -> None:
+    (tmp_path / "node.xml").write_text(NODE.format(pool=pool))
     connection = libvirt.open(f"test://{tmp_path}/node.xml")
     found = read_capacity_of(connection)
-    assert (found.cpus, found.memory_mib, found.disk_mib) == (6, 8000, None)
     connection.close()
-    whole = libvirt.open("test:///default")
-    assert read_capacity_of(whole).disk_mib == 100 * 1024
-    whole.close()
+    assert (found.cpus, found.memory_mib, found.disk_mib) == (6, 8000, disk_mib)

@@ -1,0 +1,122 @@
+"""Every reason why a VIF is not connected is a sentence, and comes with what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from hostagent.explain import explain
+from hostagent.model import Desired, Phase
+from hostagent.state import VifRecord
+from hostagent.vifs import standing
+from netmgr.contract.types import HostConfig, Location, LogicalPort, OpaqueNetwork, VifState, VifStatus
+
+HOST, OTHER, NETWORK, PORT, VIF = (uuid4() for _ in range(5))
+BLUE = OpaqueNetwork(uuid=NETWORK, name="blue", zone_uuid=uuid4(), switch_uuid=uuid4(), segment_id=5000)
+P = LogicalPort(uuid=PORT, name="web1", network_uuid=NETWORK, vif_uuid=VIF, mac="52:54:00:00:00:01")
+HELD = Location(port_uuid=PORT, network_uuid=NETWORK, holder_host=HOST, holder_vtep="10.0.0.1", version=5)
+ELSEWHERE = replace(HELD, holder_host=OTHER)
+
+
+def explained(
+    port: LogicalPort | None = P,
+    location: Location | None = HELD,
+    *,
+    plugged: bool = True,
+    state: VifState | None = None,
+    reason: str = "",
+    which: str = str(VIF),
+    **more: Any,
+) -> dict[str, Any]:
+    if port is not None and not reason:
+        state, reason = standing(port=port, location=location, phase=Phase.STEADY, host=HOST)
+    status = VifStatus(
+        vif_uuid=VIF,
+        port_uuid=PORT,
+        network_uuid=NETWORK,
+        state=state or VifState.DARK,
+        reason=reason,
+        ovs_port="vnet0",
+    )
+    desired = Desired(
+        host=HostConfig(uuid=HOST, name="h1"),
+        networks={NETWORK: BLUE},
+        ports={PORT: port} if port else {},
+        locations={PORT: location} if location else {},
+    )
+    options: dict[str, Any] = {"records": {}, "missing": {}, **more}
+    (answer,) = explain(which, desired=desired, statuses=[status] if plugged else [], **options)
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("port", "location", "reason", "advice"),
+    [
+        (replace(P, admin_up=False), HELD, "set down by its operator", "netmgr port set web1 --up"),
+        (replace(P, shadow_of=uuid4()), HELD, "is a shadow", "netmgr port failover web1"),
+        (P, None, "no location is known", "asks the manager"),
+        (P, replace(HELD, holder_host=None), "held by no host", "asks the manager"),
+        (P, ELSEWHERE, f"held by host {OTHER}", "one VIF can be in one place only"),
+        (P, replace(HELD, parked=True), "its guest is stopped", "unpark it"),
+    ],
+)
+def test_each_dark_reason_says_what_to_do(
+    port: LogicalPort, location: Location | None, reason: str, advice: str
+) -> None:
+    answer = explained(port, location)
+    assert answer["state"] == "dark"
+    assert reason in " ".join(answer["facts"])
+    assert advice in answer["advice"][0]
+    assert all(sentence.endswith((".", "\u2026", "web1", "--up", str(VIF))) for sentence in answer["advice"])
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        (f"VIF {VIF} is plugged twice: vnet0 has it, vnet1 stays dark", "a VIF UUID of its own"),
+        ("VIF: no logical port is known for it on this host", f"netmgr port attach PORT --vif {VIF}"),
+        ("port x of network y is held by host h2", "the agent asks again by itself"),
+    ],
+)
+def test_a_vif_without_a_port_says_what_to_do(reason: str, advice: str) -> None:
+    answer = explained(None, None, reason=reason, away=("netmgr at 1.2.3.4 can't be reached",))
+    assert advice in answer["advice"][0]
+    assert "No manager can be asked now (netmgr at 1.2.3.4" in answer["advice"][1]
+
+
+def test_a_lit_vif_needs_no_advice_and_is_found_by_port_mac_and_beginning() -> None:
+    for which in (str(VIF)[:8], "vnet0", P.mac.upper()):
+        answer = explained(which=which)
+        assert (answer["vif"], answer["state"], answer["advice"]) == (str(VIF), "lit", [])
+        assert "port web1" in " ".join(answer["facts"])
+
+
+@pytest.mark.parametrize(
+    ("location", "advice"),
+    [
+        (replace(HELD, parked=True), "start the guest here, with or without a manager"),
+        (ELSEWHERE, f"It runs at host {OTHER}"),
+        (replace(ELSEWHERE, parked=True), "Start the guest on any host"),
+    ],
+)
+def test_a_vif_that_is_not_plugged_is_explained_by_the_mapping_table(location: Location, advice: str) -> None:
+    record = VifRecord(vif_uuid=VIF, port_uuid=PORT, network_uuid=NETWORK, vm_name="web", ovs_port="vnet3")
+    answer = explained(location=location, plugged=False, records={VIF: record})
+    assert answer["state"] == "unplugged"
+    assert "It was last plugged as vnet3 by VM web." in answer["facts"]
+    assert advice in answer["advice"][0]
+
+
+def test_an_endpoint_that_is_missing_says_why() -> None:
+    missing: dict[UUID, str] = {VIF: "the network namespace does not exist"}
+    assert "the network namespace does not exist" in " ".join(explained(plugged=False, missing=missing)["facts"])
+
+
+def test_what_nobody_knows_is_said_so() -> None:
+    answer = explained(which="ffffffff-0000", away=("it is away",))
+    assert answer["state"] == "unknown"
+    assert "vif list" in answer["advice"][0]
+    assert "it is away" in answer["advice"][1]
