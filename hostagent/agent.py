@@ -48,7 +48,7 @@ from hostagent.state import State
 from hostagent.steps import log_steps
 from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
-from netmgr.contract.types import Kind
+from netmgr.contract.types import Kind, Location, ReleaseReason
 
 __all__ = ["Agent"]
 
@@ -82,7 +82,7 @@ class Agent:
         self.reporting = Reporting(self.sync)
         self.motion = Motion(
             host=identity.host_uuid,
-            manager=self.sync,
+            manager=self,
             relay_s=RELAY_S,
             on_phases=self._phases_changed,
             records=state.records,
@@ -107,7 +107,12 @@ class Agent:
         self._failures = Failures()
         self._network_steps: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
-        self._switchover = Switchover(host=self.host, desired=self.desired, done=partial(self._dirty, "phases"))
+        self._switchover = Switchover(
+            host=self.host,
+            desired=self.desired,
+            in_motion=self.motion.ports,
+            done=partial(self._dirty, "phases"),
+        )
         self._in_sync = False
         self._lit_bridges: frozenset[str] = frozenset()
         self._began_empty = state.revision == 0
@@ -192,6 +197,8 @@ class Agent:
             self._start_network_steps(at_libvirt)
             if not ready:
                 self._switchover.realized(desired)
+                if dirt != self._dirt:  # there is news since *desired* was taken; the next turn prepares again
+                    self._switchover.outdated()
                 break
             log_steps(ready)
             failed = await self.host.apply(ready)
@@ -294,6 +301,7 @@ class Agent:
                 self._primed = frozenset()
 
     def _dirty(self, _part: str) -> None:
+        self._switchover.outdated()
         self._dirt += 1
         self._wake.set()
 
@@ -382,6 +390,15 @@ class Agent:
     def _claims_changed(self) -> None:
         self.sync.subscribe(self._wanted_networks())
         self._dirty("claims")
+
+    # --- what motion says upward (Manager) -------------------------------------------------------------------------
+
+    def activated(self, location: Location) -> None:
+        """Said when the switch has it: whoever hears of it may send here at once."""
+        self._switchover.after_sent(partial(self.sync.activated, location))
+
+    def release(self, location: Location, why: ReleaseReason) -> None:
+        self.sync.release(location, why)
 
     def _phases_changed(self, ports: frozenset[UUID]) -> None:
         self._switchover.changed(ports)

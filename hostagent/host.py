@@ -227,7 +227,9 @@ class Host:
             index += 1
         return failed
 
-    async def change_flows(self, bridge: str, *, delete: Sequence[Flow], add: Sequence[Flow]) -> None:
+    async def change_flows(
+        self, bridge: str, *, delete: Sequence[Flow], add: Sequence[Flow], urgent: bool = False
+    ) -> None:
         """One bundle over the open connection; returns when the switch has confirmed it.
 
         Raises:
@@ -238,7 +240,7 @@ class Host:
             why = self._why_no_switch.get(bridge, "not connected yet")
             raise RealizeError(f"bridge {bridge}: {why}; its flows follow when it answers")
         try:
-            await connection.bundle(delete, add)
+            await connection.bundle(delete, add, urgent=urgent)
         except RealizeError:
             self._stale_flows.add(bridge)
             raise

@@ -4,13 +4,20 @@ Theory of operation. A guest that has paused on this host must have its frames s
 phase that changes is compiled at once (`fastpath`) and sent over the open connection; the loop is woken after that and
 finds nothing left to do. What was sent is remembered, because the next phase's difference is taken against it; each
 turn of the loop that found nothing to do corrects the memory.
+
+Which pause is to come is known from the grant on. So the loop's last turn before it compiles what the pause will need,
+and the pause only sends it. Whatever wakes the loop makes that old; then the pause compiles for itself.
+
+Until a phase is on the switch, nobody may act on it: peers that learn of the new location send straight to this host,
+which would still send their frames back. `after_sent` is how the word to the manager waits for the switch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 import structlog
@@ -26,14 +33,25 @@ log = structlog.get_logger(__name__)
 
 
 class Switchover:
-    """Sends phases. *desired* gives what is wanted now; *done* wakes the loop after each change."""
+    """Sends phases. *desired* gives what is wanted now, *in_motion* the ports that may pause here next; *done* wakes
+    the loop after each change."""
 
-    def __init__(self, *, host: Host, desired: Callable[[], Desired], done: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        host: Host,
+        desired: Callable[[], Desired],
+        in_motion: Callable[[], Iterable[UUID]],
+        done: Callable[[], None],
+    ) -> None:
         self._host = host
+        self._in_motion = in_motion
         self._desired = desired
         self._done = done
         self._sent: dict[UUID, tuple[Phase, str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._prepared: dict[UUID, tuple[tuple[Phase, str], tuple[ChangeFlows, ...]]] = {}
+        self._waiting: list[Callable[[], None]] = []
 
     @property
     def busy(self) -> bool:
@@ -44,29 +62,73 @@ class Switchover:
         """The phases of *ports* changed: put their flows on the switch now."""
         began = time.monotonic()
         desired = self._desired()
-        changes = phase_flows(ports, before=self._sent, desired=desired, observed=self._host.cached())
         marks = phase_marks(desired)
+        changes = self._take_prepared(ports, marks)
+        if changes is None:
+            changes = phase_flows(ports, before=self._sent, desired=desired, observed=self._host.cached())
+        self._prepared = {}
         for port in ports:
             self._sent.pop(port, None)
             if port in marks:
                 self._sent[port] = marks[port]
         task = asyncio.create_task(self._send(changes, began))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done_sending)
+
+    def after_sent(self, word: Callable[[], None]) -> None:
+        """Call *word* once the phases so far are on the switch, or left to the loop; at once when they are."""
+        if self._tasks:
+            self._waiting.append(word)
+        else:
+            word()
+
+    def outdated(self) -> None:
+        """Something has changed: what was prepared may be wrong."""
+        self._prepared = {}
 
     def realized(self, desired: Desired) -> None:
-        """The whole of *desired* is on the switch."""
+        """The whole of *desired* is on the switch: prepare the pauses that may come next."""
         self._sent = phase_marks(desired)
+        self._prepared = {}
+        here = desired.host.uuid if desired.host is not None else None
+        for port in self._in_motion():
+            location = desired.locations.get(port)
+            if location is None or location.holder_host != here or location.incoming_host in (None, here):
+                continue
+            mark = (Phase.REDIRECTING, location.incoming_vtep)
+            paused = replace(
+                desired,
+                phases={**desired.phases, port: mark[0]},
+                relay_vteps={**desired.relay_vteps, port: mark[1]},
+            )
+            changes = phase_flows((port,), before=self._sent, desired=paused, observed=self._host.cached())
+            self._prepared[port] = (mark, changes)
 
     def close(self) -> None:
+        self._waiting.clear()
         for task in self._tasks:
             task.cancel()
+
+    def _take_prepared(
+        self, ports: frozenset[UUID], marks: Mapping[UUID, tuple[Phase, str]]
+    ) -> tuple[ChangeFlows, ...] | None:
+        """What was prepared for exactly these phases; None when something else was, or nothing."""
+        found = [self._prepared.get(port) for port in ports]
+        fitting = [each for each, port in zip(found, ports, strict=True) if each and each[0] == marks.get(port)]
+        return tuple(change for _, changes in fitting for change in changes) if len(fitting) == len(found) else None
+
+    def _done_sending(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            waiting, self._waiting = self._waiting, []
+            for word in waiting:
+                word()
 
     async def _send(self, changes: Sequence[ChangeFlows], began: float) -> None:
         compiled = time.monotonic()
         for change in changes:
             try:
-                await self._host.change_flows(change.bridge, delete=change.delete, add=change.add)
+                await self._host.change_flows(change.bridge, delete=change.delete, add=change.add, urgent=True)
             except RealizeError as error:
                 log.warning("phase: left to the loop", reason=error.sentence)
                 break

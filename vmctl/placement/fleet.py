@@ -45,6 +45,10 @@ class Placed:
     switches: tuple[int, ...]
     reserved: bool = False
 
+    def holds(self, rule: str) -> bool:
+        """True while it counts as a member of the rule."""
+        return self.vm.state.active and (rule in self.needs.affinity or rule in self.needs.anti_affinity)
+
 
 class Fleet:
     """Arrays over all hosts. Names of hosts are unique; VMs are told apart by UUID and host."""
@@ -62,7 +66,7 @@ class Fleet:
         self._recycled = False  # rows of networks were given to others, so they are no longer dense
         self._on: list[dict[UUID, Placed]] = []  # by column
         self._where: dict[UUID, dict[int, Placed]] = {}
-        self._groups: dict[str, dict[UUID, Vm]] = {}  # active members of each rule
+        self._groups: dict[str, set[UUID]] = {}  # active members of each rule
         self._port_groups: dict[str, Array] = {}
         self._trial: list[tuple[str, Placed]] | None = None
         self._size = 64
@@ -171,14 +175,14 @@ class Fleet:
 
     def columns_of_rule(self, rule: str, *, besides: UUID) -> list[int]:
         """Columns where active members of the rule are, other than VM *besides*."""
-        members = (uuid for uuid in self._groups.get(rule, {}) if uuid != besides)
-        return [c for uuid in members for c, placed in self._where[uuid].items() if placed.vm.state.active]
+        members = self._groups.get(rule, set()) - {besides}
+        return [c for uuid in members for c, placed in self._where[uuid].items() if placed.holds(rule)]
 
     def members_on(self, rule: str, host: str, *, besides: UUID) -> list[str]:
         """Names of the active members of the rule on the host, other than VM *besides*."""
         on = self._on[self.column[host]]
-        members = (on.get(uuid) for uuid in self._groups.get(rule, {}) if uuid != besides)
-        return sorted(placed.vm.name for placed in members if placed is not None and placed.vm.state.active)
+        members = (on.get(uuid) for uuid in self._groups.get(rule, set()) - {besides})
+        return sorted(placed.vm.name for placed in members if placed is not None and placed.holds(rule))
 
     def on(self, host: str) -> tuple[Placed, ...]:
         """What is on the host, expected VMs too."""
@@ -312,7 +316,7 @@ class Fleet:
         self._charge(placed, +1)
         if vm.state.active:
             for rule in placed.needs.affinity | placed.needs.anti_affinity:
-                self._groups.setdefault(rule, {})[vm.uuid] = vm
+                self._groups.setdefault(rule, set()).add(vm.uuid)
 
     def _take(self, placed: Placed) -> None:
         vm, column = placed.vm, placed.column
@@ -321,9 +325,12 @@ class Fleet:
         del left[column]
         if not left:
             del self._where[vm.uuid]
-        if not any(other.vm.state.active for other in left.values()):
-            for rule in placed.needs.affinity | placed.needs.anti_affinity:
-                self._groups.get(rule, {}).pop(vm.uuid, None)
+        for rule in placed.needs.affinity | placed.needs.anti_affinity:
+            if not any(other.holds(rule) for other in left.values()):
+                members = self._groups.get(rule, set())
+                members.discard(vm.uuid)
+                if not members:
+                    self._groups.pop(rule, None)
         self._charge(placed, -1)
         if self._trial is not None:
             self._trial.append(("took", placed))

@@ -7,7 +7,7 @@ import pytest
 from hostagent.pnic_load import PnicLoad, busy_mbps
 
 TEXT = """Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier comp
   lo: 10 1 0 0 0 0 0 0 10 1 0 0 0 0 0 0
  eth0:{received} 9 0 0 0 0 0 0 {sent} 9 0 0 0 0 0 0
 """

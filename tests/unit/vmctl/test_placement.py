@@ -240,6 +240,17 @@ def test_group_may_leave_a_host_that_is_emptied_but_not_be_torn_apart_otherwise(
     assert why(made, Request(vm=vm(1, "h1"), purpose=Purpose.EVACUATE, needs=together), "h2") == []
 
 
+def test_vm_that_moves_while_its_rule_is_taken_away_leaves_the_rule_behind_nowhere() -> None:
+    """Seen at the destination, without the rule, before it is gone from the source."""
+    made = fleet([facts("h1"), facts("h2")])
+    apart = Needs(anti_affinity=frozenset({"ha"}))
+    made.put_vms("h2", [(vm(1, "h2"), apart)])
+    made.put_vms("h1", [(vm(1, "h1"), Needs())])
+    assert [why(made, start(2, needs=apart), host) for host in ("h1", "h2")] == [[], [Code.ANTI_AFFINITY]]
+    made.put_vms("h2", [])
+    assert [why(made, start(2, needs=apart), host) for host in ("h1", "h2")] == [[], []]
+
+
 def test_failover_waits_for_nothing() -> None:
     behind = facts("h2", of=view("h2", in_sync=False, manager_connected=False))
     made = fleet([behind])
