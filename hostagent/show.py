@@ -7,12 +7,12 @@ from typing import Any
 from hostagent.agent import Agent
 from hostagent.identity import Identity
 from hostagent.model import Unread
-from hostagent.names import switch_bridge
+from hostagent.names import network_key, switch_bridge
 from hostagent.state import State
 from hostagent.view import host_view
 from netmgr.contract.proto import opaque_view_pb2
 
-__all__ = ["flows_of", "show_of", "view_of", "vifs_of"]
+__all__ = ["drops_of", "flows_of", "show_of", "view_of", "vifs_of"]
 
 
 def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
@@ -130,6 +130,33 @@ def vifs_of(agent: Agent, state: State) -> list[dict[str, Any]]:
             }
         )
     return result
+
+
+async def drops_of(agent: Agent) -> list[dict[str, Any]]:
+    """Frames that ended on this host, by port and reason, counted by the switch since the flow that ended them came.
+
+    Raises:
+        RealizeError: a switch did not answer.
+    """
+    networks = {network_key(network.uuid): network.name for network in agent.desired().networks.values()}
+    bridges = agent.host.cached().bridges
+    interfaces = {
+        (bridge.name, interface.ofport): interface.name
+        for bridge in (() if isinstance(bridges, Unread) else bridges)
+        for port in bridge.ports
+        for interface in port.interfaces
+    }
+    return [
+        {
+            "bridge": bridge,
+            "port": interfaces.get((bridge, drop.ofport), ""),
+            "network": networks.get(drop.network, ""),
+            "packets": drop.packets,
+            "reason": drop.reason,
+        }
+        for bridge, drops in (await agent.host.drops()).items()
+        for drop in drops
+    ]
 
 
 def flows_of(agent: Agent) -> dict[str, list[str]]:

@@ -9,7 +9,8 @@ from hostagent.agent import Agent
 from hostagent.control import HookRequest
 from hostagent.explain import explain
 from hostagent.identity import Identity
-from hostagent.show import flows_of, show_of, vifs_of
+from hostagent.realize.errors import RealizeError
+from hostagent.show import drops_of, flows_of, show_of, vifs_of
 from hostagent.state import State
 
 __all__ = ["Verbs"]
@@ -33,6 +34,7 @@ class Verbs:
             "vifs": self._vifs,
             "explain": self._explain,
             "flows": self._flows,
+            "drops": self._drops,
             "endpoints": self._endpoints,
             "endpoint-attach": self._attach,
             "endpoint-detach": self._detach,
@@ -79,6 +81,12 @@ class Verbs:
 
     async def _flows(self, _request: HookRequest) -> _Answer:
         return {"ok": True, "flows": flows_of(self._agent)}
+
+    async def _drops(self, _request: HookRequest) -> _Answer:
+        try:
+            return {"ok": True, "drops": await drops_of(self._agent)}
+        except RealizeError as error:
+            return {"ok": False, "sentence": error.sentence}
 
     async def _endpoints(self, _request: HookRequest) -> _Answer:
         return {"ok": True, "endpoints": self._agent.endpoints.list()}

@@ -114,6 +114,21 @@ def flows(settings: Settings) -> None:
 @click.command()
 @format_option
 @click.pass_obj
+def drops(settings: Settings, form: str) -> None:
+    """Frames that ended on this host, by port and reason, as the switch counts them.
+
+    A reason without a port is one that all ports share. A count begins anew when its flow is replaced.
+    """
+    found = ask_agent(settings, "drops")["drops"]
+    if form == "table":
+        print_table("Drops", found, ("bridge", "port", "network", "packets", "reason"))
+    else:
+        print_value(found, form)
+
+
+@click.command()
+@format_option
+@click.pass_obj
 def plan(settings: Settings, form: str) -> None:
     """What the agent would change now. Reads this host by itself; changes nothing, needs no running agent."""
     result = _inspect(settings)
@@ -197,4 +212,4 @@ def _inspect(settings: Settings) -> dict[str, Any]:
         raise Failure(str(error), status=2) from None
 
 
-COMMANDS = (show, vif, flows, plan, verify)
+COMMANDS = (show, vif, flows, drops, plan, verify)

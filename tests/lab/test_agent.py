@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -222,3 +223,22 @@ def test_the_view_of_a_host_is_served_to_those_of_its_ca(agents: Agents) -> None
     assert view == f"{agents.lab.address('h1')}:7445"
     listening = agents.lab.exec("h1", ["ss", "-Htln", "sport", "=", ":7445"]).stdout
     assert "7445" in listening
+
+
+SPOOF = """
+from scapy.all import IP, Ether, sendp
+sendp(Ether(src="02:00:00:00:66:66", dst="ff:ff:ff:ff:ff:ff") / IP(dst="10.10.0.2"), iface="eth0", count=7, verbose=0)
+"""
+
+
+def test_frames_that_a_vif_must_not_send_are_counted_with_the_reason(agents: Agents) -> None:
+    agents.lab.exec("e1", [sys.executable, "-c", SPOOF])
+
+    def counted() -> bool:
+        drops = json.loads(agents.lab.exec("h1", ["hostagent", "drops", "-o", "json"]).stdout)
+        return any(
+            (drop["port"], drop["packets"], drop["reason"]) == ("ep-e1", 7, "source MAC is not the port's")
+            for drop in drops
+        )
+
+    assert agents.within(2, counted)
