@@ -129,10 +129,11 @@ def _operation(domain: Any) -> int:
 def job_stats(raw: Mapping[str, Any]) -> JobStats:
     mib = 1024**2
     rate = raw.get("memory_bps")
+    counted = raw.get("memory_total", 0) > 0  # QEMU says 0 of 0 until it has looked at the memory
     return JobStats(
         elapsed_ms=raw.get("time_elapsed"),
-        remaining_mib=raw["memory_remaining"] // mib if "memory_remaining" in raw else None,
-        total_mib=raw["memory_total"] // mib if "memory_total" in raw else None,
+        remaining_mib=raw["memory_remaining"] // mib if counted and "memory_remaining" in raw else None,
+        total_mib=raw["memory_total"] // mib if counted else None,
         transferred_mib=raw["memory_processed"] // mib if "memory_processed" in raw else None,
         rate_mib_s=rate / mib if rate is not None else None,
         downtime_ms=raw.get("downtime"),

@@ -51,10 +51,17 @@ def wire(node: Node, *, fabric: Node, underlay_mtu: int | None) -> None:
             f"link set {node.name}-pnic master underlay up",
         ]
         inside += ["link set pnic0 addrgenmode none", "link set pnic0 up"]
+    _pull(fabric, f"{node.name}-mgmt", f"{node.name}-pnic")
     _ip(fabric, *outside, machine_pids=True)
     _ip(node, *inside)
     if underlay_mtu is not None:
         node.exec(["ethtool", "-K", "pnic0", "tx", "off"])
+
+
+def _pull(fabric: Node, *cables: str) -> None:
+    """Take cables of an earlier boot away: the kernel dismantles a dead host's namespace in its own time."""
+    for cable in cables:
+        fabric.exec(["ip", "link", "delete", cable], check=False)  # mostly it is gone already
 
 
 def plug_endpoint(endpoint: Endpoint, *, host: Node, node: Node, addresses: Sequence[str], mtu: int) -> None:
