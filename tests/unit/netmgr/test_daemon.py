@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -38,8 +39,11 @@ def test_first_start_makes_a_private_state_directory_and_an_operator_who_may_ask
         with running.client() as client:
             assert client.get("/api/v1/networks").status_code == 200
             assert client.post("/api/v1/zones", json={"name": "a"}).is_success
-            metrics = client.get("/metrics").text
-            assert 'netmgr_objects{kind="zone"} 1.0' in metrics
+            deadline = time.monotonic() + 5
+            metrics = ""
+            while 'netmgr_objects{kind="zone"} 1.0' not in metrics:  # the commit wakes the push loop a moment later
+                assert time.monotonic() < deadline, metrics
+                metrics = client.get("/metrics").text
             assert "netmgr_hosts_connected 0.0" in metrics
 
 
