@@ -130,9 +130,9 @@ def tracked() -> list[Path]:
 
 
 def test_no_file_holds_a_path_of_the_machine_it_was_written_on() -> None:
-    home = str(ROOT.parent) + "/"
-    if len(home) < 4:
-        pytest.skip("the checkout lies at the root of the file system")
+    # A checkout may lie in a folder that every machine has and our texts speak of (/tmp); then only its own name tells.
+    shared = len(ROOT.parts) <= 3
+    home = str(ROOT if shared else ROOT.parent) + "/"
     hits = [str(f) for f in tracked() if home.encode() in f.read_bytes()]
     assert not hits
 
