@@ -14,7 +14,8 @@ from hostagent.state import VifRecord
 from hostagent.vifs import standing
 from netmgr.contract.types import HostConfig, Location, LogicalPort, OpaqueNetwork, VifState, VifStatus
 
-HOST, OTHER, NETWORK, PORT, VIF = (uuid4() for _ in range(5))
+# Fixed, because sentences with them name the tests.
+HOST, OTHER, NETWORK, PORT, VIF = (UUID(int=number) for number in range(1, 6))
 BLUE = OpaqueNetwork(uuid=NETWORK, name="blue", zone_uuid=uuid4(), switch_uuid=uuid4(), segment_id=5000)
 P = LogicalPort(uuid=PORT, name="web1", network_uuid=NETWORK, vif_uuid=VIF, mac="52:54:00:00:00:01")
 HELD = Location(port_uuid=PORT, network_uuid=NETWORK, holder_host=HOST, holder_vtep="10.0.0.1", version=5)

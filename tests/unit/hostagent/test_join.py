@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from click.testing import CliRunner
@@ -27,7 +27,7 @@ from hostagent.cli.output import Failure
 from hostagent.identity import Identity, IdentityError, load_identity, save_identity
 from hostagent.join import JoinError, JoinRequest, choose_datapath, join, parse_address, parse_token
 
-HOST = uuid4()
+HOST = UUID(int=1)
 
 
 class Authority:
@@ -163,7 +163,7 @@ def test_a_manager_that_is_not_there_is_named(tmp_path: Path) -> None:
         join(tmp_path / "state", _request("127.0.0.1:1", "0" * 64))
 
 
-@pytest.mark.parametrize("token", ["", "a.b.c", f"{uuid4()}.x", f"{uuid4()}..{'0' * 64}", f"{uuid4()}.x.{'g' * 64}"])
+@pytest.mark.parametrize("token", ["", "a.b.c", f"{HOST}.x", f"{HOST}..{'0' * 64}", f"{HOST}.x.{'g' * 64}"])
 def test_a_token_that_is_not_whole_is_refused_before_it_is_sent(token: str) -> None:
     with pytest.raises(JoinError, match="the token is not whole"):
         parse_token(token)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID
 
 import grpc
 import pytest
@@ -156,9 +156,9 @@ def test_all_hosts_are_shown_when_none_is_named(tmp_path: Path) -> None:
     ("name", "role", "asked", "code"),
     [
         (str(H3.uuid), Role.HOST, [], None),
-        (str(uuid4()), Role.HOST, [], grpc.StatusCode.PERMISSION_DENIED),
+        (str(UUID(int=9)), Role.HOST, [], grpc.StatusCode.PERMISSION_DENIED),
         ("vmctl", Role.VIEWER, ["h1"], grpc.StatusCode.INVALID_ARGUMENT),
-        ("vmctl", Role.VIEWER, [str(uuid4())], grpc.StatusCode.NOT_FOUND),
+        ("vmctl", Role.VIEWER, [str(UUID(int=9))], grpc.StatusCode.NOT_FOUND),
     ],
 )
 def test_who_may_ask_what(
