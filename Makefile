@@ -3,6 +3,8 @@
 .PHONY: help setup demo test check bench-migration bench-placement proto clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
+# Tests at a time. Those of one file stay together: they share a lab.
+WORKERS := 2
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -14,7 +16,7 @@ demo: setup ## three hosts, two zones: ping, copy, live migration, a refused one
 	@scripts/demo
 
 test: setup check ## every test there is
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: ## lint, format, types
 	@$(BIN)/ruff check .
