@@ -41,6 +41,7 @@ _FIELDS = {
     "show": set(),
     "vifs": set(),
     "flows": set(),
+    "network-flows": {"network", "table"},
     "drops": set(),
 }
 _SLOW_MAX = 64  # clients that have not yet said what they want; a hook says it at once

@@ -36,9 +36,12 @@ __all__ = [
     "Resubmit",
     "SetField",
     "WriteMetadata",
+    "action_text",
     "canonical",
     "mac_to_int",
     "match",
+    "match_text",
+    "value_text",
 ]
 
 IN_PORT: Final = 0xFFFFFFF8
@@ -234,8 +237,8 @@ class Flow:
         """`ovs-ofctl` syntax."""
         head = [f"cookie={self.cookie:#x}", f"table={self.table}", f"priority={self.priority}"]
         head += [f"{name}={value}" for name, value in self.extra]
-        head += [_match_text(item) for item in self.match]
-        return f"{','.join(head)} actions={','.join(map(_action_text, self.actions)) or 'drop'}"
+        head += [match_text(item) for item in self.match]
+        return f"{','.join(head)} actions={','.join(map(action_text, self.actions)) or 'drop'}"
 
 
 def match(**conditions: int | str | tuple[int, int]) -> tuple[Match, ...]:
@@ -294,7 +297,8 @@ def _split(item: Match) -> Iterable[Match]:
 # --- text ---------------------------------------------------------------------------------------------------------
 
 
-def _match_text(item: Match | RawMatch) -> str:
+def match_text(item: Match | RawMatch) -> str:
+    """One condition in `ovs-ofctl` syntax."""
     if isinstance(item, RawMatch):
         return f"oxm_{item.header:08x}={item.value.hex()}" + (f"/{item.mask.hex()}" if item.mask else "")
     if item.field == "vlan_tci":
@@ -302,7 +306,7 @@ def _match_text(item: Match | RawMatch) -> str:
     if item.field == "ip_frag":  # ovs-ofctl takes names only
         bits = (item.value, 3 if item.mask is None else item.mask & 3)
         return f"ip_frag={_FRAGMENTS.get(bits, f'{bits[0]:#x}/{bits[1]:#x}')}"
-    text = f"{item.field}={_value_text(item.field, item.value)}"
+    text = f"{item.field}={value_text(item.field, item.value)}"
     if item.mask is None:
         return text
     return f"{text}/{_mask_text(item.field, item.mask)}"
@@ -314,10 +318,11 @@ def _mask_text(name: str, mask: int) -> str:
     zeros = (mask ^ ((1 << field.bits) - 1)).bit_length()
     if field.text in ("ip4", "ip6") and mask == (1 << field.bits) - (1 << zeros):
         return str(field.bits - zeros)
-    return _value_text(name, mask, is_mask=True)
+    return value_text(name, mask, is_mask=True)
 
 
-def _value_text(name: str, value: int, *, is_mask: bool = False) -> str:
+def value_text(name: str, value: int, *, is_mask: bool = False) -> str:
+    """A value of the field *name* as it is written: an address, a MAC, a number."""
     kind = FIELDS[name].text
     if kind == "mac":
         return ":".join(f"{value:012x}"[i : i + 2] for i in range(0, 12, 2))
@@ -330,16 +335,17 @@ def _value_text(name: str, value: int, *, is_mask: bool = False) -> str:
     return f"{value:#x}" if kind == "hex" or is_mask else str(value)
 
 
-def _action_text(action: Action) -> str:
+def action_text(action: Action) -> str:
+    """One action in `ovs-ofctl` syntax."""
     match action:
         case Output(port):
             return _PORT_NAMES.get(port) or f"output:{port}"
         case Controller(max_len):
             return f"CONTROLLER:{max_len}"
         case SetField(name, value, mask):
-            text = _value_text(name, value)
+            text = value_text(name, value)
             if mask is not None:
-                text += f"/{_value_text(name, mask, is_mask=True)}"
+                text += f"/{value_text(name, mask, is_mask=True)}"
             return f"set_field:{text}->{name}"
         case Move(src, dst, bits):
             return f"move:{_subfield(src, bits)}->{_subfield(dst, bits)}"

@@ -44,7 +44,7 @@ from hostagent.model import (
     Unread,
 )
 from hostagent.names import SWITCH_KEY, is_ours
-from hostagent.pipeline.drops import Drop, drops_of
+from hostagent.pipeline.drops import Counted, Drop, drops_of
 from hostagent.pipeline.tables import CANARY
 from hostagent.realize.domains import DomainEvent, Domains
 from hostagent.realize.errors import RealizeError
@@ -190,6 +190,14 @@ class Host:
         """
         return {name: drops_of(await switch.count()) for name, switch in sorted(self._switches.items())}
 
+    async def count(self, bridge: str) -> tuple[Counted, ...]:
+        """The flows of *bridge*, each with what has met it.
+
+        Raises:
+            RealizeError: no connection, or the switch did not answer.
+        """
+        return tuple(await self._switch(bridge).count())
+
     def alive(self) -> dict[str, bool]:
         """By bridge: whether its switch answers; as of now, or of the last `probe`."""
         return {name: not connection.closed for name, connection in self._switches.items()}
@@ -235,10 +243,7 @@ class Host:
         Raises:
             RealizeError: no connection, or refused.
         """
-        connection = self._switches.get(bridge)
-        if connection is None:
-            why = self._why_no_switch.get(bridge, "not connected yet")
-            raise RealizeError(f"bridge {bridge}: {why}; its flows follow when it answers")
+        connection = self._switch(bridge)
         try:
             await connection.bundle(delete, add, urgent=urgent)
         except RealizeError:
@@ -254,6 +259,13 @@ class Host:
         self._flows[bridge] = frozenset(flow for flow in kept if flow.key() not in replaced).union(add)
 
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _switch(self, bridge: str) -> OpenFlowConnection:
+        connection = self._switches.get(bridge)
+        if connection is None:
+            why = self._why_no_switch.get(bridge, "not connected yet")
+            raise RealizeError(f"bridge {bridge}: {why}; its flows follow when it answers")
+        return connection
 
     async def _apply_ovsdb(self, batch: Sequence[OvsStep]) -> list[tuple[Step, str]]:
         try:

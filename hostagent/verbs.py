@@ -9,6 +9,7 @@ from hostagent.agent import Agent
 from hostagent.control import HookRequest
 from hostagent.explain import explain
 from hostagent.identity import Identity
+from hostagent.looking import network_flows
 from hostagent.realize.errors import RealizeError
 from hostagent.show import drops_of, flows_of, show_of, vifs_of
 from hostagent.state import State
@@ -34,6 +35,7 @@ class Verbs:
             "vifs": self._vifs,
             "explain": self._explain,
             "flows": self._flows,
+            "network-flows": self._network_flows,
             "drops": self._drops,
             "endpoints": self._endpoints,
             "endpoint-attach": self._attach,
@@ -81,6 +83,13 @@ class Verbs:
 
     async def _flows(self, _request: HookRequest) -> _Answer:
         return {"ok": True, "flows": flows_of(self._agent)}
+
+    async def _network_flows(self, request: HookRequest) -> _Answer:
+        words = request.words
+        try:
+            return {"ok": True, "flows": await network_flows(self._agent, which=words["network"], table=words["table"])}
+        except RealizeError as error:
+            return {"ok": False, "sentence": error.sentence}
 
     async def _drops(self, _request: HookRequest) -> _Answer:
         try:

@@ -102,13 +102,48 @@ def vif_explain(settings: Settings, which: str, form: str) -> None:
 
 
 @click.command()
+@click.argument("network", required=False)
+@click.option("--table", default="", metavar="NAME", help="Only this table of the pipeline, by name or number.")
+@click.option("--stats", is_flag=True, help="With packets and bytes that each flow has met.")
+@format_option
 @click.pass_obj
-def flows(settings: Settings) -> None:
-    """Flows of this host's opaque switches, as the agent last read them, in ovs-ofctl's syntax."""
-    for bridge, lines in ask_agent(settings, "flows")["flows"].items():
-        click.echo(f"{bridge}:")
-        for line in lines:
-            click.echo(f"  {line}")
+def flows(settings: Settings, network: str | None, table: str, stats: bool, form: str) -> None:
+    """Flows of NETWORK (name or UUID) in the pipeline's words: tables, registers, ports and hosts by name.
+
+    Without NETWORK: all flows of this host's opaque switches, as the agent last read them, in ovs-ofctl's syntax.
+
+    \b
+      hostagent flows blue --table LOCATE --stats
+    """
+    if network is None:
+        if table or stats:
+            raise Failure("--table and --stats need a NETWORK: hostagent flows NETWORK --table LOCATE", status=2)
+        bridges = ask_agent(settings, "flows")["flows"]
+        if form != "table":
+            print_value(bridges, form)
+            return
+        for bridge, lines in bridges.items():
+            click.echo(f"{bridge}:")
+            for line in lines:
+                click.echo(f"  {line}")
+        return
+    found = ask_agent(settings, "network-flows", network=network, table=table)["flows"]
+    if form != "table":
+        print_value(found if stats else [_without_counters(flow) for flow in found], form)
+        return
+    shown = ""
+    for flow in found:
+        if flow["table"] != shown:
+            shown = flow["table"]
+            click.echo(f"{shown} ({flow['number']})")
+        counters = f"{flow['packets']:>8} packets {flow['bytes']:>10} bytes  " if stats else ""
+        click.echo(
+            f"  {flow['priority']:>5}  {counters}{' '.join(flow['match']) or 'any'}  →  {', '.join(flow['actions'])}"
+        )
+
+
+def _without_counters(flow: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flow.items() if key not in ("packets", "bytes")}
 
 
 @click.command()

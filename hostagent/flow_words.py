@@ -1,0 +1,198 @@
+"""Flows of one network in the words of the pipeline: names of tables, registers, ports and networks. Pure.
+
+`ovs-ofctl` shows what the switch has: table 200, reg12=0x2de. Here the same flow says LOCATE, mac=02:de:…(web2). The
+meaning of a register depends on the table where it is written or matched (`docs/pipeline.md`, Registers); what has no
+name here, or is of somebody else, keeps the switch's own words, so that nothing is hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Final
+
+from hostagent.flow import (
+    FIELDS,
+    Action,
+    Flow,
+    Goto,
+    Match,
+    Move,
+    Output,
+    RawMatch,
+    Resubmit,
+    SetField,
+    action_text,
+    match_text,
+    value_text,
+)
+from hostagent.pipeline.drops import Counted, reason_of
+from hostagent.pipeline.tables import SWITCH_COOKIE, Denied, Origin, Table
+
+__all__ = ["Names", "flow_views", "table_name"]
+
+_WIDE: Final = (
+    (("reg4", "reg5", "reg6", "reg7"), "xxreg1"),
+    (("reg8", "reg9", "reg10", "reg11"), "xxreg2"),
+    (("reg12", "reg13"), "xreg6"),
+    (("reg14", "reg15"), "xreg7"),
+)
+"""Registers that matches split and actions join."""
+
+_ROLES: Final = {
+    "reg0": "origin",
+    "reg1": "holder",
+    "xxreg1": "holder",
+    "reg2": "incoming",
+    "xreg6": "mac",
+    "xreg7": "owner",
+    "metadata": "network",
+}
+_ASKS_FOR_ADDRESS: Final = (Table.GUARD, Table.CLAIMS, Table.ANSWER, Table.REPLY, Table.ADVERTISE, Table.BINDING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Who is behind numbers and addresses on one bridge."""
+
+    networks: Mapping[int, str] = field(default_factory=dict)  # by key (`names.network_key`)
+    ofports: Mapping[int, str] = field(default_factory=dict)  # interface, and whose it is
+    macs: Mapping[str, str] = field(default_factory=dict)  # port
+    addresses: Mapping[str, str] = field(default_factory=dict)  # host of a VTEP, port of an IP address
+
+
+def flow_views(counted: Iterable[Counted], names: Names, *, key: int, table: str = "") -> list[dict[str, Any]]:
+    """The flows of the network with *key*, in the order in which a frame meets tables, the first to match first.
+
+    *table* picks one by name or number. Each has `table`, `number`, `priority`, `match` and `actions` as lists of
+    words, `packets` and `bytes`.
+    """
+    wanted = table.upper()
+    mine = (one for one in counted if _concerns(one.flow, key))
+    ordered = sorted(mine, key=lambda one: (one.flow.table, -one.flow.priority, str(one.flow)))
+    return [
+        {
+            "table": table_name(one.flow.table),
+            "number": one.flow.table,
+            "priority": one.flow.priority,
+            "match": list(_conditions(one.flow, names)),
+            "actions": list(_effects(one.flow, names)),
+            "packets": one.packets,
+            "bytes": one.bytes,
+        }
+        for one in ordered
+        if not wanted or wanted in (table_name(one.flow.table), str(one.flow.table))
+    ]
+
+
+def table_name(number: int) -> str:
+    """The pipeline's name of a table; its number where it has none."""
+    return Table(number).name if number in Table._value2member_map_ else str(number)
+
+
+def _concerns(flow: Flow, key: int) -> bool:
+    return flow.cookie == key or (
+        flow.cookie != SWITCH_COOKIE and any(isinstance(m, Match) and m[:2] == ("metadata", key) for m in flow.match)
+    )
+
+
+# --- matches ------------------------------------------------------------------------------------------------------
+
+
+def _conditions(flow: Flow, names: Names) -> Iterator[str]:
+    for item in _joined(flow.match):
+        if isinstance(item, RawMatch):
+            yield match_text(item)
+        elif item.field == "in_port":
+            yield f"in_port={names.ofports.get(item.value, item.value)}"
+        elif item.field == "reg0" and item.mask == item.value:
+            yield f"origin={_origin(item.value)}"
+        elif item.field == "vlan_tci" and item.value == 0 and item.mask is None:
+            yield "untagged"
+        elif item.mask is None:
+            role = _role(item.field, flow.table)
+            yield f"{role}={_value(role, item.field, item.value, names, flow.table)}"
+        else:
+            yield match_text(item)
+
+
+def _joined(items: Iterable[Match | RawMatch]) -> Iterator[Match | RawMatch]:
+    """*items* with split registers put together again, where all parts are there and whole."""
+    rest = list(items)
+    for parts, whole in _WIDE:
+        found = [m for m in rest if isinstance(m, Match) and m.field in parts and m.mask is None]
+        if len(found) == len(parts):
+            value = 0
+            for part in found:  # canonical order: the first holds the highest bits
+                value = value << 32 | part.value
+            at = rest.index(found[0])
+            rest = [m for m in rest if m not in found]
+            rest.insert(at, Match(whole, value))
+    yield from rest
+
+
+# --- actions ------------------------------------------------------------------------------------------------------
+
+
+def _effects(flow: Flow, names: Names) -> Iterator[str]:
+    if not flow.actions:
+        yield f"drop ({reason_of(flow)})" if reason_of(flow) else "drop"
+    for action in flow.actions:
+        yield _effect(action, names, flow.table)
+
+
+def _effect(action: Action, names: Names, table: int) -> str:
+    match action:
+        case Goto(to):
+            return f"goto {table_name(to)}"
+        case Resubmit(to):
+            return f"ask {table_name(to)}"
+        case Output(port) if port in names.ofports:
+            return f"output {names.ofports[port]}"
+        case Move(src, dst, _):
+            return f"{_role(dst, table)}:={_role(src, table)}"
+        case SetField(name, value, None):
+            role = _role(name, table)
+            return f"{role}:={_value(role, name, value, names, table)}"
+        case _:
+            return action_text(action)
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def _role(name: str, table: int) -> str:
+    """What a field is for in *table*; its own name where that says it all."""
+    if name == "reg3":
+        if table == Table.REPLICATE or table == Table.FLOOD:
+            return "part"
+        return "address" if table in _ASKS_FOR_ADDRESS else "reason"
+    if name == "xxreg2":
+        return "address" if table in _ASKS_FOR_ADDRESS else "incoming"
+    return _ROLES.get(name, name)
+
+
+def _value(role: str, name: str, value: int, names: Names, table: int) -> str:
+    if role == "network":
+        return names.networks.get(value, f"{value:#x}")
+    if role == "origin":
+        return _origin(value)
+    if role == "reason":
+        return Denied(value).name if value in Denied._value2member_map_ else str(value)
+    if role in ("mac", "owner") or FIELDS[name].text == "mac":
+        text = value_text("eth_src", value) if value >> 48 == 0 else f"{value:#x}"
+        return "none" if role == "owner" and not value else _called(text, names.macs)
+    if role in ("holder", "incoming", "address"):
+        if not value:
+            return "none"
+        return _called(str(IPv6Address(value) if name.startswith("xx") else IPv4Address(value)), names.addresses)
+    return _called(value_text(name, value), names.addresses)
+
+
+def _called(text: str, names: Mapping[str, str]) -> str:
+    return f"{text}({names[text]})" if text in names else text
+
+
+def _origin(value: int) -> str:
+    return "+".join(bit.name for bit in Origin if value & bit) or "none"
