@@ -213,6 +213,7 @@ def _view(
         mac=mac,
         mac_text=text,
         ips=port.ips if port is not None else (),
+        allow=port.allow if port is not None else (),
         here=here,
         state=state,
         phase=phase,

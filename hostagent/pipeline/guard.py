@@ -8,7 +8,8 @@ RFC 3810 send from `::`: duplicate address detection for an own address, router 
 neither ARP nor IP passes with the right MAC.
 
 A port without defined addresses may use any, but not claim in ARP or ND one that is bound to another port: CLAIMS looks
-the address up. What no VIF may say, whatever its addresses, is in `tables`.
+the address up. What no VIF may say, whatever its addresses, is in `tables`; a port that is allowed to be a DHCP server
+or a router may say its part of that, from its own MAC and, if it has any, from its own addresses.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 
 from hostagent.flow import Action, Flow, Goto, Match, Move, Resubmit, SetField, canonical, mac_to_int, match
-from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, UNTAGGED, Denied, Table
+from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, RESERVED, UNTAGGED, Denied, Table
+from netmgr.contract.types import Allowance
 
 __all__ = ["guard_flows"]
 
@@ -26,10 +28,12 @@ _LINK_LOCAL = IPv6Network("fe80::/10")
 
 
 @lru_cache(maxsize=4096)
-def guard_flows(*, ofport: int, mac: str, ips: tuple[str, ...], cookie: int) -> frozenset[Flow]:
-    """All that the port at *ofport* may send; *ips* empty allows any address."""
+def guard_flows(
+    *, ofport: int, mac: str, ips: tuple[str, ...], cookie: int, allow: tuple[Allowance, ...] = ()
+) -> frozenset[Flow]:
+    """All that the port at *ofport* may send; *ips* empty allows any address, *allow* what only some may say."""
     number = mac_to_int(mac)
-    flows = [*_guard(ofport, number, ips, cookie), *_counters(ofport, ips, cookie)]
+    flows = [*_guard(ofport, number, ips, cookie, allow), *_counters(ofport, ips, cookie)]
     if ips:
         flows += _sources(ofport, ips, cookie)
     own = canonical([Match("in_port", ofport), Match(OWNER_MAC, number)])
@@ -39,7 +43,7 @@ def guard_flows(*, ofport: int, mac: str, ips: tuple[str, ...], cookie: int) -> 
     return frozenset(flows)
 
 
-def _guard(ofport: int, mac: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:
+def _guard(ofport: int, mac: int, ips: tuple[str, ...], cookie: int, allow: tuple[Allowance, ...]) -> Iterator[Flow]:
     onward = (Goto(Table.SOURCES if ips else Table.SIGNAL),)
     own = (Match("in_port", ofport), Match("eth_src", mac), UNTAGGED)
 
@@ -63,6 +67,9 @@ def _guard(ofport: int, mac: int, ips: tuple[str, ...], cookie: int) -> Iterator
                 yield accept(100, _icmpv6(136), match(nd_target=str(prefix6), nd_tll=option))
         else:
             yield accept(100, _icmpv6(136), match(nd_tll=option), actions=_claim("nd_target"))
+    for message in (message for allowance in allow for message in RESERVED[allowance]):
+        whole = () if Match("nw_proto", 17) in message else (Match("ip_frag", 0, 1),)  # RFC 6980
+        yield accept(111, message, whole)
     yield accept(80)
 
 

@@ -54,7 +54,7 @@ from hostagent.pipeline.tables import (
     Table,
     family_of,
 )
-from netmgr.contract.types import VifState
+from netmgr.contract.types import Allowance, VifState
 
 __all__ = ["NetworkPorts", "PortView", "Wire", "network_flows", "vtep_flows"]
 
@@ -83,6 +83,7 @@ class PortView(NamedTuple):
     mac: int
     mac_text: str
     ips: tuple[str, ...] = ()
+    allow: tuple[Allowance, ...] = ()
     here: bool = False  # this host holds it
     state: VifState = VifState.DARK
     phase: Phase = Phase.STEADY
@@ -113,7 +114,9 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
                 yield from _locate(network.key, port, wire.vtep)
             continue
         if port.ofport and port.state is not VifState.DARK:
-            yield from guard_flows(ofport=port.ofport, mac=port.mac_text, ips=port.ips, cookie=network.key)
+            yield from guard_flows(
+                ofport=port.ofport, mac=port.mac_text, ips=port.ips, cookie=network.key, allow=port.allow
+            )
             if port.state is VifState.INCOMING:
                 yield _signal(network.key, port.ofport)
         yield from _deliver(network.key, port)

@@ -24,11 +24,12 @@ Cookies name the owner of a flow: the network's `metadata`, or `SWITCH_COOKIE` f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Final
 
 from hostagent.flow import Action, Drop, Flow, Goto, Match, Move, Resubmit, SetField, canonical, mac_to_int, match
+from netmgr.contract.types import Allowance
 
 __all__ = [
     "ADDRESS4",
@@ -40,6 +41,7 @@ __all__ = [
     "MULTICAST",
     "OWNER_MAC",
     "REASON",
+    "RESERVED",
     "SOURCE_MOVES",
     "SWITCH_COOKIE",
     "UNTAGGED",
@@ -127,6 +129,28 @@ REASON: Final = "reg3"
 """A `Denied`, on the way to DROPPED."""
 
 
+def _icmpv6(kind: int) -> tuple[Match, ...]:
+    return match(eth_type=0x86DD, nw_proto=58, icmpv6_type=kind)
+
+
+# Clients look at the destination port and hardly at the source's, so both are reserved.
+RESERVED: Final[Mapping[Allowance, tuple[tuple[Match, ...], ...]]] = {
+    Allowance.DHCP_SERVER: (
+        match(eth_type=0x0800, nw_proto=17, udp_src=67),
+        match(eth_type=0x0800, nw_proto=17, udp_dst=68),
+        match(eth_type=0x86DD, nw_proto=17, udp_src=547),
+        match(eth_type=0x86DD, nw_proto=17, udp_dst=546),
+    ),
+    Allowance.ROUTER: (
+        _icmpv6(134),
+        _icmpv6(137),
+        match(eth_type=0x0800, nw_proto=1, icmp_type=5),
+        match(eth_type=0x0800, nw_proto=1, icmp_type=9),
+    ),
+}
+"""Messages that only a port that is allowed them may send."""
+
+
 class Family:
     """Fields that depend on the address family of the underlay: answer of LOCATE, outer addresses."""
 
@@ -185,22 +209,17 @@ def switch_flows(family: Family) -> frozenset[Flow]:
 
 
 def _guard() -> Iterator[Flow]:
-    """What no VIF may say. The contract has no word yet that allows a port to be a server or a router: none may."""
+    """What a VIF may not say. Some of it a port may be allowed: `guard` then lets it through, above these."""
     guard = Table.GUARD
     control = match(eth_dst=(mac_to_int("01:80:c2:00:00:00"), mac_to_int("ff:ff:ff:ff:ff:f0")))
     yield _denied(guard, 120, Denied.TAGGED, match(vlan_tci=(0x1000, 0x1000)))
     for cut_off in (0x8100, 0x88A8):  # a tag that is not whole is none to the switch
         yield _denied(guard, 118, Denied.TAGGED, match(eth_type=cut_off))
     yield _denied(guard, 115, Denied.CONTROL, control)
-    # Clients look at the destination port and hardly at the source's, so both are denied.
-    for ports in ({"udp_src": 67}, {"udp_dst": 68}):
-        yield _denied(guard, 110, Denied.SERVER, match(eth_type=0x0800, nw_proto=17, **ports))
-    for ports in ({"udp_src": 547}, {"udp_dst": 546}):
-        yield _denied(guard, 110, Denied.SERVER, match(eth_type=0x86DD, nw_proto=17, **ports))
-    for kind in (134, 137):
-        yield _denied(guard, 110, Denied.ROUTER, _icmpv6(kind))
-    for kind in (5, 9):
-        yield _denied(guard, 110, Denied.ROUTER, match(eth_type=0x0800, nw_proto=1, icmp_type=kind))
+    for allowance, messages in RESERVED.items():
+        why = Denied.SERVER if allowance is Allowance.DHCP_SERVER else Denied.ROUTER
+        for message in messages:
+            yield _denied(guard, 110, why, message)
     # The switch sees through extension headers, and the ports and types of first fragments (the connection asks it
     # to), but nothing of later ones. So a first fragment must hold the whole chain of headers (RFC 7112), and ND does
     # not come in fragments at all (RFC 6980). Where it can't follow the headers, it says that the protocol is 0.
@@ -227,7 +246,3 @@ def _denied(table: Table, priority: int, why: Denied, conditions: tuple[Match, .
 
 def _flow(table: Table, priority: int, match: tuple[Match, ...] = (), actions: tuple[Action, ...] = Drop) -> Flow:
     return Flow(table=table, priority=priority, cookie=SWITCH_COOKIE, match=match, actions=actions)
-
-
-def _icmpv6(kind: int) -> tuple[Match, ...]:
-    return match(eth_type=0x86DD, nw_proto=58, icmpv6_type=kind)

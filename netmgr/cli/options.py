@@ -63,6 +63,12 @@ _ATTACH_MODE = click.option(
 _NETWORK_MTU = click.option("--mtu", type=int, help="Largest guest packet in bytes.  [default: what the switch leaves]")
 _SUBNETS = click.option("--subnet", "subnets", multiple=True, metavar="CIDR", help="In use on it; may be repeated.")
 _IPS = click.option("--ip", "ips", multiple=True, help="Address it may use; may be repeated; none allows any.")
+_ALLOW = click.option(
+    "--allow",
+    type=click.Choice(["dhcp-server", "router"]),
+    multiple=True,
+    help="What its guest may say that no other may; may be repeated.",
+)
 _MAC = click.option("--mac", help="Its only source MAC.  [default: made of its UUID]")
 
 RESOURCE_OPTIONS = (
@@ -156,6 +162,7 @@ RESOURCE_OPTIONS = (
             "vtep",
             "incoming_vtep",
             "admin_up",
+            "allow",
             "shadow_of",
             "shadows",
             "ovs_port",
@@ -179,6 +186,7 @@ RESOURCE_OPTIONS = (
             click.option("--vif", "vif_uuid", metavar="UUID", help="VIF to attach."),
             _MAC,
             _IPS,
+            _ALLOW,
             click.option("--down/--up", "admin_down", default=None, help="Keep it dark."),
         ),
         set_help="Change a port. Lists are replaced whole.\n\n\b\n  netmgr port set blue/web1 --down",
@@ -186,6 +194,8 @@ RESOURCE_OPTIONS = (
             _MAC,
             _IPS,
             click.option("--no-ips", is_flag=True, help="Allow any address."),
+            _ALLOW,
+            click.option("--no-allow", is_flag=True, help="Allow it what any guest may say, no more."),
             click.option("--down/--up", "admin_down", default=None, help="Keep it dark, or not."),
         ),
         delete_help="Delete ports. Refused while a host holds them for a running VM.",

@@ -14,6 +14,7 @@ from uuid import UUID
 
 __all__ = [
     "SWITCH_PORTS",
+    "Allowance",
     "AttachMode",
     "Claim",
     "ClaimIntent",
@@ -66,6 +67,13 @@ class AttachMode(StrEnum):
 class Teaming(StrEnum):
     SINGLE = "single"
     ACTIVE_BACKUP = "active-backup"
+
+
+class Allowance(StrEnum):
+    """What a port's guest may say that no other may."""
+
+    DHCP_SERVER = "dhcp-server"
+    ROUTER = "router"
 
 
 class Status(StrEnum):
@@ -146,6 +154,7 @@ class LogicalPort:
     ips: tuple[str, ...] = ()
     admin_up: bool = True
     shadow_of: UUID | None = None
+    allow: tuple[Allowance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ raises `NetmgrError` with the sentence for the user.
 """
 
 from netmgr.rules.desired import check_host, check_network, check_port, check_switch, check_zone
-from netmgr.rules.shadows import check_failover, check_shadow, failover_pair
+from netmgr.rules.shadows import MIRRORED, check_failover, check_shadow, failover_pair
 from netmgr.rules.usage import (
     check_host_removal,
     check_network_removal,
@@ -19,6 +19,7 @@ from netmgr.rules.usage import (
 from netmgr.rules.withdrawals import check_restoration, check_withdrawal
 
 __all__ = [
+    "MIRRORED",
     "check_failover",
     "check_host",
     "check_host_removal",

@@ -151,6 +151,8 @@ def check_port(world: World, port: LogicalPort) -> None:
         _check_ip(network, ip, what)
         if port.shadow_of is None:
             _check_free(world, port, ("ip", port.network_uuid, ip), f"{what}: address {ip}")
+    if len(set(port.allow)) != len(port.allow):
+        raise NetmgrError(f"{what}: allow names the same thing twice")
     if port.vif_uuid is not None and world.port_by_vif.get(port.vif_uuid, port.uuid) != port.uuid:
         other = world.ports[world.port_by_vif[port.vif_uuid]]
         raise NetmgrError(

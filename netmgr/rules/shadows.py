@@ -1,8 +1,9 @@
 """What a shadow port is: a port for a standby VIF that mirrors another one, its *primary*, and takes its place.
 
-A shadow has its primary's network, MAC, addresses and admin state, and follows their changes; name and VIF are its own.
-It has a location like any port, is realized on its holder, and stays dark. At *failover* the two change roles in one
-transaction: the shadow is lit where it is held, and what was the primary is the shadow now. A shadow has no shadows.
+A shadow has its primary's network, MAC, addresses, allowances and admin state, and follows their changes; name and VIF
+are its own. It has a location like any port, is realized on its holder, and stays dark. At *failover* the two change
+roles in one transaction: the shadow is lit where it is held, and what was the primary is the shadow now. A shadow has
+no shadows.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from netmgr.contract.types import LogicalPort
 from netmgr.model import NetmgrError, World
 from netmgr.rules.usage import named
 
-__all__ = ["check_failover", "check_shadow", "failover_pair"]
+__all__ = ["MIRRORED", "check_failover", "check_shadow", "failover_pair"]
+
+
+MIRRORED = ("mac", "ips", "admin_up", "allow")
+"""Fields of a port that its shadows have from it."""
 
 
 def check_shadow(world: World, port: LogicalPort) -> None:
@@ -38,14 +43,12 @@ def check_shadow(world: World, port: LogicalPort) -> None:
     if world.shadows_of.get(port.uuid):
         shadows = named(world.ports[uuid].name for uuid in world.shadows_of[port.uuid])
         raise NetmgrError(f"{what}: has shadows ({shadows}), so it can't become one; delete them first", status=409)
-    for field, mine, wanted in (
-        ("mac", port.mac, primary.mac),
-        ("ips", list(port.ips), list(primary.ips)),
-        ("admin_up", port.admin_up, primary.admin_up),
-    ):
+    for field in MIRRORED:
+        mine, wanted = getattr(port, field), getattr(primary, field)
         if mine != wanted:
+            shown = (", ".join(wanted) or "empty") if isinstance(wanted, tuple) else wanted
             raise NetmgrError(
-                f"{what}: mirrors port {primary.name}, whose {field} is {wanted}; leave {field} out, or set it there "
+                f"{what}: mirrors port {primary.name}, whose {field} is {shown}; leave {field} out, or set it there "
                 "and it follows",
                 status=409,
             )

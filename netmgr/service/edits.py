@@ -8,7 +8,7 @@ is whole. The verbs in `netmgr.service` wrap one edit in one transaction; `apply
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 from netmgr import allocate, rules
 from netmgr.contract.types import (
+    Allowance,
     AttachMode,
     Kind,
     Location,
@@ -211,15 +212,15 @@ def add_port(tx: Transaction, spec: PortSpec) -> LogicalPort:
 
 def _of_itself(tx: Transaction, network: OpaqueNetwork, uuid: UUID, spec: PortSpec) -> dict[str, Any]:
     mac = allocate.mac_of(tx.world, network_uuid=network.uuid, port_uuid=uuid) if spec.mac is None else spec.mac.lower()
-    return {"mac": mac, "ips": _addresses(spec.ips), "admin_up": spec.admin_up}
+    return {"mac": mac, "ips": _addresses(spec.ips), "admin_up": spec.admin_up, "allow": _allowances(spec.allow)}
 
 
 def _mirrored(tx: Transaction, network: OpaqueNetwork, spec: PortSpec) -> dict[str, Any]:
     """What a shadow has of its primary, but for what the user insists on: that is for the rules to refuse."""
     assert spec.shadow_of is not None
     primary = _find_primary(tx, network, spec.shadow_of)
-    given = _given(spec, mac=str.lower, ips=_addresses)
-    mirrored = {name: given.get(name, getattr(primary, name)) for name in ("mac", "ips", "admin_up")}
+    given = _given(spec, mac=str.lower, ips=_addresses, allow=_allowances)
+    mirrored = {name: given.get(name, getattr(primary, name)) for name in rules.MIRRORED}
     return {**mirrored, "shadow_of": primary.uuid}
 
 
@@ -230,7 +231,7 @@ def _find_primary(tx: Transaction, network: OpaqueNetwork, text: str) -> Logical
 
 
 def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPort:
-    values = _given(patch, vif_uuid=UUID, mac=str.lower, ips=_addresses)
+    values = _given(patch, vif_uuid=UUID, mac=str.lower, ips=_addresses, allow=_allowances)
     if "network" in values:
         values["network_uuid"] = find_network(tx.world, values.pop("network")).uuid
     wanted_vif = values.get("vif_uuid", port.vif_uuid)
@@ -247,7 +248,7 @@ def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPor
     tx.put(changed)
     for uuid in tuple(tx.world.shadows_of.get(port.uuid, ())):
         shadow = tx.world.ports[uuid]
-        tx.put(replace(shadow, mac=changed.mac, ips=changed.ips, admin_up=changed.admin_up))
+        tx.put(replace(shadow, **{name: getattr(changed, name) for name in rules.MIRRORED}))
     tell_mac(tx, changed)
     return changed
 
@@ -325,6 +326,10 @@ def _given(patch: Any, **convert: Any) -> dict[str, Any]:
 def _addresses(texts: list[str]) -> tuple[str, ...]:
     """Addresses in canonical form; what is none stays as it is, for the rules to refuse."""
     return tuple(_canonical(text) for text in texts)
+
+
+def _allowances(words: Iterable[str]) -> tuple[Allowance, ...]:
+    return tuple(sorted(map(Allowance, words)))
 
 
 def _canonical(text: str) -> str:

@@ -49,6 +49,7 @@ def port_view(world: World, port: LogicalPort, places: Places) -> View:
         "mac": port.mac,
         "ips": list(port.ips),
         "admin_up": port.admin_up,
+        "allow": list(port.allow),
         "shadow_of": world.ports[port.shadow_of].name if port.shadow_of else None,
         "shadows": sorted(world.ports[uuid].name for uuid in world.shadows_of.get(port.uuid, ())),
         "location": _word(location),

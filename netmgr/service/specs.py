@@ -14,6 +14,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from netmgr.contract.types import Allowance
 from netmgr.model import NetmgrError
 
 __all__ = [
@@ -43,6 +44,7 @@ def _uuid_text(text: str) -> str:
 
 UuidText = Annotated[str, AfterValidator(_uuid_text)]
 NameList = Annotated[list[str], Field(max_length=1000)]
+AllowList = Annotated[list[Literal["dhcp-server", "router"]], Field(max_length=len(Allowance))]
 
 
 class _Model(BaseModel):
@@ -136,10 +138,14 @@ class PortSpec(_Model):
     mac: str | None = Field(default=None, description="Unicast MAC; made of the port's UUID when not given.")
     ips: NameList = Field(default_factory=list, description="Addresses it may use; none: any.")
     admin_up: bool = Field(default=True, description="False keeps it dark.")
+    allow: AllowList = Field(
+        default_factory=list,
+        description="What its guest may say that no other may: `dhcp-server`, `router` (advertisements, redirects).",
+    )
     shadow_of: str | None = Field(
         default=None,
-        description="Name or UUID of the port that it is to be a shadow of; it then mirrors that one's MAC, addresses "
-        "and admin_up, and stays dark until failover.",
+        description="Name or UUID of the port that it is to be a shadow of; it then mirrors that one's MAC, addresses, "
+        "allow and admin_up, and stays dark until failover.",
     )
 
 
@@ -152,6 +158,7 @@ class PortPatch(_Model):
     mac: str | None = None
     ips: NameList | None = None
     admin_up: bool | None = None
+    allow: AllowList | None = None
     shadow_of: str | None = Field(default=None, description="Can't be changed, but by failover.")
 
 

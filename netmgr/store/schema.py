@@ -119,6 +119,7 @@ port = Table(
     _list("ips"),
     Column("admin_up", Boolean, nullable=False),
     _uuid("shadow_of", refers="port.uuid", nullable=True),
+    _list("allow"),
     UniqueConstraint("network_uuid", "name"),
     UniqueConstraint("vif_uuid"),
 )

@@ -57,7 +57,7 @@ class OpaqueNetwork(_message.Message):
     def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., zone_uuid: _Optional[str] = ..., switch_uuid: _Optional[str] = ..., segment_id: _Optional[int] = ..., attach_mode: _Optional[str] = ..., mtu: _Optional[int] = ..., subnets: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LogicalPort(_message.Message):
-    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up", "shadow_of")
+    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up", "shadow_of", "allow")
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class LogicalPort(_message.Message):
     IPS_FIELD_NUMBER: _ClassVar[int]
     ADMIN_UP_FIELD_NUMBER: _ClassVar[int]
     SHADOW_OF_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     name: str
     network_uuid: str
@@ -74,7 +75,8 @@ class LogicalPort(_message.Message):
     ips: _containers.RepeatedScalarFieldContainer[str]
     admin_up: bool
     shadow_of: str
-    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ..., shadow_of: _Optional[str] = ...) -> None: ...
+    allow: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ..., shadow_of: _Optional[str] = ..., allow: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Location(_message.Message):
     __slots__ = ("port_uuid", "network_uuid", "holder_host", "holder_vtep", "incoming_host", "incoming_vtep", "parked", "version", "mac")

@@ -23,6 +23,7 @@ from hostagent.pipeline.drops import Drop, drops_of
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.resolve import resolve
 from netmgr.contract.types import (
+    Allowance,
     HostConfig,
     Location,
     LogicalPort,
@@ -94,12 +95,26 @@ class Fabric:
         )
 
     def port(
-        self, name: str, number: int, network: str, host: str, *, ips: tuple[str, ...] = (), tap: bool = True
+        self,
+        name: str,
+        number: int,
+        network: str,
+        host: str,
+        *,
+        ips: tuple[str, ...] = (),
+        tap: bool = True,
+        allow: tuple[Allowance, ...] = (),
     ) -> None:
         """A logical port with MAC *number*, held by *host*, its tap plugged there."""
         uuid = named(name)
         self.ports[uuid] = LogicalPort(
-            uuid=uuid, name=name, network_uuid=named(network), vif_uuid=named(f"vif {name}"), mac=mac(number), ips=ips
+            uuid=uuid,
+            name=name,
+            network_uuid=named(network),
+            vif_uuid=named(f"vif {name}"),
+            mac=mac(number),
+            ips=ips,
+            allow=allow,
         )
         self.locations[uuid] = Location(
             port_uuid=uuid,

@@ -21,9 +21,10 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
 )
-from scapy.layers.l2 import ARP, Ether
+from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
+from netmgr.contract.types import Allowance
 from tests.lab.pipeline.conftest import mac
 
 pytestmark = pytest.mark.lab
@@ -105,6 +106,9 @@ NEVER = {
     "router advertisement in an atomic fragment": eth(
         IPv6(src=LL, dst="ff02::1") / IPv6ExtHdrFragment(nh=58) / ICMPv6ND_RA(), NODES
     ),
+    "router advertisement in a first fragment": eth(
+        IPv6(src=LL, dst="ff02::1") / IPv6ExtHdrFragment(nh=58, m=1) / ICMPv6ND_RA(), NODES
+    ),
     "redirect": eth(IPv6(src=LL, dst="fd00::2") / ICMPv6ND_Redirect(tgt=LL, dst="fd00::7")),
     "ipv4 redirect": eth(IP(src=V4, dst="10.1.0.2") / ICMP(type=5, code=1, gw=V4) / PAD),
     "ipv4 router advertisement": eth(IP(src=V4, dst="224.0.0.1") / ICMP(type=9) / PAD),
@@ -145,6 +149,39 @@ def test_without_addresses_a_guest_may_use_any_but_not_another_mac_nor_speak_as_
     guests.port("a", 1, "n", "h1")
     frames = {**ALWAYS, **NEVER, **WITH_ADDRESSES_NEVER}
     assert passed(guests, frames) == {*ALWAYS, *WITH_ADDRESSES_NEVER}
+
+
+def server(src: str) -> bytes:
+    return eth(IP(src=src, dst="255.255.255.255") / UDP(sport=67, dport=68) / BOOTP(op=2), ALL)
+
+
+SERVER_ONLY = {name for name in NEVER if name.startswith("dhcp")}
+ROUTER_ONLY = {name for name in NEVER if "router" in name or "redirect" in name} - {
+    "router advertisement in a first fragment"  # RFC 6980
+}
+
+
+@pytest.mark.parametrize(
+    ("allow", "more"),
+    [
+        ((Allowance.DHCP_SERVER,), SERVER_ONLY),
+        ((Allowance.ROUTER,), ROUTER_ONLY),
+        ((Allowance.DHCP_SERVER, Allowance.ROUTER), SERVER_ONLY | ROUTER_ONLY),
+    ],
+    ids=["server", "router", "both"],
+)
+def test_a_port_may_say_what_it_is_allowed_and_nothing_else_that_is_denied(guests, allow, more):
+    guests.port("a", 1, "n", "h1", allow=allow)
+    frames = {**ALWAYS, **NEVER, **WITH_ADDRESSES_NEVER}
+    assert passed(guests, frames) == {*ALWAYS, *WITH_ADDRESSES_NEVER, *more}
+
+
+def test_a_server_answers_from_its_own_addresses_only(guests):
+    guests.port("a", 1, "n", "h1", ips=(V4,), allow=(Allowance.DHCP_SERVER,))
+    tagged = bytes(Ether(src=OWN, dst=ALL) / Dot1Q(vlan=5) / IP(src=V4) / UDP(sport=67, dport=68) / BOOTP(op=2))
+    another_mac = bytes(Ether(src=OTHER, dst=ALL) / IP(src=V4) / UDP(sport=67, dport=68) / BOOTP(op=2))
+    frames = {"own": server(V4), "another": server("10.1.0.9"), "tagged": tagged, "another mac": another_mac}
+    assert passed(guests, frames) == {"own"}
 
 
 def test_with_addresses_a_guest_may_use_only_those_and_not_speak_as_server_or_router(guests):

@@ -47,6 +47,11 @@ def test_life_of_every_resource(netmgr: Cli) -> None:
     assert netmgr.ok("port", "attach", "blue/p", "--vif", vif, "-o", "json").json()["vif_uuid"] == vif
     assert netmgr.ok("port", "set", "p", "--up", "--no-ips", "-o", "json").json()["admin_up"] is True
     assert netmgr.ok("port", "show", "p", "-o", "json").json()["ips"] == []
+    both = netmgr.ok("port", "set", "p", "--allow", "router", "--allow", "dhcp-server", "-o", "json")
+    assert both.json()["allow"] == ["dhcp-server", "router"]
+    twice = netmgr("port", "set", "p", "--allow", "router", "--allow", "router")
+    assert (twice.code, "allow names the same thing twice" in twice.err) == (2, True)
+    assert netmgr.ok("port", "set", "p", "--no-allow", "-o", "json").json()["allow"] == []
     assert netmgr.ok("network", "set", "blue", "--no-subnets", "-o", "json").json()["subnets"] == []
     assert netmgr.ok("host", "set", "h1", "--name", "first", "-o", "json").json()["zones"] == ["a"]
     assert netmgr.ok("host", "set", str(host.uuid), "--no-zones", "-o", "json").json()["vteps"] == {}

@@ -84,10 +84,13 @@ def test_shadow_follows_every_change_of_its_primary_in_the_same_revision(store: 
     shadow(store)
     shadow(store, "second", vif_uuid=None)
     before = store._world.revision
-    service.set_port(store, "web1", PortPatch(mac="02:00:00:00:00:09", ips=["10.1.0.9"], admin_up=False))
+    service.set_port(
+        store, "web1", PortPatch(mac="02:00:00:00:00:09", ips=["10.1.0.9"], admin_up=False, allow=["router"])
+    )
     found = ports(store)
     for name in ("standby", "second"):
         assert (found[name].mac, found[name].ips, found[name].admin_up) == ("02:00:00:00:00:09", ("10.1.0.9",), False)
+        assert found[name].allow == ("router",)
         assert where(store, name).mac == ""
     assert store._world.revision == before + 1
     assert where(store, "web1").mac == "02:00:00:00:00:09"
