@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that is needed on a fresh Debian 12 machine, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-migration bench-placement proto clean
+.PHONY: help setup demo test check bench bench-migration bench-placement proto clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 # Tests at a time. Those of one file stay together: they share a lab.
@@ -22,6 +22,10 @@ check: ## lint, format, types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+bench: ## our network beside OVN's and a bare bridge: how soon, how fast, how large; SAMPLES=10 (docs/bench.md)
+	@scripts/install.sh --bench
+	@scripts/bench-network $(if $(SAMPLES),--samples $(SAMPLES))
 
 bench-migration: ## a live migration seen by the network: ours, OVN, MAC learning, the floor; MOVES=20 (docs/bench.md)
 	@scripts/install.sh --bench

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `make setup` does: Debian packages, the virtual environment, the lab's guest. Idempotent: a second run takes a
 # second and changes nothing. No service is started or stopped on the machine. With --bench also what benchmarks compare
-# with: OVN.
+# with, OVN, and what they measure throughput with.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
@@ -22,7 +22,7 @@ packages="
 
 case ${1-} in
 "") ;;
---bench) packages="$packages ovn-central ovn-host" ;;
+--bench) packages="$packages ovn-central ovn-host iperf3" ;;
 *) fail "wanted --bench or nothing, found '$1'" ;;
 esac
 

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
-import platform
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from scripts.benchkit.environment import environment, positive
 from scripts.benchkit.figures import SUBJECTS, Move, document, table
 from scripts.benchkit.ours import Ours
 from scripts.benchkit.ovn import Ovn
@@ -35,13 +32,6 @@ __all__ = ["main"]
 
 _KINDS: dict[str, type[Subject]] = {kind.name: kind for kind in (Ours, Ovn, MacLearning, Floor)}
 _OUTPUT = REPOSITORY / "build/bench/migration.json"
-_VERSIONS = {
-    "openvswitch": ("ovs-vswitchd", "--version"),
-    "ovn": ("ovn-controller", "--version"),
-    "libvirt": ("libvirtd", "--version"),
-    "qemu": ("qemu-system-x86_64", "--version"),
-    "revision": ("git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"),
-}
 
 
 def main() -> int:
@@ -70,7 +60,7 @@ class _Run:
         self._output = output
         self._moves: dict[str, list[Move]] = {name: [] for name in subjects}
         self._failures: dict[str, list[str]] = {name: [] for name in subjects}
-        self._environment = _environment()
+        self._environment = {**environment(), "interval_ms": INTERVAL_MS, "guest": "128 MiB, TCG"}
 
     def measure(self, moves: int, *, keep_logs: Path | None) -> None:
         image = guest.build(progress=_say)
@@ -123,27 +113,6 @@ class _Run:
         return True
 
 
-def _environment() -> dict[str, Any]:
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "kernel": platform.release(),
-        "cores": os.cpu_count(),
-        "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
-        "load_1min_at_start": os.getloadavg()[0],
-        "interval_ms": INTERVAL_MS,
-        "datapath": "netdev",
-        "guest": "128 MiB, TCG",
-        **{what: _first_line(command) for what, command in _VERSIONS.items()},
-    }
-
-
-def _first_line(command: Sequence[str]) -> str | None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.splitlines()[0]
-    return None
-
-
 def _copy_logs(rigs: Sequence[Rig], directory: Path) -> None:
     """Daemons' logs of every lab, for whoever wants to know where the time went."""
     for rig in rigs:
@@ -160,19 +129,13 @@ def _options() -> argparse.Namespace:
         description="Moves a guest to and fro between two lab hosts while peers on the source's host, on the "
         "destination's and on a third ping it every 5 ms; each subject in turn. docs/bench.md explains the figures.",
     )
-    parser.add_argument("--moves", type=_positive, default=20, help="moves of each subject (default: %(default)s)")
+    parser.add_argument("--moves", type=positive, default=20, help="moves of each subject (default: %(default)s)")
     parser.add_argument(
         "--subject", action="append", choices=SUBJECTS, help="only this one; may be repeated (default: all)"
     )
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="the JSON file (default: build/bench/…)")
     parser.add_argument("--keep-logs", type=Path, metavar="DIR", help="copy the daemons' logs there at the end")
     return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"wanted a whole number of at least 1, found {text!r}")
-    return int(text)
 
 
 def _say(sentence: str) -> None:

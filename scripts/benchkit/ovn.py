@@ -24,10 +24,10 @@ from scripts.benchkit.plain import BRIDGE, bare_switches, build_uplinks, random_
 from scripts.benchkit.subject import MOVERS, Port, Subject, define_network, eventually
 from scripts.labkit import Lab, LabError
 
-__all__ = ["Ovn"]
+__all__ = ["CENTRAL", "CONTROLLER", "START_CONTROLLER", "Ovn"]
 
-_CENTRAL = "h3"
-_SWITCH = "bench"
+CENTRAL = "h3"
+CONTROLLER = "/run/ovn/ovn-controller.pid"
 _WAIT_S = 10
 _LOGGING = "--log-file --verbose=console:off --verbose=syslog:off"
 
@@ -47,7 +47,7 @@ ovn-sbctl --timeout={_WAIT_S} init
 ovn-northd --ovnnb-db=unix:/run/ovn/ovnnb_db.sock --ovnsb-db=unix:/run/ovn/ovnsb_db.sock \\
     --pidfile --detach --no-chdir {_LOGGING}
 """
-_START_CONTROLLER = f"""
+START_CONTROLLER = f"""
 mkdir -p /run/ovn /var/log/ovn
 exec ovn-controller unix:/run/openvswitch/db.sock --pidfile --detach --no-chdir {_LOGGING}
 """
@@ -57,29 +57,30 @@ class Ovn(Subject):
     """A logical switch; a port for each VIF, with its MAC and address."""
 
     name = "ovn"
+    switch = "bench"
 
     @staticmethod
-    def make_lab(progress: Callable[[str], None]) -> Lab:
+    def make_lab(progress: Callable[[str], None], *, libvirt: bool = True) -> Lab:
         missing = [tool for tool in ("ovn-nbctl", "ovn-northd", "ovn-controller") if shutil.which(tool) is None]
         if missing:
             raise LabError(f"{', '.join(missing)} not found; `scripts/install.sh --bench` installs OVN")
-        return bare_switches(progress)
+        return bare_switches(progress, libvirt=libvirt)
 
     def build(self) -> None:
         build_uplinks(self.lab)
-        self.lab.exec(_CENTRAL, ["/bin/sh", "-c", _START_CENTRAL])
+        self.lab.exec(CENTRAL, ["/bin/sh", "-c", _START_CENTRAL])
         for host in self.lab.hosts:
             ids = {
                 "system-id": host,
-                "ovn-remote": f"tcp:{self.lab.address(_CENTRAL)}:6642",
+                "ovn-remote": f"tcp:{self.lab.address(CENTRAL)}:6642",
                 "ovn-encap-type": "geneve",
                 "ovn-encap-ip": vtep(host),
                 "ovn-bridge-datapath-type": "netdev",
             }
             words = [f'external_ids:{key}="{value}"' for key, value in ids.items()]
             self.lab.exec(host, ["ovs-vsctl", "--timeout=10", "set", "Open_vSwitch", ".", *words])
-            self.lab.exec(host, ["/bin/sh", "-c", _START_CONTROLLER])
-        self._nb("ls-add", _SWITCH)
+            self.lab.exec(host, ["/bin/sh", "-c", START_CONTROLLER])
+        self._nb("ls-add", self.switch)
         for host in self.lab.hosts:
             made = partial(self._has_bridge, host)
             eventually(made, within_s=30, otherwise=f"ovn-controller of {host} did not make {BRIDGE}")
@@ -88,7 +89,9 @@ class Ovn(Subject):
 
     def port(self, name: str, address: str) -> Port:
         port = random_port(address)
-        self._nb("lsp-add", _SWITCH, port.vif_uuid, "--", "lsp-set-addresses", port.vif_uuid, f"{port.mac} {address}")
+        self._nb(
+            "lsp-add", self.switch, port.vif_uuid, "--", "lsp-set-addresses", port.vif_uuid, f"{port.mac} {address}"
+        )
         return port
 
     def bridge(self, host: str) -> str:
@@ -131,15 +134,15 @@ class Ovn(Subject):
     def _sb(self, columns: str, verb: str, table: str, logical_port: str) -> list[list[Any]]:
         condition = [f"logical_port={logical_port}"] if logical_port else []
         command = ["ovn-sbctl", f"--timeout={_WAIT_S}", "--format=json", columns, verb, table, *condition]
-        rows: list[list[Any]] = json.loads(self.lab.exec(_CENTRAL, command).stdout)["data"]
+        rows: list[list[Any]] = json.loads(self.lab.exec(CENTRAL, command).stdout)["data"]
         return rows
 
     def _sync(self) -> None:
         """Wait until every chassis has acknowledged, but not for ever: some do only with the next change."""
-        self.lab.exec(_CENTRAL, ["ovn-nbctl", "--wait=hv", f"--timeout={_WAIT_S}", "sync"], check=False)
+        self.lab.exec(CENTRAL, ["ovn-nbctl", "--wait=hv", f"--timeout={_WAIT_S}", "sync"], check=False)
 
     def _nb(self, *words: str) -> None:
-        self.lab.exec(_CENTRAL, ["ovn-nbctl", f"--timeout={_WAIT_S}", *words])
+        self.lab.exec(CENTRAL, ["ovn-nbctl", f"--timeout={_WAIT_S}", *words])
 
     def _has_bridge(self, host: str) -> bool:
         return self.lab.exec(host, ["ovs-vsctl", "--timeout=10", "br-exists", BRIDGE], check=False).returncode == 0

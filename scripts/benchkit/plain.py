@@ -21,7 +21,7 @@ from uuid import uuid4
 from scripts.benchkit.subject import MOVERS, Port, Subject, define_network
 from scripts.labkit import Lab
 
-__all__ = ["Floor", "MacLearning", "bare_switches", "build_uplinks", "random_port", "vtep"]
+__all__ = ["Floor", "MacLearning", "bare_switches", "build_tunnels", "build_uplinks", "random_port", "tunnel", "vtep"]
 
 BRIDGE, UPLINK, VNI = "br-int", "br-uplink", 5001
 _MULTICAST = "01:00:00:00:00:00/01:00:00:00:00:00"
@@ -51,15 +51,7 @@ class MacLearning(Subject):
 
     def _bridges(self, settings: list[str]) -> None:
         build_uplinks(self.lab)
-        for host in self.lab.hosts:
-            words = ["add-br", BRIDGE, "--", "set", "Bridge", BRIDGE, "datapath_type=netdev", *settings]
-            for peer in self.lab.hosts:
-                if peer != host:
-                    options = {"remote_ip": vtep(peer), "local_ip": vtep(host), "key": str(VNI)}
-                    words += ["--", "add-port", BRIDGE, tunnel(peer)]
-                    words += ["--", "set", "Interface", tunnel(peer), "type=vxlan"]
-                    words += [f"options:{key}={value}" for key, value in options.items()]
-            self.lab.exec(host, ["ovs-vsctl", "--timeout=10", *words])
+        build_tunnels(self.lab, settings)
         for host in MOVERS:
             define_network(self.lab, host, name=self.network, bridge=BRIDGE)
 
@@ -115,9 +107,9 @@ class Floor(MacLearning):
         self.lab.exec(host, ["ovs-ofctl", "mod-port", BRIDGE, port, "no-flood"])
 
 
-def bare_switches(progress: Callable[[str], None]) -> Lab:
+def bare_switches(progress: Callable[[str], None], *, libvirt: bool = True) -> Lab:
     """A lab of three hosts with Open vSwitch and libvirt, no manager and no agent."""
-    return Lab(hosts=3, with_manager=False, with_agents=False, progress=progress)
+    return Lab(hosts=3, with_manager=False, with_agents=False, with_libvirt=libvirt, progress=progress)
 
 
 def build_uplinks(lab: Lab) -> None:
@@ -143,6 +135,19 @@ def build_uplinks(lab: Lab) -> None:
         for peer in lab.hosts:
             if peer != host:
                 lab.exec(host, ["ping", "-c", "3", "-i", "0.2", "-W", "2", vtep(peer)])
+
+
+def build_tunnels(lab: Lab, settings: list[str]) -> None:
+    """On every host the bridge for VIFs, with these columns, and a VXLAN tunnel to every other host."""
+    for host in lab.hosts:
+        words = ["add-br", BRIDGE, "--", "set", "Bridge", BRIDGE, "datapath_type=netdev", *settings]
+        for peer in lab.hosts:
+            if peer != host:
+                options = {"remote_ip": vtep(peer), "local_ip": vtep(host), "key": str(VNI)}
+                words += ["--", "add-port", BRIDGE, tunnel(peer)]
+                words += ["--", "set", "Interface", tunnel(peer), "type=vxlan"]
+                words += [f"options:{key}={value}" for key, value in options.items()]
+        lab.exec(host, ["ovs-vsctl", "--timeout=10", *words])
 
 
 def vtep(host: str) -> str:

@@ -89,7 +89,9 @@ class Subject(ABC):
 
 
 def define_network(lab: Lab, host: str, *, name: str, bridge: str) -> None:
-    """A libvirt network on an Open vSwitch bridge."""
+    """A libvirt network on an Open vSwitch bridge; nothing in a lab without libvirt."""
+    if not lab.spec.libvirt:
+        return
     xml = f"""<network><name>{name}</name><forward mode='bridge'/><bridge name={quoteattr(bridge)}/>
       <virtualport type='openvswitch'/></network>"""
     lab.exec(host, ["virsh", "net-define", "/dev/stdin"], input=xml)

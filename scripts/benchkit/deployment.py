@@ -1,0 +1,107 @@
+"""What the network benchmark compares: a deployment is one way to give three hosts virtual networks.
+
+A deployment answers the same verbs in the same way: by a connection to its manager that is open already, without the
+start of a command-line program on either side. What it promises, each verb has done when it returns.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from scripts.benchkit.inside import Inside
+from scripts.benchkit.subject import Port
+from scripts.labkit import Lab, LabError
+
+__all__ = ["AGENT_S", "Carrier", "Deployment", "resident_kib"]
+
+AGENT_S = 60.0
+"""How long an agent may take to be in sync."""
+
+
+class Carrier(ABC):
+    """What carries frames between VIFs: one lab of three hosts. Every wait is bounded; what takes too long is a
+    LabError."""
+
+    name: str
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.open = ExitStack()
+        """Closed with the deployment: threads on hosts, connections."""
+        self.on = {host: Inside(lab.node(host)) for host in lab.hosts}
+        for inside in self.on.values():
+            self.open.callback(inside.close)
+
+    @staticmethod
+    @abstractmethod
+    def make_lab() -> Lab:
+        """A lab with what this deployment needs on its hosts, not yet up."""
+
+    @abstractmethod
+    def build(self) -> None:
+        """Manager and agents run, hosts know each other; there is no network yet."""
+
+    @abstractmethod
+    def create_network(self, name: str) -> None:
+        """Make a network; returns when every host has confirmed it."""
+
+    @abstractmethod
+    def delete_network(self, name: str) -> None:
+        """Remove a network, from every host."""
+
+    @abstractmethod
+    def create_ports(self, network: str, ports: Sequence[Port]) -> None:
+        """Make ports that allow their MAC and address and nothing else, with their VIFs attached."""
+
+    @abstractmethod
+    def delete_ports(self, ports: Sequence[Port]) -> None:
+        """Remove ports whose VIFs are unplugged."""
+
+    @abstractmethod
+    def bridge(self, host: str) -> str:
+        """Where VIFs are plugged in; once there is a network."""
+
+    def attached(self, ports: Mapping[str, tuple[str, Port]]) -> None:  # noqa: B027
+        """These VIFs are plugged, by host with the name of the tap; returns when they may speak."""
+
+    def ovsdb(self, host: str) -> Path:
+        """The socket of the host's database."""
+        return self.lab.path(host, "/run/openvswitch/db.sock")
+
+    def memory_of(self, node: str, pidfile: str) -> int:
+        """KiB that the daemon of this pid file has resident."""
+        process = self.lab.node(node).daemon(pidfile)
+        if process is None:
+            raise LabError(f"{self.name}: no daemon of {pidfile} runs on {node}")
+        return resident_kib(process.pid)
+
+
+class Deployment(Carrier):
+    """A carrier with a manager and agents."""
+
+    @abstractmethod
+    def kill_agent(self, host: str) -> None:
+        """SIGKILL, and it is gone."""
+
+    @abstractmethod
+    def start_agent(self, host: str) -> None:
+        """Start it; returns when the host is in sync again."""
+
+    @abstractmethod
+    def agent_memory_kib(self) -> list[int]:
+        """Resident memory of each agent."""
+
+    @abstractmethod
+    def manager_memory_kib(self) -> int:
+        """Resident memory of all that the manager consists of."""
+
+
+def resident_kib(pid: int) -> int:
+    """VmRSS of a process (proc(5))."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise LabError(f"process {pid} has no memory: it has ended")

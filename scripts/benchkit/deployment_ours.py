@@ -1,0 +1,104 @@
+"""Ours: netmgr with its REST API over mutual TLS on one connection that stays open; a hostagent and libvirt a host."""
+
+from __future__ import annotations
+
+import signal
+import ssl
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import httpx
+
+from scripts.benchkit.deployment import AGENT_S, Deployment
+from scripts.benchkit.inside import Inside, question
+from scripts.benchkit.subject import NETWORK_MTU, Port
+from scripts.labkit import Lab, LabError
+from scripts.labkit.state import MANAGER
+
+__all__ = ["OursDeployment"]
+
+_ZONE = "a"
+_SWITCH = {"name": "bench", "zones": [_ZONE], "pnic_globs": ["pnic*"], "mtu": 1650, "vtep_pool": "10.200.0.0/24"}
+_CONTROL = "/run/hostagent/hostagent.sock"
+_LOOK_S = 0.01
+
+
+class OursDeployment(Deployment):
+    """A zone of three hosts; ports with their address, so that all anti-spoof flows are in the way."""
+
+    name = "ours"
+
+    @staticmethod
+    def make_lab() -> Lab:
+        return Lab(hosts=3, zones=dict.fromkeys(("h1", "h2", "h3"), _ZONE), with_vmctl=False)
+
+    def build(self) -> None:
+        manager = Inside(self.lab.node(MANAGER))
+        self.open.callback(manager.close)
+        self._call = manager.call
+        operator = self.lab.path(MANAGER, "/var/lib/netmgr/operator")
+        tls = ssl.create_default_context(cafile=str(operator / "ca.pem"))
+        tls.load_cert_chain(operator / "cert.pem", operator / "key.pem")
+        self._api = httpx.Client(
+            base_url=f"https://{self.lab.address(MANAGER)}:7443/api/v1/", verify=tls, timeout=AGENT_S, trust_env=False
+        )
+        self.open.callback(self._api.close)
+        self._ask("POST", "switches", {"wait": "realized"}, _SWITCH)
+
+    def create_network(self, name: str) -> None:
+        spec = {"name": name, "zone": _ZONE, "mtu": NETWORK_MTU}
+        made = self._ask("POST", "networks", {"wait": "realized"}, spec)
+        if not made["realization"]["realized"]:
+            raise LabError(f"ours: network {name} was not realized: {made['realization']['hosts']}")
+
+    def delete_network(self, name: str) -> None:
+        self._ask("DELETE", f"networks/{name}")
+
+    def create_ports(self, network: str, ports: Sequence[Port]) -> None:
+        for port in ports:
+            spec = {"name": port.vif_uuid, "mac": port.mac, "ips": [port.address], "vif_uuid": port.vif_uuid}
+            self._ask("POST", "ports", None, {**spec, "network": network})
+
+    def delete_ports(self, ports: Sequence[Port]) -> None:
+        for port in ports:
+            self._ask("DELETE", f"ports/{port.vif_uuid}", {"force": "true"})
+
+    def bridge(self, host: str) -> str:
+        found = self._show(host)["switches"]
+        if not found:
+            raise LabError(f"ours: {host} has no switch")
+        return str(found[0]["bridge"])
+
+    def kill_agent(self, host: str) -> None:
+        self.lab.stop_daemon(host, "hostagent", number=signal.SIGKILL)
+
+    def start_agent(self, host: str) -> None:
+        deadline = time.monotonic() + AGENT_S
+        self.lab.start_daemon(host, "hostagent")
+        while True:
+            sync = self._show(host)["sync"]
+            if sync["connected"] and sync["in_sync"]:
+                return
+            if time.monotonic() > deadline:
+                raise LabError(f"ours: the agent of {host} is not in sync after {AGENT_S:g} s: {sync}")
+            time.sleep(_LOOK_S)
+
+    def agent_memory_kib(self) -> list[int]:
+        return [self.memory_of(host, "/run/lab/hostagent.pid") for host in self.lab.hosts]
+
+    def manager_memory_kib(self) -> int:
+        return self.memory_of(MANAGER, "/run/lab/netmgr.pid")
+
+    def _show(self, host: str) -> dict[str, Any]:
+        return question(self.lab.path(host, _CONTROL), {"verb": "show"})
+
+    def _ask(self, method: str, path: str, query: dict[str, str] | None = None, body: Any = None) -> Any:
+        question = partial(
+            self._api.request, method, path, params=query, json=body, extensions={"sni_hostname": "netmgr"}
+        )
+        answer = self._call(question)
+        if not answer.is_success:
+            raise LabError(f"ours: {method} {path} was answered {answer.status_code}: {answer.text[:300]}")
+        return answer.json() if answer.content else None

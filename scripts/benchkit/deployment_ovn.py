@@ -1,0 +1,94 @@
+"""OVN from Debian's packages: northd and its two databases on h3, an ovn-controller on every host, Geneve.
+
+Verbs go to an `ovn-nbctl` that runs as a daemon (ovn-nbctl(8), Daemon Mode), so it holds the database already and no
+process is started for a verb. Each wait is bounded: some chassis of 23.03 acknowledge only with the next change.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from scripts.benchkit.deployment import AGENT_S, Deployment
+from scripts.benchkit.inside import rpc
+from scripts.benchkit.ovn import CENTRAL, CONTROLLER, START_CONTROLLER, Ovn
+from scripts.benchkit.plain import BRIDGE
+from scripts.benchkit.subject import Port, eventually
+from scripts.labkit import Lab, LabError, processes
+
+__all__ = ["OvnDeployment"]
+
+_NBCTL = "/run/ovn/nbctl.ctl"
+_WAIT_S = 10
+_GONE_S = 10.0
+
+
+class OvnDeployment(Deployment):
+    """Logical switches; ports with port security, as ours have."""
+
+    name = "theirs"
+
+    @staticmethod
+    def make_lab() -> Lab:
+        return Ovn.make_lab(lambda sentence: None, libvirt=False)
+
+    def build(self) -> None:
+        self._subject = Ovn(self.lab)
+        self._subject.build()
+        self.lab.exec(CENTRAL, ["ovn-nbctl", "--detach", "--pidfile", f"--unixctl={_NBCTL}", "--log-file"])
+        self._nb("ls-del", self._subject.switch)
+
+    def create_network(self, name: str) -> None:
+        self._nb("ls-add", name, hypervisors=True)
+
+    def delete_network(self, name: str) -> None:
+        self._nb("ls-del", name, hypervisors=True)
+
+    def create_ports(self, network: str, ports: Sequence[Port]) -> None:
+        words: list[str] = []
+        for port in ports:
+            both = f"{port.mac} {port.address}"
+            words += ["--", "lsp-add", network, port.vif_uuid, "--", "lsp-set-addresses", port.vif_uuid, both]
+            words += ["--", "lsp-set-port-security", port.vif_uuid, both]
+        self._nb(*words[1:], hypervisors=True)
+
+    def delete_ports(self, ports: Sequence[Port]) -> None:
+        words = [word for port in ports for word in ("--", "lsp-del", port.vif_uuid)]
+        self._nb(*words[1:], hypervisors=True)
+
+    def bridge(self, host: str) -> str:
+        return BRIDGE
+
+    def kill_agent(self, host: str) -> None:
+        process = self.lab.node(host).daemon(CONTROLLER)
+        if process is None:
+            raise LabError(f"theirs: no ovn-controller runs on {host}")
+        processes.send(process, signal.SIGKILL)
+        gone = partial(_gone, self.lab, host)
+        eventually(gone, within_s=_GONE_S, otherwise=f"ovn-controller of {host} did not end")
+
+    def start_agent(self, host: str) -> None:
+        self.lab.exec(host, ["/bin/sh", "-c", START_CONTROLLER])
+        self._nb("sync", hypervisors=True, timeout_s=AGENT_S)
+
+    def agent_memory_kib(self) -> list[int]:
+        return [self.memory_of(host, CONTROLLER) for host in self.lab.hosts]
+
+    def manager_memory_kib(self) -> int:
+        parts = ("ovn-northd.pid", "ovnnb_db.pid", "ovnsb_db.pid")
+        return sum(self.memory_of(CENTRAL, f"/run/ovn/{part}") for part in parts)
+
+    def _nb(self, *words: str, hypervisors: bool = False, timeout_s: float = _WAIT_S) -> None:
+        """A verb of ovn-nbctl; with *hypervisors*, every chassis has confirmed it."""
+        options = ["--wait=hv", f"--timeout={timeout_s:.0f}"] if hypervisors else []
+        rpc(self._nbctl, "run", *options, *words, timeout_s=timeout_s + 1)
+
+    @property
+    def _nbctl(self) -> Path:
+        return self.lab.path(CENTRAL, _NBCTL)
+
+
+def _gone(lab: Lab, host: str) -> bool:
+    return lab.node(host).daemon(CONTROLLER) is None

@@ -1,0 +1,169 @@
+"""Our network beside OVN's and beside a bare bridge, in one run: how soon, how fast, how large.
+
+All labs are up at once. Samples are taken in turns, ours, theirs, ours, theirs: what disturbs the machine disturbs
+both. Every wait is bounded; a sample that fails is written down and left out, and what was measured is written whatever
+ends the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from scripts.benchkit.bare_bridge import BareBridge
+from scripts.benchkit.deployment import Carrier
+from scripts.benchkit.deployment_ours import OursDeployment
+from scripts.benchkit.deployment_ovn import OvnDeployment
+from scripts.benchkit.environment import environment, positive
+from scripts.benchkit.network_figures import MEASURES, document, table
+from scripts.benchkit.network_rig import NetworkRig
+from scripts.labkit import LabError
+from scripts.labkit.node import REPOSITORY
+
+__all__ = ["main"]
+
+_OUTPUT = REPOSITORY / "build/bench/network.json"
+_FILES_MAX = 4096  # a tap is a file, and there are hundreds
+_CROWDED = ("attach_500", "cold_start_500")
+_RATES = ("throughput", "packets_per_s")
+_MEMORY = ("agent_memory", "manager_memory")
+_CROWDS_MAX = 5
+
+
+def main() -> int:
+    """Run the benchmark; 0 when every wanted measure has samples of all it compares."""
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the labs are taken down then too
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES_MAX, most), most))
+    run = _Run(options.only or list(MEASURES), samples=options.samples, output=options.output)
+    try:
+        run.measure()
+    except LabError as error:
+        _say(f"FAILED: {error}")
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted; the labs are gone")
+        return 130
+    finally:
+        run.write()
+    return 0 if run.whole() else 1
+
+
+class _Run:
+    """One run: the labs, the samples, the file and the table."""
+
+    def __init__(self, wanted: Sequence[str], *, samples: int, output: Path) -> None:
+        self._wanted = wanted
+        self._count = samples
+        self._output = output
+        self._samples: dict[str, dict[str, list[float]]] = {}
+        self._failures: dict[str, list[str]] = {}
+        self._environment = environment()
+
+    def measure(self) -> None:
+        with contextlib.ExitStack() as labs:
+            deployments = [self._rig(labs, kind) for kind in (OursDeployment, OvnDeployment)]
+            self._memory(deployments)
+            for name in ("network_create", "vif_first_frame"):
+                if name in self._wanted:
+                    self._in_turns([name], deployments, self._count, _method(name))
+            if any(name in self._wanted for name in _RATES):
+                carriers = [*deployments, self._rig(labs, BareBridge)]
+                for name in _RATES:
+                    if name in self._wanted:
+                        self._in_turns([name], carriers, self._count, _method(name))
+            if any(name in self._wanted for name in _CROWDED):
+                self._in_turns(_CROWDED, deployments, min(self._count, _CROWDS_MAX), NetworkRig.crowd)
+            self._environment["load_1min_at_end"] = os.getloadavg()[0]
+            _say("cleaning up")
+
+    def whole(self) -> bool:
+        return not self._failures and all(name in self._samples for name in self._wanted)
+
+    def write(self) -> None:
+        """What was measured so far, if anything, as a file and as a table."""
+        if not self._samples:
+            return
+        doc = document(self._samples, failures=self._failures, environment=self._environment)
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        self._output.write_text(json.dumps(doc, indent=1) + "\n")
+        _say(f"\n{table(doc)}\n\nWritten to {self._output}")
+
+    def _rig(self, labs: contextlib.ExitStack, kind: type[Carrier]) -> NetworkRig:
+        began = time.monotonic()
+        lab = labs.enter_context(kind.make_lab())
+        carrier = kind(lab)
+        labs.enter_context(carrier.open)
+        rig = NetworkRig(carrier)
+        rig.place()
+        _say(f"{rig.name}: three hosts and a network are up after {time.monotonic() - began:.0f} s (lab {lab.name})")
+        return rig
+
+    def _memory(self, rigs: Iterable[NetworkRig]) -> None:
+        """As they are with three hosts and one network."""
+        for rig in rigs:
+            if "agent_memory" in self._wanted:
+                for kib in rig.deployment.agent_memory_kib():
+                    self._note("agent_memory", rig.name, kib)
+            if "manager_memory" in self._wanted:
+                self._note("manager_memory", rig.name, rig.deployment.manager_memory_kib())
+
+    def _in_turns(
+        self,
+        names: Sequence[str],
+        rigs: Sequence[NetworkRig],
+        count: int,
+        sample: Callable[[NetworkRig], Sequence[float] | float],
+    ) -> None:
+        """*count* samples of each rig, one after the other."""
+        for number in range(1, count + 1):
+            for rig in rigs:
+                try:
+                    found = sample(rig)
+                except LabError as error:
+                    self._failures.setdefault(names[0], []).append(f"{rig.name}, sample {number}: {error}")
+                    _say(f"{number:3}/{count} {names[0]:16} {rig.name:12} FAILED: {error}")
+                    continue
+                for name, value in zip(names, [found] if isinstance(found, float | int) else found, strict=True):
+                    if name in self._wanted:
+                        self._note(name, rig.name, value)
+                        _say(f"{number:3}/{count} {name:16} {rig.name:12} {value:,.1f} {MEASURES[name].unit}")
+
+    def _note(self, measure: str, who: str, value: float) -> None:
+        self._samples.setdefault(measure, {}).setdefault(who, []).append(value)
+
+
+def _method(name: str) -> Callable[[NetworkRig], float]:
+    method: Callable[[NetworkRig], float] = getattr(NetworkRig, name)
+    return method
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench-network", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=list(MEASURES),
+        metavar="MEASURE",
+        help=f"measure only this; may be repeated. One of {', '.join(MEASURES)}",
+    )
+    parser.add_argument("--samples", type=positive, default=10, help="of each measure (default: 10)")
+    parser.add_argument("--output", type=Path, default=_OUTPUT, help="where the figures go (default: %(default)s)")
+    return parser.parse_args()
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""One carrier at work: its lab, the network `bench`, a listening VIF on h2; one sample of each measure.
+
+VIFs that speak are plugged on h1. All ports are defined with their MAC and address, and neither side accepts another
+from them. What a sample needs is made before its clock starts, and removed after it has stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from itertools import count
+from typing import Any
+
+from scripts.benchkit.deployment import Carrier, Deployment
+from scripts.benchkit.inside import Tap
+from scripts.benchkit.plain import random_port
+from scripts.benchkit.subject import NETWORK_MTU, Port
+from scripts.benchkit.vifs import Vif, first_frames, plug, unplug
+from scripts.labkit import Lab, LabError
+
+__all__ = ["CROWD", "NetworkRig"]
+
+CROWD = 500
+_SPEAKER, _LISTENER = "h1", "h2"
+_FIRST_ADDRESS = IPv4Address("10.30.0.20")
+_PREFIX = 16
+_REACHED_S, _CROWD_S = 30.0, 120.0
+_SPAN_S = 3  # of a sample of throughput
+
+
+class NetworkRig:
+    """A carrier that is up. Each measure's method returns one sample in the measure's unit."""
+
+    network = "bench"
+
+    def __init__(self, carrier: Carrier) -> None:
+        self.carrier = carrier
+        self.lab: Lab = carrier.lab
+        self._numbers = count()
+        self._ends: dict[str, Port] = {}
+
+    @property
+    def name(self) -> str:
+        return self.carrier.name
+
+    def place(self) -> None:
+        """Manager, agents, the network and the listener; returns when the listener is reached from h1."""
+        self.carrier.build()
+        self.carrier.create_network(self.network)
+        if isinstance(self.carrier, Deployment):
+            self._listener = self._vif(_LISTENER)
+            plug(self.carrier, _LISTENER, [self._listener])
+            self.vif_first_frame()
+
+    # --- one sample of each ----------------------------------------------------------------------------------------
+
+    def network_create(self) -> float:
+        name = f"net-{next(self._numbers)}"
+        began = time.monotonic()
+        self.carrier.create_network(name)
+        took = time.monotonic() - began
+        self.carrier.delete_network(name)
+        return _ms(took)
+
+    def vif_first_frame(self) -> float:
+        vif = self._vif(_SPEAKER)
+        began = time.monotonic()
+        plug(self.carrier, _SPEAKER, [vif])
+        took = first_frames([vif], self._listener, began=began, within_s=_REACHED_S)
+        self._remove([vif])
+        return _ms(took)
+
+    def crowd(self) -> tuple[float, float]:
+        """Samples of `attach_500` and, with those VIFs there, of `cold_start_500`."""
+        deployment = self.deployment
+        vifs = self._vifs(_SPEAKER, CROWD)
+        began = time.monotonic()
+        plug(self.carrier, _SPEAKER, vifs)
+        attached = first_frames(vifs, self._listener, began=began, within_s=_CROWD_S)
+        deployment.kill_agent(_SPEAKER)
+        began = time.monotonic()
+        deployment.start_agent(_SPEAKER)
+        started = time.monotonic() - began
+        self._remove(vifs)
+        return _ms(attached), _ms(started)
+
+    def throughput(self) -> float:
+        """Mbit/s that the receiver of one TCP connection gets."""
+        found = self._iperf("--length=128K")
+        return round(float(found["end"]["sum_received"]["bits_per_second"]) / 1e6, 1)
+
+    def packets_per_s(self) -> float:
+        """Datagrams of 64 bytes that arrive in a second when as many are sent as can be."""
+        found = self._iperf("--udp", "--bandwidth=0", "--length=64")["end"]["sum"]
+        return float(round((found["packets"] - found["lost_packets"]) / float(found["seconds"])))
+
+    @property
+    def deployment(self) -> Deployment:
+        assert isinstance(self.carrier, Deployment), f"{self.name} has no agents"
+        return self.carrier
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _vif(self, host: str) -> Vif:
+        return self._vifs(host, 1)[0]
+
+    def _vifs(self, host: str, number: int) -> list[Vif]:
+        ports = [self._port() for _ in range(number)]
+        self.carrier.create_ports(self.network, ports)
+        return [Vif(port=port, tap=Tap(self.carrier.on[host], f"tap{next(self._numbers)}")) for port in ports]
+
+    def _port(self) -> Port:
+        return random_port(str(_FIRST_ADDRESS + next(self._numbers)))
+
+    def _remove(self, vifs: list[Vif]) -> None:
+        unplug(self.carrier, _SPEAKER, vifs)
+        self.carrier.delete_ports([vif.port for vif in vifs])
+
+    def _iperf(self, *words: str) -> dict[str, Any]:
+        ends = self._endpoints()
+        server = ends[_LISTENER]
+        command = ["iperf3", "--client", server.address, "--json", f"--time={_SPAN_S}", *words]
+        with self._serving(f"end{_LISTENER}"):
+            done = self.lab.exec(f"end{_SPEAKER}", command, check=False, timeout_s=_SPAN_S + 20)
+        found: dict[str, Any] = json.loads(done.stdout)
+        if "error" in found:
+            raise LabError(f"{self.name}: iperf3 to {server.address}: {found['error']}")
+        return found
+
+    @contextmanager
+    def _serving(self, endpoint: str) -> Iterator[None]:
+        server = self.lab.popen(endpoint, ["iperf3", "--server", "--one-off"], stdout=subprocess.DEVNULL)
+        try:
+            _until(lambda: bool(self.lab.exec(endpoint, ["ss", "-Hltn", "sport = :5201"]).stdout))
+            yield
+        finally:
+            server.terminate()
+            server.wait()
+
+    def _endpoints(self) -> dict[str, Port]:
+        """Namespaces with a VIF each, made at the first question and kept."""
+        if self._ends:
+            return self._ends
+        ends = {host: self._port() for host in (_SPEAKER, _LISTENER)}
+        self.carrier.create_ports(self.network, list(ends.values()))
+        for host, port in ends.items():
+            self.lab.attach(
+                host,
+                f"end{host}",
+                bridge=self.carrier.bridge(host),
+                vif_uuid=port.vif_uuid,
+                mac=port.mac,
+                addresses=[f"{port.address}/{_PREFIX}"],
+                mtu=NETWORK_MTU,
+            )
+        self.carrier.attached({host: (f"ep-end{host}", port) for host, port in ends.items()})
+        reached = ["ping", "-c1", "-W1", ends[_LISTENER].address]
+        _until(lambda: self.lab.exec(f"end{_SPEAKER}", reached, check=False).returncode == 0)
+        self._ends = ends
+        return ends
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _REACHED_S
+    while not true():
+        if time.monotonic() > deadline:
+            raise LabError(f"endpoints do not reach each other within {_REACHED_S:g} s")
+        time.sleep(0.05)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)
