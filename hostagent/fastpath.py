@@ -13,7 +13,7 @@ from uuid import UUID
 
 from hostagent.flow import Flow
 from hostagent.flows import compile_flows
-from hostagent.model import Bridge, ChangeFlows, Desired, Observed, Phase, Unread
+from hostagent.model import Bridge, ChangeFlows, Desired, MeterLimit, Observed, Phase, Unread
 from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from hostagent.resolve import SwitchIntent, resolve
 
@@ -44,7 +44,8 @@ def phase_flows(
             continue
         phase, vtep = before.get(port_uuid, (Phase.STEADY, ""))
         earlier = replace(one, phases={port_uuid: phase}, relay_vteps={port_uuid: vtep} if vtep else {})
-        old, new = (_flows(what, intent, bridge, network.uuid, port_uuid) for what in (earlier, one))
+        meters = observed.meters.get(intent.bridge, frozenset())
+        old, new = (_flows(what, intent, bridge, meters, network.uuid, port_uuid) for what in (earlier, one))
         delete, add = changes.setdefault(intent.bridge, (set(), set()))
         add |= new - old
         delete |= old - new
@@ -57,7 +58,14 @@ def phase_flows(
     return tuple(result)
 
 
-def _flows(desired: Desired, intent: SwitchIntent, bridge: Bridge, network_uuid: UUID, port_uuid: UUID) -> set[Flow]:
+def _flows(
+    desired: Desired,
+    intent: SwitchIntent,
+    bridge: Bridge,
+    meters: frozenset[MeterLimit],
+    network_uuid: UUID,
+    port_uuid: UUID,
+) -> set[Flow]:
     index = {network_uuid: (port_uuid,)}
-    flows = compile_flows(desired=desired, intent=intent, bridge=bridge, index=index, remember=False)
+    flows = compile_flows(desired=desired, intent=intent, bridge=bridge, meters=meters, index=index, remember=False)
     return {flow for flow in flows if flow.table != Table.FLOOD and flow.cookie != SWITCH_COOKIE}

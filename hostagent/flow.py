@@ -29,6 +29,7 @@ __all__ = [
     "Flow",
     "Goto",
     "Match",
+    "Meter",
     "Move",
     "Output",
     "Raw",
@@ -181,6 +182,13 @@ class Ct:
 
 
 @dataclass(frozen=True, slots=True)
+class Meter:
+    """Pass the packet through meter `number` of the bridge, which may drop it."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class WriteMetadata:
     """Instruction: set metadata, after the actions and before the next table."""
 
@@ -203,7 +211,7 @@ class Raw:
     data: bytes
 
 
-Action = Output | Controller | SetField | Move | Resubmit | Ct | WriteMetadata | Goto | Raw
+Action = Output | Controller | SetField | Move | Resubmit | Ct | Meter | WriteMetadata | Goto | Raw
 
 Drop: Final[tuple[Action, ...]] = ()
 """No actions: the packet ends here."""
@@ -354,6 +362,8 @@ def action_text(action: Action) -> str:
         case Ct(zone, commit, table):
             parts = (["commit"] if commit else []) + ([f"table={table}"] if table != 255 else []) + [f"zone={zone}"]
             return f"ct({','.join(parts)})"
+        case Meter(number):
+            return f"meter:{number}"
         case WriteMetadata(value, mask):
             return f"write_metadata:{value:#x}" + (f"/{mask:#x}" if mask is not None else "")
         case Goto(table):

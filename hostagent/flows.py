@@ -11,16 +11,17 @@ compiled only where it differs. That memory changes no answer; it holds the last
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
 from hostagent.flow import Flow, mac_to_int
-from hostagent.model import Bridge, Desired, Phase
+from hostagent.model import Bridge, Desired, MeterLimit, Phase
 from hostagent.names import network_key, tunnel_port
 from hostagent.pipeline.network import NetworkPorts, PortView, Wire, network_flows, vtep_flows
 from hostagent.pipeline.tables import family_of, switch_flows
+from hostagent.qos import meter_of
 from hostagent.resolve import SwitchIntent, tunnel_key
 from hostagent.vifs import Taps, standing, taps_of
 from netmgr.contract.types import Location, LogicalPort, NetworkType, OpaqueNetwork, VifState
@@ -34,14 +35,17 @@ def compile_flows(
     intent: SwitchIntent,
     bridge: Bridge,
     realized: Iterable[Flow] = (),
+    meters: Collection[MeterLimit] = (),
     index: Mapping[UUID, tuple[UUID, ...]] | None = None,
     remember: bool = True,
 ) -> frozenset[Flow]:
     """All flows that the *bridge* of *intent* should have.
 
     What has no ofport yet is left out and comes with a later reading. *realized* are the flows it has: they decide
-    which of two taps with one VIF UUID stays lit. *index* is `ports_by_network(desired)`, if the caller has it; who
-    passes only a part of the ports sets *remember* to False, so that the whole is not forgotten for it.
+    which of two taps with one VIF UUID stays lit. *meters* are those it has: a limit that is not among them yet comes
+    with a later reading too, because the switch refuses flows with meters that it does not know. *index* is
+    `ports_by_network(desired)`, if the caller has it; who passes only a part of the ports sets *remember* to False, so
+    that the whole is not forgotten for it.
     """
     by_network = ports_by_network(desired) if index is None else index
     taps = taps_of(bridge, realized)
@@ -49,7 +53,8 @@ def compile_flows(
     before = _recall(desired, intent) if remember else {}
     now: dict[UUID, _Compiled] = {}
     for network in intent.networks:
-        inputs = _inputs(desired, network, by_network.get(network.uuid, ()), taps, _wire(network, intent, bridge))
+        wire = _wire(network, intent, bridge)
+        inputs = _inputs(desired, network, by_network.get(network.uuid, ()), taps, wire, meters)
         known = before.get(network.uuid)
         now[network.uuid] = known if known is not None and known.inputs == inputs else _compile(inputs)
     flows: set[Flow] = set(switch_flows(family_of(own_vtep)))
@@ -92,6 +97,7 @@ class _Inputs(NamedTuple):
     ports: tuple[LogicalPort | None, ...]
     locations: tuple[Location | None, ...]
     ofports: tuple[tuple[UUID, int], ...]  # by VIF, of this network's taps
+    metered: frozenset[UUID]  # VIFs of these whose meter is there
     phases: tuple[tuple[UUID, Phase], ...]  # by port
     relay_vteps: tuple[tuple[UUID, str], ...]  # by port
 
@@ -121,10 +127,16 @@ def _remember(desired: Desired, intent: SwitchIntent, compiled: dict[UUID, _Comp
 
 
 def _inputs(
-    desired: Desired, network: OpaqueNetwork, uuids: tuple[UUID, ...], taps: Taps, wire: Wire | None
+    desired: Desired,
+    network: OpaqueNetwork,
+    uuids: tuple[UUID, ...],
+    taps: Taps,
+    wire: Wire | None,
+    meters: Collection[MeterLimit],
 ) -> _Inputs:
     ports = tuple(map(desired.ports.get, uuids))
     ofports: list[tuple[UUID, int]] = []
+    metered: set[UUID] = set()
     if taps.by_vif:
         for port in ports:
             tap = taps.by_vif.get(port.vif_uuid) if port is not None and port.vif_uuid is not None else None
@@ -132,6 +144,8 @@ def _inputs(
                 assert port is not None
                 assert port.vif_uuid is not None
                 ofports.append((port.vif_uuid, tap.ofport))
+                if meter_of(port, tap.ofport) in meters:
+                    metered.add(port.vif_uuid)
     phases, relays = desired.phases, desired.relay_vteps
     return _Inputs(
         host=desired.host.uuid if desired.host is not None else None,
@@ -140,6 +154,7 @@ def _inputs(
         ports=ports,
         locations=tuple(map(desired.locations.get, uuids)),
         ofports=tuple(ofports),
+        metered=frozenset(metered),
         phases=tuple((uuid, phases[uuid]) for uuid in uuids if uuid in phases) if phases else (),
         relay_vteps=tuple((uuid, relays[uuid]) for uuid in uuids if uuid in relays) if relays else (),
     )
@@ -174,7 +189,8 @@ def _views(inputs: _Inputs) -> Iterator[PortView]:
         else:
             phase, relay = phases.get(location.port_uuid, Phase.STEADY), relays.get(location.port_uuid, "")
             ofport = ofports.get(port.vif_uuid, 0) if port is not None and port.vif_uuid is not None else 0
-            yield _view(inputs.host, port, location, mac, text, ofport, phase, relay)
+            metered = port is not None and port.vif_uuid in inputs.metered
+            yield _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay)
 
 
 def _remote(port: LogicalPort | None, location: Location, mac: int, text: str) -> PortView:
@@ -198,6 +214,7 @@ def _view(
     mac: int,
     text: str,
     ofport: int,
+    metered: bool,
     phase: Phase,
     relay: str,
 ) -> PortView:
@@ -218,6 +235,7 @@ def _view(
         state=state,
         phase=phase,
         ofport=ofport if port is not None else 0,
+        metered=metered,
         holder_vtep=location.holder_vtep if elsewhere else "",
         incoming_vtep=location.incoming_vtep if location.incoming_host not in (None, host) else "",
         relay_vtep=_relay_vtep(location, phase, host, relay),

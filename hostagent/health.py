@@ -21,6 +21,7 @@ from uuid import UUID
 from hostagent.model import Bridge, ChangeFlows, Desired, Link, Observed, Step, Unread
 from hostagent.names import is_ours, network_key, tunnel_port
 from hostagent.plan import kept_bridges, plan
+from hostagent.qos import qos_problems
 from hostagent.resolve import Resolved, SwitchIntent, resolve
 from hostagent.vif_report import vif_statuses
 from netmgr.contract.types import (
@@ -66,9 +67,11 @@ def host_report(
     """
     resolved = resolve(desired, observed)
     todo = plan(desired=desired, observed=observed) if steps is None else tuple(steps)
+    unshaped = qos_problems(desired, resolved, observed)
     switches, networks = [], []
     for intent in resolved.switches.values():
         findings = [*_switch_findings(intent, desired, observed, openflow_alive)]
+        findings += [_Finding(Status.WARNING, 90, sentence) for sentence in unshaped.get(intent.switch.uuid, ())]
         bridge = _bridge(intent.bridge, observed)
         status, health, reasons = _sum_up(findings)
         switches.append(

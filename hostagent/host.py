@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,16 +29,15 @@ from hostagent.model import (
     AddAddress,
     Bridge,
     ChangeFlows,
+    ChangeMeters,
     DefineNetwork,
     LibvirtNetwork,
     Link,
+    MeterLimit,
     Observed,
-    PutBridge,
-    PutPort,
     RemoveAddress,
-    RemoveBridge,
     RemoveNetwork,
-    RemovePort,
+    SetClassifier,
     SetLink,
     Step,
     Unread,
@@ -107,6 +106,7 @@ class Host:
         self._networks_task: asyncio.Task[None] | None = None
         self._bundles: dict[str, int] = {}  # bundles committed by us, by bridge
         self._flows: dict[str, frozenset[Flow]] = {}
+        self._meters: dict[str, frozenset[MeterLimit]] = {}
         self._stale_flows: set[str] = set()
         self._switches: dict[str, OpenFlowConnection] = {}
         self._why_no_switch: dict[str, str] = {}
@@ -218,11 +218,11 @@ class Host:
         index = 0
         while index < len(steps):
             step = steps[index]
-            if isinstance(step, PutBridge | RemoveBridge | PutPort | RemovePort):
+            if isinstance(step, OvsStep):
                 batch: list[OvsStep] = [step]
                 while index + len(batch) < len(steps):
                     following = steps[index + len(batch)]
-                    if not isinstance(following, PutBridge | RemoveBridge | PutPort | RemovePort):
+                    if not isinstance(following, OvsStep):
                         break
                     batch.append(following)
                 failed += await self._apply_ovsdb(batch)
@@ -281,7 +281,7 @@ class Host:
         return []
 
     async def _apply_one(self, step: Step) -> None:
-        if isinstance(step, SetLink | AddAddress | RemoveAddress):
+        if isinstance(step, SetLink | AddAddress | RemoveAddress | SetClassifier):
             self._links = None
             await self._netlink.apply([step])
         elif isinstance(step, DefineNetwork | RemoveNetwork):
@@ -295,8 +295,17 @@ class Host:
                 self._removed_from.add(step.bridge)
                 if not self.settling:
                     self._settling = asyncio.create_task(self._settle(), name="revalidation")
+        elif isinstance(step, ChangeMeters):
+            await self._change_meters(step)
         else:
             raise AssertionError(f"step out of order: {step}")
+
+    async def _change_meters(self, step: ChangeMeters) -> None:
+        connection = self._switches.get(step.bridge)
+        if connection is None:
+            raise RealizeError(f"bridge {step.bridge}: not connected; its meters follow when it answers")
+        self._stale_flows.add(step.bridge)  # whatever comes of it: meters are read with flows
+        await connection.change_meters(put=step.put, remove=step.remove)
 
     async def _settle(self) -> None:
         while self._removed_from:
@@ -348,7 +357,7 @@ class Host:
                 on_close=partial(self._switch_lost, name),
                 timeout_s=2.0,
             )
-            flows = await connection.dump()
+            flows, meters = await connection.dump(), await connection.meters()
         except RealizeError as error:
             if self._why_no_switch.get(name) != error.sentence:
                 log.info("openflow: no connection yet", bridge=name, reason=error.sentence)
@@ -362,7 +371,7 @@ class Host:
             log.info("openflow: connected", bridge=name, flows=len(flows))
             self._why_no_switch.pop(name, None)
             self._switches[name] = connection
-            self._flows[name] = flows
+            self._flows[name], self._meters[name] = flows, meters
         self._events.dirty("flows")
 
     async def _dump_stale(self) -> None:
@@ -371,6 +380,7 @@ class Host:
             bundles = self._bundles.get(name, 0)
             try:
                 self._flows[name] = await self._switches[name].dump()
+                self._meters[name] = await self._switches[name].meters()
                 if self._bundles.get(name, 0) != bundles:  # committed during the dump: in it or not, who knows
                     self._stale_flows.add(name)
             except RealizeError as error:
@@ -393,7 +403,14 @@ class Host:
                     why = self._why_no_switch.get(name, "not connected yet")
                     known = self._flows.get(name) if name in self._switches else None
                     flows[name] = known if known is not None else Unread(why)
-        return replace(Observed(), bridges=bridges, links=links, libvirt_networks=networks, flows=flows)
+        return Observed(
+            bridges=bridges,
+            links=links,
+            libvirt_networks=networks,
+            flows=flows,
+            meters={name: meters for name, meters in self._meters.items() if name in self._switches},
+            loose_qos=self._ovsdb.read_loose_qos(),
+        )
 
     def _links_changed(self) -> None:
         self._links = None

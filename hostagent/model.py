@@ -31,21 +31,30 @@ __all__ = [
     "AddAddress",
     "Bridge",
     "ChangeFlows",
+    "ChangeMeters",
+    "Classifier",
     "DefineNetwork",
     "Desired",
+    "Filter",
     "Interface",
     "LibvirtNetwork",
     "Link",
+    "MeterLimit",
     "Observed",
     "OvsPort",
     "Phase",
     "Plug",
     "PutBridge",
     "PutPort",
+    "PutQos",
+    "Qos",
+    "Queue",
     "RemoveAddress",
     "RemoveBridge",
     "RemoveNetwork",
     "RemovePort",
+    "RemoveQos",
+    "SetClassifier",
     "SetLink",
     "Step",
     "Unread",
@@ -119,11 +128,39 @@ class Interface:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A row of OVSDB's Queue, of kind linux-htb: what it is sure of, what it may take, who goes first (0)."""
+
+    min_bps: int
+    max_bps: int
+    priority: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Qos:
+    """A row of OVSDB's QoS: a port shaped by HTB. Queue 0 takes what no classifier sends to another."""
+
+    max_bps: int
+    queues: tuple[Queue, ...] = ()  # by number
+    ours: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterLimit:
+    """A meter of a bridge that drops what exceeds a rate; `rate_kbps` 0 where it is one of another form."""
+
+    number: int
+    rate_kbps: int
+    burst_kbit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OvsPort:
     name: str
     interfaces: tuple[Interface, ...] = ()
     external_ids: Mapping[str, str] = field(default_factory=dict)
     bond_mode: str = ""
+    qos: Qos | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +171,14 @@ class Bridge:
     external_ids: Mapping[str, str] = field(default_factory=dict)
     other_config: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[OvsPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classifier:
+    """What sorts frames into the queues of a link: ours only, as far as it can be read back."""
+
+    classes: tuple[tuple[int, int], ...] = ()  # (protocol, queue) of each filter, sorted
+    queue_bytes: int = 0  # length of each queue; 0 for the kernel's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +193,16 @@ class Link:
     speed_mbps: int = 0
     addresses: tuple[str, ...] = ()
     master: str = ""  # name of the kernel bridge or bond that holds it; "ovs-system" does not count
+    classifier: Classifier | None = None  # None where Open vSwitch does not shape the link
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Filter:
+    """Frames of an Ethernet type in which all `keys` hold go to `queue`."""
+
+    protocol: int
+    queue: int
+    keys: tuple[tuple[int, int, int], ...] = ()  # value, mask, byte of the packet after the Ethernet header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +225,8 @@ class Observed:
     links: tuple[Link, ...] | Unread = ()
     libvirt_networks: tuple[LibvirtNetwork, ...] | Unread = ()
     flows: Mapping[str, frozenset[Flow] | Unread] = field(default_factory=dict)  # by bridge; only our bridges are read
+    meters: Mapping[str, frozenset[MeterLimit]] = field(default_factory=dict)  # by bridge; absent: not read
+    loose_qos: tuple[UUID, ...] = ()  # rows of ours that no port has any more
 
 
 # --- steps --------------------------------------------------------------------------------------------------------
@@ -256,6 +313,43 @@ class ChangeFlows:
     add: tuple[Flow, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeMeters:
+    """Make the meters *put*, and delete those of the numbers *remove*: flows that use them must be gone before."""
+
+    bridge: str
+    put: tuple[MeterLimit, ...] = ()
+    remove: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutQos:
+    """Shape a port so; None ends our shaping. A QoS of somebody else's is refused."""
+
+    bridge: str
+    name: str
+    qos: Qos | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveQos:
+    """Delete a QoS row of ours that no port refers to."""
+
+    uuid: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetClassifier:
+    """Have the kernel send what leaves by a link to the queues of its QoS; no filters: none of ours stay.
+
+    `queue_bytes` is the length of each queue, 0 leaves the kernel's own.
+    """
+
+    link: str
+    filters: tuple[Filter, ...]
+    queue_bytes: int = 0
+
+
 Step = (
     PutBridge
     | RemoveBridge
@@ -267,4 +361,8 @@ Step = (
     | DefineNetwork
     | RemoveNetwork
     | ChangeFlows
+    | ChangeMeters
+    | PutQos
+    | RemoveQos
+    | SetClassifier
 )

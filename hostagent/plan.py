@@ -10,7 +10,7 @@ Order, and why:
 2. libvirt networks, ports, addresses, bridges that are ours and no longer wanted: what comes next may need their names,
    and a PNIC can be in one bridge only.
 3. Bridges, ports, links, addresses.
-4. Flows, one bundle a bridge.
+4. Meters, flows (one bundle a bridge), meters that no flow uses any more; then shaping.
 5. libvirt networks last: whoever can choose a network finds it working.
 
 What does not carry our mark is never touched. A part that could not be read (`Unread`) is not absent: no step that
@@ -41,6 +41,7 @@ from hostagent.model import (
 )
 from hostagent.names import OVS_TYPE, OWNER, SWITCH_KEY, is_ours, network_key, tunnel_port
 from hostagent.pipeline.tables import SWITCH_COOKIE
+from hostagent.qos import put_meters, remove_meters, shaping_steps
 from hostagent.resolve import Resolved, SwitchIntent, resolve
 from hostagent.uplinks import bridge_step, remove_uplinks, uplink_steps
 from hostagent.vifs import vif_of
@@ -68,7 +69,10 @@ def plan(*, desired: Desired, observed: Observed) -> tuple[Step, ...]:
         *remove_uplinks(resolved, own, observed),
         *uplink_steps(resolved, own, observed, desired.datapath),
         *_put_bridges(intents, own, desired, observed),
+        *put_meters(desired, intents, own, observed),
         *_change_flows(desired, intents, own, observed),
+        *remove_meters(desired, intents, own, observed),
+        *shaping_steps(desired, resolved, own, observed),
         *_define_networks(resolved, own, observed),
     )
 
@@ -208,7 +212,10 @@ def _change_flows(
         bridge, flows = own.get(intent.bridge), observed.flows.get(intent.bridge)
         if bridge is None or not isinstance(flows, frozenset):
             continue
-        wanted = compile_flows(desired=desired, intent=intent, bridge=bridge, realized=flows, index=index)
+        meters = observed.meters.get(intent.bridge, frozenset())
+        wanted = compile_flows(
+            desired=desired, intent=intent, bridge=bridge, realized=flows, meters=meters, index=index
+        )
         keys = {network_key(network.uuid) for network in intent.networks} | {SWITCH_COOKIE}
         add = wanted - flows
         replaced = {flow.key() for flow in add}

@@ -33,6 +33,7 @@ from hostagent.flow import (
     Flow,
     Goto,
     Match,
+    Meter,
     Move,
     Output,
     Resubmit,
@@ -88,6 +89,7 @@ class PortView(NamedTuple):
     state: VifState = VifState.DARK
     phase: Phase = Phase.STEADY
     ofport: int = 0  # of its tap; 0 while there is none
+    metered: bool = False  # the bridge has a meter for what it sends, by the number of its tap
     holder_vtep: str = ""  # of another host that holds it
     incoming_vtep: str = ""  # of another host that it is going to
     relay_vtep: str = ""
@@ -149,7 +151,8 @@ def _classify(network: NetworkPorts) -> Iterator[Flow]:
     enter = SetField("metadata", network.key)
     for port in network.ports:
         if port.ofport and port.state is not VifState.DARK:
-            actions = (enter, SetField("reg0", Origin.VIF), Goto(Table.GUARD))
+            limit = (Meter(port.ofport),) if port.metered else ()
+            actions = (*limit, enter, SetField("reg0", Origin.VIF), Goto(Table.GUARD))
             yield _row(Table.CLASSIFY, 100, network.key, (Match("in_port", port.ofport),), actions)
     if network.wire is not None:
         conditions = (Match("in_port", network.wire.tunnel), Match("tun_id", network.wire.tun_id))

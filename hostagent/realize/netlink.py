@@ -1,9 +1,10 @@
 """Kernel interfaces: links and addresses, by rtnetlink.
 
-Theory of operation. Reading is two dumps (links, addresses) on a socket of pyroute2, in a worker thread, replaced now
-and then because the library keeps a little memory for each request; single look-ups are not used at all, they keep
-more. Events are not parsed: a raw netlink socket in the link and address groups says *that* something changed, the
-next dump says what. Speed comes from the driver by ethtool's ioctl, because sysfs may show another namespace's devices.
+Theory of operation. Reading is three dumps (links, addresses, queueing disciplines) on a socket of pyroute2, in a
+worker thread, replaced now and then because the library keeps a little memory for each request; single look-ups are not
+used at all, they keep more. Events are not parsed: a raw netlink socket in the groups of these says *that* something
+changed, the next dump says what. Speed comes from the driver by ethtool's ioctl, because sysfs may show another
+namespace's devices.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from hostagent.model import AddAddress, Link, RemoveAddress, SetLink, Unread
+from hostagent.model import AddAddress, Link, RemoveAddress, SetClassifier, SetLink, Unread
+from hostagent.realize.classifier import read_classifiers, write_classifier
 from hostagent.realize.errors import RealizeError
 
 __all__ = ["Netlink", "NetlinkStep"]
 
-NetlinkStep = SetLink | AddAddress | RemoveAddress
+NetlinkStep = SetLink | AddAddress | RemoveAddress | SetClassifier
 
-_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+_RTMGRP_LINK, _RTMGRP_TC, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x8, 0x10, 0x100
 _REQUESTS_PER_SOCKET = 500
 _IFF_UP = 0x1
 _SIOCETHTOOL, _ETHTOOL_GSET, _SPEED_UNKNOWN = 0x8946, 0x1, 0xFFFFFFFF
@@ -50,7 +52,7 @@ class Netlink:
     def start(self) -> None:
         """Begin to listen: `on_change` is called on the event loop after each change of a link or an address."""
         events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-        events.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+        events.bind((0, _RTMGRP_LINK | _RTMGRP_TC | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
         self._events = events
         asyncio.get_running_loop().add_reader(events.fileno(), self._drain)
 
@@ -114,6 +116,7 @@ class Netlink:
         links = []
         messages = list(route.link("dump"))
         names = {message["index"]: dict(message["attrs"])["IFLA_IFNAME"] for message in messages}
+        shaped = read_classifiers(route)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             for message in messages:
                 attrs = dict(message["attrs"])
@@ -128,6 +131,7 @@ class Netlink:
                         speed_mbps=_speed_mbps(probe, name),
                         addresses=tuple(sorted(addresses.get(message["index"], ()))),
                         master=_master(names, attrs),
+                        classifier=shaped.get(message["index"]),
                     )
                 )
         return tuple(sorted(links, key=lambda link: link.name))
@@ -137,9 +141,12 @@ class Netlink:
         try:
             index = socket.if_nametoindex(name)
         except OSError:
-            if isinstance(step, RemoveAddress):
+            if isinstance(step, RemoveAddress) or (isinstance(step, SetClassifier) and not step.filters):
                 return
             raise OSError(errno.ENODEV, "no such interface") from None
+        if isinstance(step, SetClassifier):
+            write_classifier(route, index, step.filters, step.queue_bytes)
+            return
         if isinstance(step, SetLink):
             if step.mtu is None:
                 route.link("set", index=index, state="up")
@@ -187,6 +194,8 @@ def _speed_mbps(probe: socket.socket, name: str) -> int:
 
 def _sentence(step: NetlinkStep, error: Exception) -> str:
     detail = str(error) or type(error).__name__
+    if isinstance(step, SetClassifier):
+        return f"interface {step.link}: wanted its frames sorted into queues, the kernel said {detail}; retrying"
     if isinstance(step, SetLink):
         wanted = "up" if step.mtu is None else f"up with MTU {step.mtu}"
         return f"interface {step.name}: wanted {wanted}, the kernel said {detail}; retrying"

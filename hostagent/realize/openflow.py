@@ -25,15 +25,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from hostagent.flow import Flow, Match
+from hostagent.model import MeterLimit
 from hostagent.pipeline.drops import Counted
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.openflow_codec import (
     ADD,
     DELETE_STRICT,
+    MODIFY,
     decode_counted,
     decode_match,
+    decode_meters,
     decode_stats,
     encode_flow_mod,
+    encode_meter_deletion,
+    encode_meter_mod,
 )
 from hostagent.realize.openflow_errors import error_name
 
@@ -43,13 +48,14 @@ _VERSION: Final = 6  # OpenFlow 1.5
 _HEADER: Final = struct.Struct("!BBHI")
 _HELLO, _ERROR, _ECHO_REQUEST, _ECHO_REPLY, _SET_CONFIG, _PACKET_IN = 0, 1, 2, 3, 9, 10
 _FLOW_MOD, _MULTIPART_REQUEST, _MULTIPART_REPLY, _BARRIER_REQUEST, _BARRIER_REPLY = 14, 18, 19, 20, 21
-_BUNDLE_CONTROL, _BUNDLE_ADD = 33, 34
+_METER_MOD, _BUNDLE_CONTROL, _BUNDLE_ADD = 29, 33, 34
 _OPEN, _COMMIT, _DISCARD = 0, 4, 6
 _ATOMIC_ORDERED: Final = 3
-_FLOW_DESC, _FLOW_MONITOR = 1, 16
+_FLOW_DESC, _METER_DESC, _FLOW_MONITOR = 1, 10, 16
 _ADDED_REMOVED_MODIFIED: Final = 2 | 4 | 8
 _EVENT_ABBREVIATED: Final = 4
 _MORE: Final = 1
+_METER_EXISTS: Final = (12, 1)
 _FRAGMENTS_SHOW_PORTS: Final = 3  # Open vSwitch's "nx-match"
 _MESSAGE_MAX: Final = 0xFFFF - 32  # of 65,535 bytes, less what a bundle puts around a flow-mod
 _MEMO_MAX: Final = 200_000  # encodings remembered between dumps
@@ -187,6 +193,39 @@ class OpenFlowConnection:
         """
         parts = await self._dump_parts(table, timeout_s)
         return tuple(Counted(*one) for part in parts for one in decode_counted(part, self._known))
+
+    async def change_meters(self, *, put: Sequence[MeterLimit], remove: Sequence[int], timeout_s: float = 10.0) -> None:
+        """Make the meters *put* as they are, whatever was there by their number, and delete those of *remove*.
+
+        A meter takes the flows that use it with it: `on_change` tells of that.
+
+        Raises:
+            OpenFlowError: the switch refused one, or went away.
+        """
+        bodies = [encode_meter_deletion(number) for number in remove]
+        # a meter that is there must be changed, one that is not must be added; the switch says which was which
+        bodies += [encode_meter_mod(command, limit) for limit in put for command in (ADD, MODIFY)]
+        first_xid = self._reserve(len(bodies))
+        messages = b"".join(
+            _HEADER.pack(_VERSION, _METER_MOD, 8 + len(body), xid) + body
+            for xid, body in zip(itertools.count(first_xid), bodies, strict=False)
+        )
+        async with self._turn:
+            self._refused.clear()
+            await self._barrier(messages, timeout_s, "changing meters; whether they are in is not known")
+            refused = [(kind, code) for _xid, kind, code in self._refused if (kind, code) != _METER_EXISTS]
+            if refused:
+                raise OpenFlowError(f"bridge {self.bridge}: the switch refused a meter ({error_name(*refused[0])})")
+
+    async def meters(self, *, timeout_s: float = 10.0) -> frozenset[MeterLimit]:
+        """All meters of the bridge, as the switch has them now.
+
+        Raises:
+            OpenFlowError: no whole answer.
+        """
+        request = struct.pack("!HH4xI4x", _METER_DESC, 0, 0xFFFFFFFF)
+        parts: list[bytes] = await self._ask(_MULTIPART_REQUEST, request, timeout_s, "reading meters")
+        return frozenset(limit for part in parts for limit in decode_meters(part))
 
     async def echo(self, timeout_s: float) -> None:
         """Return once the switch has answered an echo.

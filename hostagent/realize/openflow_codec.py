@@ -24,6 +24,7 @@ from hostagent.flow import (
     Flow,
     Goto,
     Match,
+    Meter,
     Move,
     Output,
     Raw,
@@ -33,10 +34,24 @@ from hostagent.flow import (
     WriteMetadata,
     canonical,
 )
+from hostagent.model import MeterLimit
 
-__all__ = ["ADD", "DELETE_STRICT", "decode_counted", "decode_match", "decode_stats", "encode_flow_mod", "encode_match"]
+__all__ = [
+    "ADD",
+    "DELETE_STRICT",
+    "MODIFY",
+    "decode_counted",
+    "decode_match",
+    "decode_meters",
+    "decode_stats",
+    "encode_flow_mod",
+    "encode_match",
+    "encode_meter_deletion",
+    "encode_meter_mod",
+]
 
 ADD: Final = 0
+MODIFY: Final = 1
 DELETE_STRICT: Final = 4
 
 _CONTROLLER: Final = 0xFFFFFFFD
@@ -45,6 +60,8 @@ _NX_VENDOR: Final = 0x2320
 _FLOW_MOD: Final = struct.Struct("!QQBBHHHIIIHH")
 _FLOW_DESC: Final = struct.Struct("!H2xBxHHHHHQ")
 _PACKETS, _BYTES = 0x8002 << 7 | 4, 0x8002 << 7 | 5  # class and number of OXS fields
+_METER_KBPS_BURST, _METER_STATS = 1 | 4, 8
+_METER_DELETE, _BAND_DROP = 2, 1
 _EXTRAS: Final = ("idle_timeout", "hard_timeout", "flags", "importance")
 
 
@@ -115,6 +132,33 @@ def _decode_descriptions(body: bytes, memo: dict[bytes, Flow]) -> Iterator[tuple
             )
         yield flow, stats_at + 4, stats_at + stats_length
         at += length
+
+
+# --- meters -------------------------------------------------------------------------------------------------------
+
+
+def encode_meter_mod(command: int, limit: MeterLimit) -> bytes:
+    """Body of a meter-mod that adds *limit*, or changes the meter of its number to it."""
+    band = struct.pack("!HHII4x", _BAND_DROP, 16, limit.rate_kbps, limit.burst_kbit)
+    return struct.pack("!HHI", command, _METER_KBPS_BURST, limit.number) + band
+
+
+def encode_meter_deletion(number: int) -> bytes:
+    """Body of a meter-mod that deletes meter *number*, and with it all flows that use it."""
+    return struct.pack("!HHI", _METER_DELETE, 0, number)
+
+
+def decode_meters(body: bytes) -> Iterator[MeterLimit]:
+    """The meters in the body of one OFPMP_METER_DESC reply; one that is not of our form has no rate."""
+    at = 0
+    while at < len(body):
+        length, flags, number = struct.unpack_from("!HHI", body, at)
+        kind = rate = burst = 0
+        if length == 24 and flags & ~_METER_STATS == _METER_KBPS_BURST:
+            kind, _, rate, burst = struct.unpack_from("!HHII", body, at + 8)
+        ours = kind == _BAND_DROP
+        yield MeterLimit(number=number, rate_kbps=rate if ours else 0, burst_kbit=burst if ours else 0)
+        at += max(length, 8)
 
 
 # --- matches ------------------------------------------------------------------------------------------------------
@@ -217,6 +261,8 @@ def _encode_action(action: Action) -> bytes:
             return struct.pack("!HHIHHB3x", 0xFFFF, 16, _NX_VENDOR, 14, 0xFFF8, table)
         case Ct(zone, commit, table):
             return struct.pack("!HHIHHIHB3xH", 0xFFFF, 24, _NX_VENDOR, 35, int(commit), 0, zone, table, 0)
+        case Meter(meter):
+            return struct.pack("!HHI", 29, 8, meter)
         case Raw(_, data):
             return data
         case Goto() | WriteMetadata():
@@ -253,6 +299,8 @@ def _decode_action(number: int, data: bytes) -> Action:
         bits, src_at, dst_at = struct.unpack_from("!HHH", data, 4)
         src, dst = _field_of(data[12:16]), _field_of(data[16:20])
         action = Move(src, dst, bits) if src and dst and not src_at and not dst_at else None
+    elif number == 29:
+        action = Meter(int.from_bytes(data[4:8], "big"))
     elif number == 0xFFFF and len(data) >= 10 and data[4:8] == _NX_VENDOR.to_bytes(4, "big"):
         subtype = int.from_bytes(data[8:10], "big")
         if subtype == 14 and data[10:12] == b"\xff\xf8":

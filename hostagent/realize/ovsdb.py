@@ -1,6 +1,6 @@
 """The host's OVSDB: bridges, ports and interfaces, read and changed over one connection.
 
-Theory of operation. Open vSwitch's own IDL keeps a copy of four tables, and of them only the columns that `model`
+Theory of operation. Open vSwitch's own IDL keeps a copy of six tables, and of them only the columns that `model`
 speaks of. It runs in one thread, which alone touches it. After each change of the copy the thread makes a new frozen
 snapshot (rows that did not change keep their value, so one change costs one conversion) and publishes it; the event
 loop reads the snapshot without a lock and without waiting, and is told through `on_change`. Without a connection the
@@ -20,7 +20,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -32,19 +32,35 @@ import ovs.json
 import ovs.poller
 import structlog
 
-from hostagent.model import Bridge, Interface, OvsPort, PutBridge, PutPort, RemoveBridge, RemovePort, Unread
+from hostagent.model import (
+    Bridge,
+    Interface,
+    OvsPort,
+    PutBridge,
+    PutPort,
+    PutQos,
+    Qos,
+    Queue,
+    RemoveBridge,
+    RemovePort,
+    RemoveQos,
+    Unread,
+)
+from hostagent.names import is_ours
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.ovsdb_write import write_step
 
 __all__ = ["DEFAULT_REMOTE", "OvsDb", "OvsStep"]
 
-OvsStep = PutBridge | RemoveBridge | PutPort | RemovePort
+OvsStep = PutBridge | RemoveBridge | PutPort | RemovePort | PutQos | RemoveQos
 DEFAULT_REMOTE = "unix:/run/openvswitch/db.sock"
 
 _COLUMNS = {
     "Open_vSwitch": ["bridges", "next_cfg", "cur_cfg", "ovs_version", "datapath_types"],
     "Bridge": ["name", "datapath_type", "fail_mode", "external_ids", "other_config", "ports"],
-    "Port": ["name", "interfaces", "external_ids", "bond_mode"],
+    "Port": ["name", "interfaces", "external_ids", "bond_mode", "qos"],
+    "QoS": ["type", "queues", "other_config", "external_ids"],
+    "Queue": ["other_config", "external_ids"],
     "Interface": [
         "name",
         "type",
@@ -69,6 +85,7 @@ class OvsDb:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._snapshot: tuple[Bridge, ...] | Unread = Unread(f"not yet connected to {remote}")
+        self._loose_qos: tuple[UUID, ...] = ()
         self._jobs: deque[_Job] = deque()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stop = False
@@ -88,6 +105,10 @@ class OvsDb:
     def read_bridges(self) -> tuple[Bridge, ...] | Unread:
         """All bridges of the host, sorted by name, foreign ones too; `Unread` without a connection. Never waits."""
         return self._snapshot
+
+    def read_loose_qos(self) -> tuple[UUID, ...]:
+        """QoS rows of ours that no port refers to; none without a connection. Never waits."""
+        return self._loose_qos
 
     async def apply(self, steps: Sequence[OvsStep], *, deadline_s: float = 10.0) -> None:
         """Carry all *steps* out in one transaction and wait until vswitchd has taken it over.
@@ -224,12 +245,12 @@ class OvsDb:
         return None
 
     def _publish(self, idl: _Idl) -> None:
-        before = self._snapshot
+        before = (self._snapshot, self._loose_qos)
         if _connected(idl):
-            self._snapshot = idl.snapshot()
+            self._snapshot, self._loose_qos = idl.snapshot(), idl.loose_qos()
         else:
-            self._snapshot = Unread(f"OVSDB {self._remote} does not answer")
-        if self._snapshot != before:
+            self._snapshot, self._loose_qos = Unread(f"OVSDB {self._remote} does not answer"), ()
+        if (self._snapshot, self._loose_qos) != before:
             self._call(self._on_change)
 
     def _call(self, callback: Callable[[], None]) -> None:
@@ -269,6 +290,8 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
     def notify(self, event: str, row: Any, updates: Any = None) -> None:
         self._interfaces.pop(row.uuid, None)
         self._ports.pop(row.uuid, None)
+        if row._table.name in ("QoS", "Queue"):  # few have one, and they seldom change
+            self._ports = {uuid: one for uuid, one in self._ports.items() if one[1].qos is None}
 
     def snapshot(self) -> tuple[Bridge, ...]:
         seqno = self._session.get_seqno()
@@ -291,6 +314,11 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
             )
         return tuple(sorted(bridges, key=lambda bridge: bridge.name))
 
+    def loose_qos(self) -> tuple[UUID, ...]:
+        used = {qos.uuid for row in self.tables["Port"].rows.values() for qos in row.qos}
+        rows = self.tables["QoS"].rows.values()
+        return tuple(sorted(row.uuid for row in rows if row.uuid not in used and is_ours(row.external_ids)))
+
     def _port(self, row: Any) -> OvsPort:
         cached = self._ports.get(row.uuid)
         rows = row.interfaces if cached is None else cached[0]
@@ -302,6 +330,7 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
             interfaces=interfaces,
             external_ids=dict(row.external_ids),
             bond_mode=_one(row.bond_mode, ""),
+            qos=_qos(row.qos[0]) if row.qos else None,
         )
         self._ports[row.uuid] = (rows, port)
         return port
@@ -321,6 +350,27 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
                 error=_one(row.error, ""),
             )
         return value
+
+
+def _qos(row: Any) -> Qos:
+    """The row as a value; whatever is not of the form that we write is 0, and so never what is wanted."""
+    queues = (row.queues.get(number) for number in range(max(row.queues, default=-1) + 1))
+    return Qos(
+        max_bps=_number(row.other_config, "max-rate") if row.type == "linux-htb" else 0,
+        queues=tuple(_queue(queue.other_config if queue is not None else {}) for queue in queues),
+        ours=is_ours(row.external_ids),
+    )
+
+
+def _queue(config: Mapping[str, str]) -> Queue:
+    return Queue(
+        min_bps=_number(config, "min-rate"), max_bps=_number(config, "max-rate"), priority=_number(config, "priority")
+    )
+
+
+def _number(config: Mapping[str, str], key: str) -> int:
+    text = config.get(key, "")
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _one(column: list[Any], default: Any) -> Any:

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hostagent.model import Interface, PutBridge, PutPort, RemoveBridge, RemovePort
+from hostagent.model import Interface, PutBridge, PutPort, PutQos, RemoveBridge, RemovePort, RemoveQos
+from hostagent.names import OWNER, is_ours
 from hostagent.realize.errors import RealizeError
 
 __all__ = ["write_step"]
 
 
-def write_step(idl: Any, txn: Any, root: Any, step: PutBridge | RemoveBridge | PutPort | RemovePort) -> None:
+Step = PutBridge | RemoveBridge | PutPort | RemovePort | PutQos | RemoveQos
+
+
+def write_step(idl: Any, txn: Any, root: Any, step: Step) -> None:
     """Add *step* to transaction *txn*; *root* is the row of Open_vSwitch.
 
     Raises:
@@ -29,6 +33,12 @@ def write_step(idl: Any, txn: Any, root: Any, step: PutBridge | RemoveBridge | P
             root.delvalue("bridges", bridge)
     elif isinstance(step, PutPort):
         _put_port(idl, txn, step)
+    elif isinstance(step, PutQos):
+        _put_qos(idl, txn, step)
+    elif isinstance(step, RemoveQos):
+        qos = idl.tables["QoS"].rows.get(step.uuid)
+        if qos is not None:
+            _drop_qos(qos)
     else:
         bridge = _row(idl, "Bridge", step.bridge)
         port = _row(idl, "Port", step.name)
@@ -131,6 +141,45 @@ def _put_interface(idl: Any, txn: Any, row: Any, wanted: Interface) -> Any:
         row.mtu_request = [wanted.mtu_request]
     _put_keys(row, "external_ids", wanted.external_ids)
     return row
+
+
+def _put_qos(idl: Any, txn: Any, step: PutQos) -> None:
+    """Ours is made anew, queues and all: QoS and Queue are root tables, where nothing goes by itself."""
+    port = _row(idl, "Port", step.name)
+    if port is None:
+        if step.qos is None:
+            return
+        raise RealizeError(f"port {step.name}: is gone from bridge {step.bridge}, so it is not shaped")
+    found = next(iter(_value(port, "qos") or ()), None)
+    if found is not None:
+        if not is_ours(found.external_ids):
+            raise RealizeError(f"port {step.name}: has a QoS that this agent did not make, which is left alone")
+        port.qos = []
+        _drop_qos(found)
+    if step.qos is None:
+        return
+    qos = txn.insert(idl.tables["QoS"])
+    qos.type = "linux-htb"
+    qos.other_config = {"max-rate": str(step.qos.max_bps)}
+    qos.external_ids = dict(OWNER)
+    queues = {}
+    for number, wanted in enumerate(step.qos.queues):
+        queues[number] = queue = txn.insert(idl.tables["Queue"])
+        queue.other_config = {
+            "min-rate": str(wanted.min_bps),
+            "max-rate": str(wanted.max_bps),
+            "priority": str(wanted.priority),
+        }
+        queue.external_ids = dict(OWNER)
+    qos.queues = queues
+    port.qos = [qos]
+
+
+def _drop_qos(row: Any) -> None:
+    queues = [queue for queue in row.queues.values() if is_ours(queue.external_ids)]
+    row.delete()
+    for queue in queues:
+        queue.delete()
 
 
 def _put_keys(row: Any, column: str, wanted: Mapping[str, str]) -> None:

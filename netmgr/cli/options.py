@@ -43,6 +43,19 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
         return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
+class Shares(click.ParamType):  # type: ignore[type-arg]
+    """Traffic classes as 60/30/10 or 60/30/10@10000."""
+
+    name = "shares"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> dict[str, int]:
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})/(\d{1,9})(?:@(\d{1,9}))?", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no list of shares; write 60/30/10 or 60/30/10@10000", param, context)
+        names = ("tenant_percent", "control_percent", "management_percent", "link_mbps")
+        return dict(zip(names, (int(number or 0) for number in found.groups()), strict=True))
+
+
 def _zones(*, required: bool = False) -> Decorator:
     help = "Transport zone, by name or UUID; may be repeated."
     return click.option("--zone", "zones", multiple=True, required=required, help=help)
@@ -57,6 +70,17 @@ _PNICS = click.option(
 )
 _SWITCH_MTU = click.option("--mtu", type=int, help="Largest underlay packet in bytes, 1280 to 9216.  [default: 1600]")
 _TEAMING = click.option("--teaming", type=click.Choice(["single", "active-backup"]), help="How several PNICs share it.")
+_LIMITS = (
+    click.option("--egress-kbps", type=int, help="Most that its VIF may send, in kbit/s; 0: no limit."),
+    click.option("--ingress-kbps", type=int, help="Most that is delivered to its VIF, in kbit/s; 0: no limit."),
+)
+_TRAFFIC_CLASSES = click.option(
+    "--traffic-classes",
+    type=Shares(),
+    metavar="T/C/M[@MBPS]",
+    help="Shares of a PNIC in percent that guests, control and management are sure of: 60/30/10, or 60/30/10@10000 "
+    "to say its speed too; 0/0/0: nothing is shaped.",
+)
 _ATTACH_MODE = click.option(
     "--attach-mode", type=click.Choice(["auto", "manual"]), help="Whether ports are made for unknown VIFs that plug in."
 )
@@ -98,6 +122,7 @@ RESOURCE_OPTIONS = (
             _PNICS,
             _SWITCH_MTU,
             _TEAMING,
+            _TRAFFIC_CLASSES,
         ),
         set_help=(
             "Change a switch. Lists are replaced whole.\n\n\b\n  netmgr switch set sw-a --mtu 9000 --wait realized"
@@ -108,6 +133,7 @@ RESOURCE_OPTIONS = (
             _PNICS,
             _SWITCH_MTU,
             _TEAMING,
+            _TRAFFIC_CLASSES,
         ),
         delete_help="Delete switches. Refused while networks are on them; they are named.",
     ),
@@ -163,6 +189,8 @@ RESOURCE_OPTIONS = (
             "incoming_vtep",
             "admin_up",
             "allow",
+            "egress_kbps",
+            "ingress_kbps",
             "shadow_of",
             "shadows",
             "ovs_port",
@@ -187,6 +215,7 @@ RESOURCE_OPTIONS = (
             _MAC,
             _IPS,
             _ALLOW,
+            *_LIMITS,
             click.option("--down/--up", "admin_down", default=None, help="Keep it dark."),
         ),
         set_help="Change a port. Lists are replaced whole.\n\n\b\n  netmgr port set blue/web1 --down",
@@ -196,6 +225,7 @@ RESOURCE_OPTIONS = (
             click.option("--no-ips", is_flag=True, help="Allow any address."),
             _ALLOW,
             click.option("--no-allow", is_flag=True, help="Allow it what any guest may say, no more."),
+            *_LIMITS,
             click.option("--down/--up", "admin_down", default=None, help="Keep it dark, or not."),
         ),
         delete_help="Delete ports. Refused while a host holds them for a running VM.",

@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 MESSAGES: dict[type, type[Message]] = {
     t.TransportZone: objects_pb2.TransportZone,
+    t.TrafficClasses: objects_pb2.TrafficClasses,
     t.OpaqueSwitch: objects_pb2.OpaqueSwitch,
     t.OpaqueNetwork: objects_pb2.OpaqueNetwork,
     t.LogicalPort: objects_pb2.LogicalPort,
@@ -66,6 +67,8 @@ def encode(value: Any) -> Any:
             continue
         if isinstance(item, tuple):
             getattr(message, field.name).extend(_encode_scalar(x) for x in item)
+        elif is_dataclass(item):
+            getattr(message, field.name).CopyFrom(encode(item))
         else:
             setattr(message, field.name, _encode_scalar(item))
     return message

@@ -35,6 +35,7 @@ __all__ = [
     "Status",
     "SwitchStatus",
     "Teaming",
+    "TrafficClasses",
     "TransportZone",
     "VifState",
     "VifStatus",
@@ -121,6 +122,19 @@ class TransportZone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficClasses:
+    tenant_percent: int = 0
+    control_percent: int = 0
+    management_percent: int = 0
+    link_mbps: int = 0
+
+    @property
+    def wanted(self) -> bool:
+        """False where nothing is to be shaped."""
+        return bool(self.tenant_percent or self.control_percent or self.management_percent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpaqueSwitch:
     uuid: UUID
     name: str
@@ -129,6 +143,7 @@ class OpaqueSwitch:
     mtu: int = 1600
     vtep_pool: str
     teaming: Teaming = Teaming.SINGLE
+    traffic_classes: TrafficClasses = TrafficClasses()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +170,8 @@ class LogicalPort:
     admin_up: bool = True
     shadow_of: UUID | None = None
     allow: tuple[Allowance, ...] = ()
+    egress_kbps: int = 0
+    ingress_kbps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

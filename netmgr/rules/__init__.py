@@ -6,7 +6,7 @@ raises `NetmgrError` with the sentence for the user.
 """
 
 from netmgr.rules.desired import check_host, check_network, check_port, check_switch, check_zone
-from netmgr.rules.shadows import MIRRORED, check_failover, check_shadow, failover_pair
+from netmgr.rules.shadows import check_failover, check_shadow, failover_pair, mirrored
 from netmgr.rules.usage import (
     check_host_removal,
     check_network_removal,
@@ -37,4 +37,5 @@ __all__ = [
     "check_zone_removal",
     "failover_pair",
     "freed_segments_to_release",
+    "mirrored",
 ]

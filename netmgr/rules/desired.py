@@ -32,6 +32,8 @@ __all__ = [
 SWITCH_MTU_MIN, SWITCH_MTU_MAX = 1280, 9216
 NETWORK_MTU_MIN = 576  # RFC 791: what every IPv4 node must take
 NETWORK_MTU_MIN_IPV6 = 1280  # RFC 8200
+LIMIT_KBPS_MIN, LIMIT_KBPS_MAX = 64, 400_000_000
+LINK_MBPS_MAX = 800_000
 NAME = re.compile(r"[A-Za-z0-9._-]{1,63}")
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -68,6 +70,7 @@ def check_switch(world: World, switch: OpaqueSwitch) -> None:
             )
     _check_pool(world, switch, what)
     _check_globs(world, switch, what)
+    _check_traffic_classes(switch, what)
     _check_networks_of(world, switch, what)
 
 
@@ -153,6 +156,12 @@ def check_port(world: World, port: LogicalPort) -> None:
             _check_free(world, port, ("ip", port.network_uuid, ip), f"{what}: address {ip}")
     if len(set(port.allow)) != len(port.allow):
         raise NetmgrError(f"{what}: allow names the same thing twice")
+    for name in ("egress_kbps", "ingress_kbps"):
+        limit = getattr(port, name)
+        if limit != 0 and not LIMIT_KBPS_MIN <= limit <= LIMIT_KBPS_MAX:
+            raise NetmgrError(
+                f"{what}: {name} must be {LIMIT_KBPS_MIN} to {LIMIT_KBPS_MAX} kbit/s, or 0 for no limit, got {limit}"
+            )
     if port.vif_uuid is not None and world.port_by_vif.get(port.vif_uuid, port.uuid) != port.uuid:
         other = world.ports[world.port_by_vif[port.vif_uuid]]
         raise NetmgrError(
@@ -203,6 +212,18 @@ def _check_pool(world: World, switch: OpaqueSwitch, what: str) -> None:
             f"{what}: vtep_pool {pool} has addresses for {pool_room(switch.vtep_pool)} hosts, and {len(members)} are "
             f"in its zones ({named(host.name for host in members)}); give a larger range",
             status=409,
+        )
+
+
+def _check_traffic_classes(switch: OpaqueSwitch, what: str) -> None:
+    classes = switch.traffic_classes
+    if not 0 <= classes.link_mbps <= LINK_MBPS_MAX:
+        raise NetmgrError(f"{what}: link_mbps must be 0 to {LINK_MBPS_MAX}, got {classes.link_mbps}")
+    shares = (classes.tenant_percent, classes.control_percent, classes.management_percent)
+    if classes.wanted and (min(shares) < 1 or sum(shares) > 100):
+        raise NetmgrError(
+            f"{what}: tenant_percent, control_percent and management_percent must be at least 1 each and 100 together "
+            f"at most, or all 0 for no shaping; got {shares[0]}, {shares[1]} and {shares[2]}"
         )
 
 

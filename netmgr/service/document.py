@@ -1,10 +1,10 @@
 """The declarative document: what the user wants, by name, in one YAML or JSON file.
 
     zones:    [{name, kind}]
-    switches: [{name, zones, pnic_globs, mtu, vtep_pool, teaming}]
+    switches: [{name, zones, pnic_globs, mtu, vtep_pool, teaming, traffic_classes}]
     networks: [{name, zone, type, segment_id, attach_mode, mtu, subnets}]
     hosts:    [{name, zones}]            # enrolled hosts only
-    ports:    [{name, network, vif_uuid, mac, ips, admin_up, allow, shadow_of}]
+    ports:    [{name, network, vif_uuid, mac, ips, admin_up, allow, egress_kbps, ingress_kbps, shadow_of}]
 
 Input is hostile until parsed: at most 1 MiB, no aliases and no anchors (a few bytes of them can mean gigabytes), depth
 at most 20, no key twice, plain data types only. What is left out of an existing object is left as it is; what is left

@@ -25,6 +25,7 @@ from netmgr.contract.types import (
     OpaqueNetwork,
     OpaqueSwitch,
     Teaming,
+    TrafficClasses,
     TransportZone,
     ZoneKind,
 )
@@ -93,15 +94,20 @@ def add_switch(tx: Transaction, spec: SwitchSpec) -> OpaqueSwitch:
         mtu=spec.mtu,
         vtep_pool=spec.vtep_pool,
         teaming=Teaming(spec.teaming),
+        traffic_classes=_traffic_classes(spec.traffic_classes.model_dump()),
     )
     return _put_switch(tx, switch)
 
 
 def set_switch(tx: Transaction, switch: OpaqueSwitch, patch: SwitchPatch) -> OpaqueSwitch:
-    values = _given(patch, pnic_globs=tuple, teaming=Teaming)
+    values = _given(patch, pnic_globs=tuple, teaming=Teaming, traffic_classes=_traffic_classes)
     if "zones" in values:
         values["zone_uuids"] = find_zones(tx.world, values.pop("zones"))
     return _put_switch(tx, replace(switch, **values))
+
+
+def _traffic_classes(values: Mapping[str, int]) -> TrafficClasses:
+    return TrafficClasses(**values)
 
 
 def drop_switch(tx: Transaction, switch: OpaqueSwitch) -> None:
@@ -212,7 +218,14 @@ def add_port(tx: Transaction, spec: PortSpec) -> LogicalPort:
 
 def _of_itself(tx: Transaction, network: OpaqueNetwork, uuid: UUID, spec: PortSpec) -> dict[str, Any]:
     mac = allocate.mac_of(tx.world, network_uuid=network.uuid, port_uuid=uuid) if spec.mac is None else spec.mac.lower()
-    return {"mac": mac, "ips": _addresses(spec.ips), "admin_up": spec.admin_up, "allow": _allowances(spec.allow)}
+    return {
+        "mac": mac,
+        "ips": _addresses(spec.ips),
+        "admin_up": spec.admin_up,
+        "allow": _allowances(spec.allow),
+        "egress_kbps": spec.egress_kbps,
+        "ingress_kbps": spec.ingress_kbps,
+    }
 
 
 def _mirrored(tx: Transaction, network: OpaqueNetwork, spec: PortSpec) -> dict[str, Any]:
@@ -220,8 +233,8 @@ def _mirrored(tx: Transaction, network: OpaqueNetwork, spec: PortSpec) -> dict[s
     assert spec.shadow_of is not None
     primary = _find_primary(tx, network, spec.shadow_of)
     given = _given(spec, mac=str.lower, ips=_addresses, allow=_allowances)
-    mirrored = {name: given.get(name, getattr(primary, name)) for name in rules.MIRRORED}
-    return {**mirrored, "shadow_of": primary.uuid}
+    same = rules.mirrored(primary)
+    return {**same, **{name: value for name, value in given.items() if name in same}, "shadow_of": primary.uuid}
 
 
 def _find_primary(tx: Transaction, network: OpaqueNetwork, text: str) -> LogicalPort:
@@ -248,7 +261,7 @@ def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPor
     tx.put(changed)
     for uuid in tuple(tx.world.shadows_of.get(port.uuid, ())):
         shadow = tx.world.ports[uuid]
-        tx.put(replace(shadow, **{name: getattr(changed, name) for name in rules.MIRRORED}))
+        tx.put(replace(shadow, **rules.mirrored(changed)))
     tell_mac(tx, changed)
     return changed
 

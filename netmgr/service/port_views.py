@@ -50,6 +50,8 @@ def port_view(world: World, port: LogicalPort, places: Places) -> View:
         "ips": list(port.ips),
         "admin_up": port.admin_up,
         "allow": list(port.allow),
+        "egress_kbps": port.egress_kbps,
+        "ingress_kbps": port.ingress_kbps,
         "shadow_of": world.ports[port.shadow_of].name if port.shadow_of else None,
         "shadows": sorted(world.ports[uuid].name for uuid in world.shadows_of.get(port.uuid, ())),
         "location": _word(location),

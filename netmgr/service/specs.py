@@ -65,6 +65,15 @@ class ZonePatch(_Model):
     kind: Literal["overlay", "vlan"] | None = Field(default=None, description="Can't be changed.")
 
 
+class TrafficClassesSpec(_Model):
+    """Shares of a PNIC that classes of traffic are sure of, in percent; none at all: nothing is shaped."""
+
+    tenant_percent: int = Field(default=0, description="Guests' traffic: tunnels, and frames of VLAN networks.")
+    control_percent: int = Field(default=0, description="Manager and agents, ARP, neighbour discovery, LACP.")
+    management_percent: int = Field(default=0, description="The rest: migrations, storage, people.")
+    link_mbps: int = Field(default=0, description="Mbit/s that a PNIC has to share; 0: its own speed.")
+
+
 class SwitchSpec(_Model):
     """An opaque switch: one bridge on every host of its zones."""
 
@@ -76,6 +85,9 @@ class SwitchSpec(_Model):
     mtu: int = Field(default=1600, description="Largest underlay packet in bytes, 1280 to 9216.")
     vtep_pool: str = Field(description="CIDR that VTEP addresses of hosts are taken from, IPv4 or IPv6.")
     teaming: Literal["single", "active-backup"] = "single"
+    traffic_classes: TrafficClassesSpec = Field(
+        default_factory=lambda: TrafficClassesSpec(), description="How PNICs are shared; not given, nothing is shaped."
+    )
 
 
 class SwitchPatch(_Model):
@@ -87,6 +99,7 @@ class SwitchPatch(_Model):
     mtu: int | None = None
     vtep_pool: str | None = None
     teaming: Literal["single", "active-backup"] | None = None
+    traffic_classes: TrafficClassesSpec | None = Field(default=None, description="Replaced whole; {} ends shaping.")
 
 
 class NetworkSpec(_Model):
@@ -142,10 +155,12 @@ class PortSpec(_Model):
         default_factory=list,
         description="What its guest may say that no other may: `dhcp-server`, `router` (advertisements, redirects).",
     )
+    egress_kbps: int = Field(default=0, description="Most that its VIF may send, in kbit/s; 0 for no limit.")
+    ingress_kbps: int = Field(default=0, description="Most that is delivered to its VIF, in kbit/s; 0 for no limit.")
     shadow_of: str | None = Field(
         default=None,
         description="Name or UUID of the port that it is to be a shadow of; it then mirrors that one's MAC, addresses, "
-        "allow and admin_up, and stays dark until failover.",
+        "allow, limits and admin_up, and stays dark until failover.",
     )
 
 
@@ -159,6 +174,8 @@ class PortPatch(_Model):
     ips: NameList | None = None
     admin_up: bool | None = None
     allow: AllowList | None = None
+    egress_kbps: int | None = Field(default=None, description="0 takes the limit off.")
+    ingress_kbps: int | None = Field(default=None, description="0 takes the limit off.")
     shadow_of: str | None = Field(default=None, description="Can't be changed, but by failover.")
 
 

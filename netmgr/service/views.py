@@ -9,7 +9,7 @@ network that is withdrawn from a host is in maintenance there at best. Ports hav
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 from uuid import UUID
@@ -64,6 +64,7 @@ def switch_view(world: World, switch: OpaqueSwitch, lives: Lives) -> View:
         "mtu": switch.mtu,
         "vtep_pool": switch.vtep_pool,
         "teaming": switch.teaming.value,
+        "traffic_classes": asdict(switch.traffic_classes) if switch.traffic_classes.wanted else None,
         "vteps": {h.name: v.address for h in hosts for v in h.vteps if v.switch_uuid == switch.uuid},
         "pnics": {host.name: _pnics_on(host, switch, lives.get(host.uuid)) for host in hosts},
         **_status(roll_up(zone_names=zones, entries=[(h, _of_switch(world, h, switch, lives)) for h in hosts])),

@@ -71,6 +71,7 @@ switch = Table(
     Column("mtu", Integer, nullable=False),
     _text("vtep_pool"),
     _text("teaming"),
+    Column("traffic_classes", JSON, nullable=False),
     UniqueConstraint("name"),
 )
 
@@ -120,6 +121,8 @@ port = Table(
     Column("admin_up", Boolean, nullable=False),
     _uuid("shadow_of", refers="port.uuid", nullable=True),
     _list("allow"),
+    Column("egress_kbps", BigInteger, nullable=False),
+    Column("ingress_kbps", BigInteger, nullable=False),
     UniqueConstraint("network_uuid", "name"),
     UniqueConstraint("vif_uuid"),
 )

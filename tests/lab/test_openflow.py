@@ -21,6 +21,7 @@ from hostagent.flow import (
     Flow,
     Goto,
     Match,
+    Meter,
     Move,
     Output,
     Raw,
@@ -30,6 +31,7 @@ from hostagent.flow import (
     canonical,
     match,
 )
+from hostagent.model import MeterLimit
 from hostagent.realize.openflow import OpenFlowConnection, OpenFlowError
 from scripts.labkit.dummy_switch import DummySwitch
 
@@ -410,3 +412,25 @@ def test_a_hundred_thousand_flows_and_one_change_are_quick(switch):
     print(f"100,000 flows {all_s:.2f} s, one change {one_s * 1e3:.2f} ms")
     assert all_s < 10
     assert one_s < 0.02
+
+
+def test_meters_are_made_changed_read_back_and_removed(switch):
+    first = {MeterLimit(number=7, rate_kbps=5000, burst_kbit=600), MeterLimit(number=9, rate_kbps=64, burst_kbit=600)}
+    faster = MeterLimit(number=7, rate_kbps=400_000_000, burst_kbit=40_000_000)
+    flow = Flow(table=0, priority=1, cookie=1, match=match(in_port=1), actions=(Meter(7), Output(2)))
+
+    async def run() -> None:
+        async with connected(switch) as connection:
+            await connection.change_meters(put=tuple(first), remove=())
+            assert await connection.meters() == first
+            await replace_all(connection, frozenset({flow}))
+            await connection.change_meters(put=(faster,), remove=(9,))
+            assert await connection.meters() == {faster}
+            assert await connection.dump() == {flow}, "a changed meter keeps its flows"
+            with pytest.raises(OpenFlowError, match="refused the flow"):
+                await connection.bundle((), (replace(flow, actions=(Meter(8), Output(2))),))
+            text = switch.ofctl("dump-meters", BRIDGE)
+            assert "meter=7" in text
+            assert "rate=400000000" in text
+
+    asyncio.run(run())

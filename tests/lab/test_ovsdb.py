@@ -9,7 +9,20 @@ from dataclasses import replace
 
 import pytest
 
-from hostagent.model import Bridge, Interface, OvsPort, PutBridge, PutPort, RemoveBridge, RemovePort, Unread
+from hostagent.model import (
+    Bridge,
+    Interface,
+    OvsPort,
+    PutBridge,
+    PutPort,
+    PutQos,
+    Qos,
+    Queue,
+    RemoveBridge,
+    RemovePort,
+    RemoveQos,
+    Unread,
+)
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.ovsdb import OvsDb
 from scripts.labkit import Lab
@@ -168,5 +181,39 @@ def test_without_vswitchd_a_change_fails_in_time(bare_lab: Lab) -> None:
         with pytest.raises(RealizeError, match="ovs-vswitchd has not taken the change over"):
             await db.apply([BRIDGE], deadline_s=0.5)
         assert time.monotonic() - began < 2
+
+    _with_db(bare_lab, test)
+
+
+def test_a_port_is_shaped_by_what_is_ours_and_nothing_stays_of_it(bare_lab):
+    shaped = Qos(
+        max_bps=10_000_000, queues=(Queue(min_bps=1, max_bps=2, priority=2), Queue(min_bps=3, max_bps=4, priority=0))
+    )
+    put = PutQos(bridge=BRIDGE.name, name=TUNNEL.name, qos=shaped)
+
+    async def test(db: OvsDb, _: asyncio.Event) -> None:
+        def qos() -> Qos | None:
+            bridge = _bridge(db)
+            assert bridge is not None
+            return next(port for port in bridge.ports if port.name == TUNNEL.name).qos
+
+        await db.apply([BRIDGE, TUNNEL, put])
+        assert await _within(2, lambda: qos() == shaped)
+        less = replace(shaped, queues=shaped.queues[:1])
+        await db.apply([replace(put, qos=less)])
+        assert await _within(2, lambda: qos() == less)
+        bare_lab.exec("h1", ["ovs-vsctl", "clear", "port", TUNNEL.name, "qos"])
+        assert await _within(2, lambda: len(db.read_loose_qos()) == 1)
+        await db.apply([RemoveQos(uuid=uuid) for uuid in db.read_loose_qos()])
+        assert await _within(2, lambda: not db.read_loose_qos())
+        theirs = ["--", "--id=@q", "create", "qos", "type=linux-htb", "other_config:max-rate=5"]
+        bare_lab.exec("h1", ["ovs-vsctl", "set", "port", TUNNEL.name, "qos=@q", *theirs])
+        assert await _within(2, lambda: qos() == Qos(max_bps=5, ours=False))
+        with pytest.raises(RealizeError, match="did not make"):
+            await db.apply([put])
+        bare_lab.exec("h1", ["ovs-vsctl", "clear", "port", TUNNEL.name, "qos"])
+        assert "opaque-owner" not in bare_lab.exec("h1", ["ovs-vsctl", "list", "qos"]).stdout
+        assert bare_lab.exec("h1", ["ovs-vsctl", "list", "queue"]).stdout.strip() == ""
+        assert bare_lab.exec("h1", ["ovs-vsctl", "list", "qos"]).stdout.strip(), "theirs stays"
 
     _with_db(bare_lab, test)

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from uuid import UUID, uuid5
 
+from hostagent.flow import Meter
 from hostagent.model import (
     AddAddress,
     Bridge,
     ChangeFlows,
+    ChangeMeters,
+    Classifier,
     DefineNetwork,
     Desired,
     Interface,
@@ -23,10 +26,13 @@ from hostagent.model import (
     OvsPort,
     PutBridge,
     PutPort,
+    PutQos,
     RemoveAddress,
     RemoveBridge,
     RemoveNetwork,
     RemovePort,
+    RemoveQos,
+    SetClassifier,
     SetLink,
     Step,
     Unread,
@@ -168,7 +174,7 @@ def obey(observed: Observed, steps: Iterable[Step]) -> Observed:
 def _obey_one(observed: Observed, step: Step) -> Observed:
     assert not isinstance(observed.bridges, Unread)
     bridges = {bridge.name: bridge for bridge in observed.bridges}
-    flows = dict(observed.flows)
+    flows, meters, loose = dict(observed.flows), dict(observed.meters), observed.loose_qos
     links = {} if isinstance(observed.links, Unread) else {link.name: link for link in observed.links}
     known = () if isinstance(observed.libvirt_networks, Unread) else observed.libvirt_networks
     networks = {one.uuid: one for one in known}
@@ -187,6 +193,7 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
             links.setdefault(step.name, Link(name=step.name, mtu=1500))
             if SWITCH_KEY in step.external_ids:
                 flows.setdefault(step.name, frozenset())
+                meters.setdefault(step.name, frozenset())
         case RemoveBridge():
             del bridges[step.name]
             links.pop(step.name, None)
@@ -238,7 +245,33 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
             assert isinstance(before, frozenset)
             assert {*step.delete} <= before
             gone = {flow.key() for flow in (*step.delete, *step.add)}
+            there = {meter.number for meter in meters.get(step.bridge, ())}
+            asked = {one.number for flow in step.add for one in flow.actions if isinstance(one, Meter)}
+            assert asked <= there, "a switch refuses flows with meters that it does not know"
             flows[step.bridge] = frozenset(flow for flow in before if flow.key() not in gone) | {*step.add}
+        case ChangeMeters():
+            found = {meter.number: meter for meter in meters[step.bridge]}
+            found.update({meter.number: meter for meter in step.put})
+            for number in step.remove:
+                del found[number]
+            meters[step.bridge] = frozenset(found.values())
+            before = flows[step.bridge]
+            assert isinstance(before, frozenset)
+            assert not any(Meter(number) in flow.actions for flow in before for number in step.remove), "flows go too"
+        case PutQos():
+            bridge = bridges[step.bridge]
+            assert all(one.qos is None or one.qos.ours for one in bridge.ports if one.name == step.name)
+            ports = (replace(one, qos=step.qos) if one.name == step.name else one for one in bridge.ports)
+            bridges[step.bridge] = replace(bridge, ports=tuple(ports))
+            for name in (i.name for one in bridge.ports if one.name == step.name for i in one.interfaces):
+                if name in links:
+                    links[name] = replace(links[name], classifier=Classifier() if step.qos else None)
+        case RemoveQos():
+            loose = tuple(uuid for uuid in loose if uuid != step.uuid)
+        case SetClassifier():
+            classes = tuple(sorted((one.protocol, one.queue) for one in step.filters))
+            classifier = Classifier(classes=classes, queue_bytes=step.queue_bytes)
+            links[step.link] = replace(links[step.link], classifier=classifier)
     return replace(
         observed,
         bridges=tuple(bridges.values()),
@@ -247,4 +280,6 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
         if isinstance(observed.libvirt_networks, Unread)
         else tuple(networks.values()),
         flows=flows,
+        meters=meters,
+        loose_qos=loose,
     )

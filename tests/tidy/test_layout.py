@@ -18,7 +18,7 @@ PACKAGES = ("netmgr", "hostagent", "vmctl")
 PURE = {
     "netmgr": ("contract/types.py", "model", "rules", "allocate", "span", "arbiter"),
     "hostagent": ("model", "names", "flow", "flow_words", "flows", "pipeline", "plan", "migration", "health", "resolve",
-                  "presence", "uplinks", "vifs", "vif_report", "explain"),
+                  "presence", "uplinks", "qos", "vifs", "vif_report", "explain"),
     "vmctl": ("eligibility", "links", "migration", "model", "readiness", "placement", "switches/eligible",
               "switches/model", "switches/network_xml", "switches/nics", "switches/plan"),
 }  # fmt: skip

@@ -17,7 +17,7 @@ class TransportZone(_message.Message):
     def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class OpaqueSwitch(_message.Message):
-    __slots__ = ("uuid", "name", "zone_uuids", "pnic_globs", "mtu", "vtep_pool", "teaming")
+    __slots__ = ("uuid", "name", "zone_uuids", "pnic_globs", "mtu", "vtep_pool", "teaming", "traffic_classes")
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ZONE_UUIDS_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class OpaqueSwitch(_message.Message):
     MTU_FIELD_NUMBER: _ClassVar[int]
     VTEP_POOL_FIELD_NUMBER: _ClassVar[int]
     TEAMING_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_CLASSES_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     name: str
     zone_uuids: _containers.RepeatedScalarFieldContainer[str]
@@ -32,7 +33,20 @@ class OpaqueSwitch(_message.Message):
     mtu: int
     vtep_pool: str
     teaming: str
-    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., zone_uuids: _Optional[_Iterable[str]] = ..., pnic_globs: _Optional[_Iterable[str]] = ..., mtu: _Optional[int] = ..., vtep_pool: _Optional[str] = ..., teaming: _Optional[str] = ...) -> None: ...
+    traffic_classes: TrafficClasses
+    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., zone_uuids: _Optional[_Iterable[str]] = ..., pnic_globs: _Optional[_Iterable[str]] = ..., mtu: _Optional[int] = ..., vtep_pool: _Optional[str] = ..., teaming: _Optional[str] = ..., traffic_classes: _Optional[_Union[TrafficClasses, _Mapping]] = ...) -> None: ...
+
+class TrafficClasses(_message.Message):
+    __slots__ = ("tenant_percent", "control_percent", "management_percent", "link_mbps")
+    TENANT_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    MANAGEMENT_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    LINK_MBPS_FIELD_NUMBER: _ClassVar[int]
+    tenant_percent: int
+    control_percent: int
+    management_percent: int
+    link_mbps: int
+    def __init__(self, tenant_percent: _Optional[int] = ..., control_percent: _Optional[int] = ..., management_percent: _Optional[int] = ..., link_mbps: _Optional[int] = ...) -> None: ...
 
 class OpaqueNetwork(_message.Message):
     __slots__ = ("uuid", "name", "type", "zone_uuid", "switch_uuid", "segment_id", "attach_mode", "mtu", "subnets")
@@ -57,7 +71,7 @@ class OpaqueNetwork(_message.Message):
     def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., zone_uuid: _Optional[str] = ..., switch_uuid: _Optional[str] = ..., segment_id: _Optional[int] = ..., attach_mode: _Optional[str] = ..., mtu: _Optional[int] = ..., subnets: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LogicalPort(_message.Message):
-    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up", "shadow_of", "allow")
+    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up", "shadow_of", "allow", "egress_kbps", "ingress_kbps")
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +81,8 @@ class LogicalPort(_message.Message):
     ADMIN_UP_FIELD_NUMBER: _ClassVar[int]
     SHADOW_OF_FIELD_NUMBER: _ClassVar[int]
     ALLOW_FIELD_NUMBER: _ClassVar[int]
+    EGRESS_KBPS_FIELD_NUMBER: _ClassVar[int]
+    INGRESS_KBPS_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     name: str
     network_uuid: str
@@ -76,7 +92,9 @@ class LogicalPort(_message.Message):
     admin_up: bool
     shadow_of: str
     allow: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ..., shadow_of: _Optional[str] = ..., allow: _Optional[_Iterable[str]] = ...) -> None: ...
+    egress_kbps: int
+    ingress_kbps: int
+    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ..., shadow_of: _Optional[str] = ..., allow: _Optional[_Iterable[str]] = ..., egress_kbps: _Optional[int] = ..., ingress_kbps: _Optional[int] = ...) -> None: ...
 
 class Location(_message.Message):
     __slots__ = ("port_uuid", "network_uuid", "holder_host", "holder_vtep", "incoming_host", "incoming_vtep", "parked", "version", "mac")

@@ -16,11 +16,18 @@ from netmgr.contract.types import (
     NetworkType,
     OpaqueNetwork,
     OpaqueSwitch,
+    TrafficClasses,
     TransportZone,
     ZoneKind,
 )
 from netmgr.model import FreedSegment, HostRecord, NetmgrError
 from tests.support.netmgr_builder import Builder
+
+
+def shares(tenant: int, control: int, management: int, *, link_mbps: int = 0) -> TrafficClasses:
+    return TrafficClasses(
+        tenant_percent=tenant, control_percent=control, management_percent=management, link_mbps=link_mbps
+    )
 
 
 class Scene:
@@ -109,6 +116,7 @@ def test_kind_of_a_zone_is_for_life(scene: Scene) -> None:
 
 def test_fitting_switch_is_taken(scene: Scene) -> None:
     rules.check_switch(scene.build.world, scene.new_switch())
+    rules.check_switch(scene.build.world, scene.new_switch(traffic_classes=shares(98, 1, 1)))
     rules.check_switch(scene.build.world, scene.new_switch(mtu=1280, vtep_pool="fd00::/64", pnic_globs=("et*", "x")))
     rules.check_switch(scene.build.world, replace(scene.switch, mtu=9216))
 
@@ -127,6 +135,9 @@ def test_fitting_switch_is_taken(scene: Scene) -> None:
         ({"pnic_globs": ()}, ("at least one pnic_glob",), 400),
         ({"pnic_globs": ("",)}, ("at least one pnic_glob",), 400),
         ({"pnic_globs": ("bond*",)}, ("bond*", "h3 has eth0", "--pnic"), 409),
+        ({"traffic_classes": TrafficClasses(tenant_percent=60)}, ("at least 1 each", "60, 0 and 0"), 400),
+        ({"traffic_classes": shares(60, 30, 11)}, ("100 together", "60, 30 and 11"), 400),
+        ({"traffic_classes": shares(60, 30, 10, link_mbps=900_000)}, ("link_mbps must be 0 to 800000",), 400),
     ],
 )
 def test_unfitting_switch_is_refused(
@@ -315,6 +326,8 @@ def test_host_leaves_no_zone_whose_ports_it_holds(scene: Scene) -> None:
         ({"ips": ("fd01:0::7",)}, ("as fd01::7",), 400),
         ({"ips": ("10.1.0.6", "10.1.0.6")}, ("twice",), 400),
         ({"ips": ("224.0.0.1",)}, ("not one a guest can have",), 400),
+        ({"egress_kbps": 63}, ("egress_kbps must be 64 to 400000000 kbit/s, or 0", "63"), 400),
+        ({"ingress_kbps": -1}, ("ingress_kbps must be 64", "-1"), 400),
     ],
 )
 def test_unfitting_port_is_refused(scene: Scene, changes: dict[str, Any], words: tuple[str, ...], status: int) -> None:

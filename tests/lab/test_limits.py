@@ -1,0 +1,137 @@
+"""Limits of ports and shares of PNICs, measured on real switches: bytes that arrive of those that were offered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from scripts.labkit import Lab
+from tests.lab.test_ports import Ports
+
+pytestmark = pytest.mark.lab
+
+SWITCH = '{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24'
+APPLY = f"switches: [{SWITCH}}}]\nnetworks: [{{name: blue, type: vxlan, zone: a, mtu: 1450}}]\n"
+OFFERED, SECONDS, SIZE = 2500, 2.0, 1000  # datagrams: 10 Mbit/s
+BURST_KBIT = 600
+
+# Sends datagrams at an even pace; prints how long it took.
+SEND = f"""
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+begin = time.monotonic()
+for i in range({OFFERED}):
+    s.sendto(bytes({SIZE}), (sys.argv[1], 9999))
+    time.sleep(max(0, begin + (i + 1) * {SECONDS} / {OFFERED} - time.monotonic()))
+print(time.monotonic() - begin)
+"""
+# Counts datagrams until none has come for a second.
+COUNT = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+s.bind((sys.argv[1], 9999))
+print("ready", flush=True)
+s.settimeout(30)
+count = 0
+try:
+    while s.recv(2000):
+        count += 1
+        s.settimeout(1)
+except TimeoutError:
+    print(count)
+"""
+
+
+class Pair:
+    """Endpoints `one` on h1 and `two` on h2, on network blue."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.netmgr("apply", "-f", "/dev/stdin", "--wait", "realized", input=APPLY)
+        bridge = json.loads(lab.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+        for host, name, number in (("h1", "one", 1), ("h2", "two", 2)):
+            vif, mac, address = str(uuid4()), f"52:54:00:00:00:{number:02x}", f"10.10.0.{number}"
+            self.netmgr("port", "create", name, "--network", "blue", "--mac", mac, "--vif", vif)
+            lab.attach(host, name, bridge=bridge, vif_uuid=vif, mac=mac, addresses=[f"{address}/24"], mtu=1450)
+        assert Ports.within(
+            5, lambda: self.lab.exec("one", ["ping", "-c1", "-W1", "10.10.0.2"], check=False).returncode == 0
+        )
+
+    def netmgr(self, *words: str, **options: Any) -> str:
+        return self.lab.exec("mgr", ["netmgr", *words], **options).stdout
+
+    def set(self, *words: str) -> None:
+        """Change something, and wait until the hosts have done it."""
+        self.netmgr(*words)
+        assert Ports.within(5, lambda: all(self._in_order(host) for host in ("h1", "h2")))
+
+    def _in_order(self, host: str) -> bool:
+        return self.lab.exec(host, ["hostagent", "verify"], check=False).returncode == 0
+
+    def stream(self, source: str, sink: str, address: str) -> Stream:
+        return Stream(self.lab, source, sink, address)
+
+
+class Stream:
+    """Datagrams on their way from one node to another."""
+
+    def __init__(self, lab: Lab, source: str, sink: str, address: str) -> None:
+        pipe = {"stdout": subprocess.PIPE, "text": True}
+        self._sink = lab.popen(sink, [sys.executable, "-c", COUNT, address], **pipe)
+        assert self._sink.stdout is not None
+        assert self._sink.stdout.readline().strip() == "ready"
+        self._source = lab.popen(source, [sys.executable, "-c", SEND, address], **pipe)
+
+    def end(self) -> tuple[int, float]:
+        """Datagrams that have arrived, and for how many seconds they were sent."""
+        sent, _ = self._source.communicate(timeout=60)
+        received, _ = self._sink.communicate(timeout=60)
+        return int(received), float(sent)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with Lab(hosts=2, with_libvirt=False, zones={"h1": "a", "h2": "a"}) as lab:
+        yield Pair(lab)
+
+
+def test_a_limit_holds_whichever_way_and_goes_without_trace(pair: Pair) -> None:
+    free, _ = pair.stream("one", "two", "10.10.0.2").end()
+    assert free > 0.9 * OFFERED
+    for port, limit in (("blue/one", "egress"), ("blue/two", "ingress")):
+        pair.set("port", "set", port, f"--{limit}-kbps", "2000")
+        received, seconds = pair.stream("one", "two", "10.10.0.2").end()
+        allowed = (2000 * (seconds + 1) + BURST_KBIT) * 1000 / 8 / SIZE  # what HTB has queued comes a little later
+        assert allowed / 3 < received < allowed, f"{limit}: {received} datagrams in {seconds} s"
+        assert received < free / 1.5
+        pair.set("port", "set", port, f"--{limit}-kbps", "0")
+        received, _ = pair.stream("one", "two", "10.10.0.2").end()
+        assert received > 0.9 * OFFERED
+    for host in ("h1", "h2"):
+        assert "opaque-owner" not in pair.lab.exec(host, ["ovs-vsctl", "list", "qos"]).stdout
+
+
+def test_tenants_go_before_management_which_keeps_its_share(pair: Pair) -> None:
+    pair.set("switch", "set", "sw-a", "--traffic-classes", "60/20/20@10")
+    tenant = pair.stream("one", "two", "10.10.0.2")
+    management = pair.stream("h1", "h2", "10.200.0.2")
+    (of_tenant, _), (of_management, _) = tenant.end(), management.end()
+    assert of_tenant > 2 * of_management, (of_tenant, of_management)
+    assert of_management > OFFERED * 0.1, (of_tenant, of_management)
+    # what somebody takes away comes back; what is no longer wanted goes
+    pnic = pair.lab.exec("h1", ["sh", "-c", "ls /sys/class/net | grep ^pnic | head -1"]).stdout.strip()
+    shown = ["tc", "filter", "show", "dev", pnic, "parent", "1:"]
+    before = pair.lab.exec("h1", shown).stdout
+    assert before.count("flowid") > 20
+    pair.lab.exec("h1", ["tc", "filter", "del", "dev", pnic, "parent", "1:"])
+    assert Ports.within(5, lambda: pair.lab.exec("h1", shown, check=False).stdout == before), before
+    pair.set("switch", "set", "sw-a", "--traffic-classes", "0/0/0")
+    assert "flowid" not in pair.lab.exec("h1", shown, check=False).stdout
+    assert "opaque-owner" not in pair.lab.exec("h1", ["ovs-vsctl", "list", "qos"]).stdout
