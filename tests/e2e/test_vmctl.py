@@ -5,46 +5,19 @@ h1 and h2 are in zone a with network blue, h3 is in zone b (examples/two-zones.y
 
 from __future__ import annotations
 
-import json
 import re
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.support.vmctl_lab import EXAMPLE, MANAGER, ask, carried, lit, network_uuid, running, until, vmctl
 
 if TYPE_CHECKING:
     from scripts.labkit import Lab
     from scripts.labkit.guest import GuestImage
 
 pytestmark = pytest.mark.e2e
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "two-zones.yaml"
-MANAGER = "mgr"
-
-
-def vmctl(lab: Lab, *command: str, code: int = 0) -> str:
-    done = lab.exec(MANAGER, ["vmctl", *command], check=False)
-    assert done.returncode == code, f"{command}: {done.returncode}: {done.stdout}{done.stderr}"
-    return done.stdout if code == 0 else done.stdout + done.stderr
-
-
-def ask(lab: Lab, *command: str) -> Any:
-    return json.loads(vmctl(lab, *command, "-o", "json"))
-
-
-def until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about in time"
-        time.sleep(0.1)
-
-
-def ready(lab: Lab) -> bool:
-    networks = {network["name"]: network["hosts"] for network in ask(lab, "network", "list")}
-    in_sync = all(host["in_sync"] and not host["libvirt"] for host in ask(lab, "host", "list"))
-    return networks == {"blue": ["h1", "h2"], "green": ["h3"]} and in_sync
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +26,7 @@ def vms(lab: Lab, guest_image: GuestImage) -> Iterator[Lab]:
     from scripts.labkit.guest import COMMAND_LINE
 
     lab.exec(MANAGER, ["netmgr", "apply", "-f", str(EXAMPLE), "--wait", "realized"])
-    until(lambda: ready(lab))
+    until(lambda: carried(lab, blue=["h1", "h2"], green=["h3"]))
     for number in (1, 2):
         name, ip = f"vm{number}", f"10.10.0.{number}"
         boot = ["--kernel", str(guest_image.kernel), "--initrd", str(guest_image.initrd)]
@@ -67,26 +40,17 @@ def vms(lab: Lab, guest_image: GuestImage) -> Iterator[Lab]:
         vmctl(lab, "vm", "undefine", name)
 
 
-def blue(lab: Lab) -> str:
-    return next(n["uuid"] for n in ask(lab, "network", "list") if n["name"] == "blue")
-
-
-def running(lab: Lab, host: str) -> list[str]:
-    """Names of the VMs that run there, by libvirt's own word."""
-    return lab.exec(host, ["virsh", "list", "--name"]).stdout.split()
-
-
 def test_vms_start_on_their_networks_and_are_lit(vms: Lab) -> None:
     for number in (1, 2):
         assert running(vms, f"h{number}") == [f"vm{number}"]
-        until(lambda name=f"vm{number}": ask(vms, "vm", "show", name)["vifs"][0]["state"] == "lit")
+        until(lambda name=f"vm{number}": lit(vms, name))
         (vif,) = ask(vms, "vm", "show", f"vm{number}")["vifs"]
-        assert (vif["network"], vif["network_uuid"], vif["opaque"]) == ("blue", blue(vms), True)
+        assert (vif["network"], vif["network_uuid"], vif["opaque"]) == ("blue", network_uuid(vms, "blue"), True)
 
 
 def test_host_of_another_zone_is_refused_before_anything_moves(vms: Lab) -> None:
     sentence = (
-        f"network blue ({blue(vms)}) of zone a is not on h3, whose zones are b; add h3 to zone a "
+        f"network blue ({network_uuid(vms, 'blue')}) of zone a is not on h3, whose zones are b; add h3 to zone a "
         "(netmgr host set h3 --zone b --zone a) or choose one of h1, h2"
     )
     assert vmctl(vms, "why-not", "vm1", "h3", code=1) == f"{sentence}\n"
@@ -111,8 +75,8 @@ def test_vm_moves_to_the_host_that_carries_its_network_and_is_lit_there(vms: Lab
     assert re.search(r"vm1 is running on h2; \d+ ms in all, paused \d+ ms \(QEMU\)", said)
     assert sorted(running(vms, "h2")) == ["vm1", "vm2"]
     assert running(vms, "h1") == []
-    until(lambda: ask(vms, "vm", "show", "vm1")["vifs"][0]["state"] == "lit")
+    until(lambda: lit(vms, "vm1"))
     assert ask(vms, "vm", "show", "vm1")["vifs"][0]["uuid"] == vif
     vmctl(vms, "migrate", "vm1", "h1")
     assert running(vms, "h1") == ["vm1"]
-    until(lambda: ask(vms, "vm", "show", "vm1")["vifs"][0]["state"] == "lit")
+    until(lambda: lit(vms, "vm1"))

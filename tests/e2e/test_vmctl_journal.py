@@ -13,13 +13,14 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.support.vmctl_lab import EXAMPLE, until
 
 if TYPE_CHECKING:
     from scripts.labkit import Lab
@@ -27,16 +28,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "two-zones.yaml"
 VM = "mover"
 SLOW = ("--bandwidth", "8")  # MiB/s: some 8 s for what the guest has written
-
-
-def until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about in time"
-        time.sleep(0.05)
 
 
 class Site:

@@ -12,11 +12,13 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+
+from tests.support.vmctl_lab import until
 
 if TYPE_CHECKING:
     from scripts.labkit import Lab
@@ -64,13 +66,6 @@ class Cluster:
     def last_move(self) -> dict[str, Any]:
         row: dict[str, Any] = self.json("migrate", "--list")[0]["migration"]
         return row
-
-
-def until(condition: Callable[[], object], *, within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about in time"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

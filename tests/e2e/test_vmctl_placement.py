@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import signal
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+
+from tests.support.vmctl_lab import EXAMPLE, MANAGER, ask, carried, lit, running, until, vmctl
 
 if TYPE_CHECKING:
     from scripts.labkit import Lab
@@ -21,31 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "two-zones.yaml"
-MANAGER = "mgr"
 HOSTS = {"h1": "a", "h2": "a", "h3": "a", "h4": "b"}
-
-
-def vmctl(lab: Lab, *command: str, code: int = 0) -> str:
-    done = lab.exec(MANAGER, ["vmctl", *command], check=False)
-    assert done.returncode == code, f"{command}: {done.returncode}: {done.stdout}{done.stderr}"
-    return done.stdout if code == 0 else done.stdout + done.stderr
-
-
-def ask(lab: Lab, *command: str, code: int = 0) -> Any:
-    return json.loads(vmctl(lab, *command, "-o", "json", code=code))
-
-
-def until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about in time"
-        time.sleep(0.1)
-
-
-def running(lab: Lab, host: str) -> list[str]:
-    """Names of the VMs that run there, by libvirt's own word."""
-    return lab.exec(host, ["virsh", "list", "--name"]).stdout.split()
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +34,7 @@ def cluster(guest_image: GuestImage, tmp_path_factory: pytest.TempPathFactory) -
     document.write_text(yaml.safe_dump(wanted))
     with Lab(hosts=4) as lab:
         lab.exec(MANAGER, ["netmgr", "apply", "-f", str(document), "--wait", "realized"])
-        until(lambda: {n["name"]: len(n["hosts"]) for n in ask(lab, "network", "list")} == {"blue": 3, "green": 1})
-        until(lambda: all(h["in_sync"] and not h["libvirt"] for h in ask(lab, "host", "list")))
+        until(lambda: carried(lab, blue=["h1", "h2", "h3"], green=["h4"]))
         vmctl(lab, "settings", "settle_s=0", "return_s=0", "balance_gap=0.005", "copy_cost=0")
         yield lab
 
@@ -90,7 +65,7 @@ def test_vms_that_are_kept_apart_start_on_two_hosts_that_carry_their_network(pai
     assert where["vm1"] != where["vm2"]
     for name, host in where.items():
         assert running(pair, host) == [name]
-        until(lambda name=name: ask(pair, "vm", "show", name)["vifs"][0]["state"] == "lit")
+        until(lambda name=name: lit(pair, name))
 
 
 def test_every_host_is_explained_and_why_not_says_the_same(pair: Lab) -> None:
@@ -137,7 +112,7 @@ def test_maintenance_shows_its_plan_then_empties_the_host_under_a_running_guest(
     until(lambda: ask(pair, "host", "maintenance", home, "--dry-run")["evacuating"] is False)
     assert vmctl(pair, "host", "maintenance", home, "--yes").endswith(f"{home} is in maintenance and runs nothing\n")
     assert (running(pair, home), running(pair, free)) == ([], ["vm1"])
-    until(lambda: ask(pair, "vm", "show", "vm1")["vifs"][0]["state"] == "lit")
+    until(lambda: lit(pair, "vm1"))
     assert "maintenance" in vmctl(pair, "host", "list")
     task = next(task for task in ask(pair, "task", "list") if task["kind"] == "maintenance")
     assert (task["subject"], task["state"]) == (home, "done")
@@ -157,29 +132,61 @@ def test_maintenance_shows_its_plan_then_empties_the_host_under_a_running_guest(
     assert vmctl(pair, "why-not", "vm2", home) == f"vm2 may move to {home}\n"
 
 
-def test_balance_shows_moves_and_moves_nothing_until_it_is_told(pair: Lab, guest_image: GuestImage) -> None:
-    crowded = ask(pair, "vm", "show", "vm1")["vm"]["host"]
+@pytest.fixture
+def crowded(pair: Lab, guest_image: GuestImage) -> Iterator[str]:
+    """The host that runs vm1 and, for this test, vm4 as well."""
+    host: str = ask(pair, "vm", "show", "vm1")["vm"]["host"]
     until(lambda: not ask(pair, "status")["unread"])
-    define(pair, guest_image, "vm4", 4, "--host", crowded)
-    vmctl(pair, "vm", "start", "vm4", "--host", crowded)
-    before = sorted((vm["name"], vm["host"]) for vm in ask(pair, "vm", "list")["vms"])
+    define(pair, guest_image, "vm4", 4, "--host", host)
+    vmctl(pair, "vm", "start", "vm4", "--host", host)
+    yield host
+    vmctl(pair, "balance", "--auto", "off")
+    vmctl(pair, "settings", "settle_s=0", "return_s=0", "balance_every_s=300", "policy=spread")
+    vmctl(pair, "vm", "stop", "vm4", "--force")
+    vmctl(pair, "vm", "undefine", "vm4")
+
+
+def placed(lab: Lab) -> dict[str, list[str]]:
+    """What each host runs, by libvirt's own word."""
+    return {host: sorted(running(lab, host)) for host in HOSTS}
+
+
+def test_balance_spreads_when_told_and_the_policy_packs_as_far_as_one_host_may_fail(pair: Lab, crowded: str) -> None:
+    before = placed(pair)
     plan = ask(pair, "balance", "--dry-run")["run"]["plan"]
     assert {m["source"] for m in plan["moves"]} == {crowded}
     assert all(m["destination"] != "h4" and m["benefit"] > m["cost"] for m in plan["moves"])
-    assert sorted((vm["name"], vm["host"]) for vm in ask(pair, "vm", "list")["vms"]) == before
-
-    # one or both, by where the earlier moves of this lab have left the others
-    count, there = len(plan["moves"]), len(running(pair, crowded))
+    assert placed(pair) == before, "a dry run moves nothing"
+    moved = {m["vm_name"] for m in plan["moves"]}  # one or both, by where the earlier moves have left the others
+    count = len(moved)
     assert f"{count} of {count} VMs moved" in vmctl(pair, "balance", "--apply")
-    assert len(running(pair, crowded)) == there - count
-    for moved in plan["moves"]:
-        vmctl(pair, "migrate", moved["vm_name"], crowded)
-    assert len(running(pair, crowded)) == there
-    vmctl(pair, "settings", "balance_every_s=1")
-    vmctl(pair, "balance", "--auto", "on")
-    until(lambda: len(running(pair, crowded)) < there)
-    vmctl(pair, "balance", "--auto", "off")
-    until(lambda: ask(pair, "balance", "--dry-run")["run"]["over"])
-    vmctl(pair, "settings", "settle_s=600", "return_s=3600")
-    assert ask(pair, "balance")["run"]["plan"]["moves"] == []
-    assert ask(pair, "balance", "--policy", "consolidate")["run"]["plan"]["moves"] == [], "they have not settled"
+    spread = placed(pair)
+    assert len(spread[crowded]) == len(before[crowded]) - count
+
+    packed = ask(pair, "balance", "--policy", "consolidate")["run"]["plan"]
+    assert packed["moves"] == [], "rule ha would keep vm1 and vm2 apart on the one host that a failure leaves"
+    members = vmctl(pair, "rule", "list", "-o", "json")
+    vmctl(pair, "rule", "delete", "ha")
+    try:
+        vmctl(pair, "settings", "settle_s=600")
+        packed = ask(pair, "balance", "--policy", "consolidate")["run"]["plan"]
+        assert moved.isdisjoint(m["vm_name"] for m in packed["moves"]), "they have not settled"
+        vmctl(pair, "settings", "settle_s=0")
+        packed = ask(pair, "balance", "--policy", "consolidate")["run"]["plan"]
+        (freed,) = packed["freed"]
+        assert freed in {"h1", "h2", "h3"}, "green has no carrier but h4, and of blue's three two must stay"
+        assert placed(pair) == spread
+
+        vmctl(pair, "settings", "balance_every_s=1")
+        vmctl(pair, "balance", "--auto", "on", "--policy", "consolidate")
+        until(lambda: running(pair, freed) == [])
+        vmctl(pair, "balance", "--auto", "off")
+        until(lambda: ask(pair, "balance")["run"]["over"])
+        after = placed(pair)
+        assert sorted(name for names in after.values() for name in names) == ["vm1", "vm2", "vm4"]
+        assert (after[freed], after["h4"]) == ([], [])
+        again = ask(pair, "balance", "--policy", "consolidate")["run"]["plan"]
+        assert (again["moves"], again["freed"]) == ([], [freed])
+    finally:
+        vmctl(pair, "rule", "create", "ha", "vm1", "vm2", "--kind", "anti-affinity")
+    assert json.loads(members) == ask(pair, "rule", "list")

@@ -1,0 +1,55 @@
+"""vmctl and libvirt of a lab, as tests of the compute manager ask them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scripts.labkit import Lab
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "two-zones.yaml"
+MANAGER = "mgr"
+
+
+def vmctl(lab: Lab, *command: str, code: int = 0) -> str:
+    """What `vmctl` prints on the managers' node; with another *code*, what it says to standard error as well."""
+    done = lab.exec(MANAGER, ["vmctl", *command], check=False)
+    assert done.returncode == code, f"{command}: {done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+def ask(lab: Lab, *command: str, code: int = 0) -> Any:
+    return json.loads(vmctl(lab, *command, "-o", "json", code=code))
+
+
+def until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not come about in time"
+        time.sleep(0.05)
+
+
+def running(lab: Lab, host: str) -> list[str]:
+    """Names of the VMs that run there, by libvirt's own word."""
+    return lab.exec(host, ["virsh", "list", "--name"]).stdout.split()
+
+
+def lit(lab: Lab, name: str) -> bool:
+    """True when every opaque NIC of the VM is lit, by the word of its host's agent."""
+    return all(vif["state"] == "lit" for vif in ask(lab, "vm", "show", name)["vifs"] if vif["opaque"])
+
+
+def network_uuid(lab: Lab, name: str) -> str:
+    found: str = next(n["uuid"] for n in ask(lab, "network", "list") if n["name"] == name)
+    return found
+
+
+def carried(lab: Lab, **hosts: list[str]) -> bool:
+    """True when vmctl sees each network on exactly these hosts, and every host in sync with libvirt connected."""
+    networks = {network["name"]: network["hosts"] for network in ask(lab, "network", "list")}
+    in_sync = all(host["in_sync"] and not host["libvirt"] for host in ask(lab, "host", "list"))
+    return in_sync and all(networks.get(name) == wanted for name, wanted in hosts.items())
