@@ -1,8 +1,8 @@
 """`vmctl serve`: one process that holds the connections, the journal and the API.
 
-Order of the start: lock of the state directory (two daemons on one store would move the same VM twice), store,
-libvirt's event loop, socket, hosts, open moves, READY. Of the end: socket closed, moves under way left to libvirt,
-store closed. The watchdog is fed from the event loop, so a stuck loop is noticed.
+Order of the start: lock of the state directory (two daemons on one store would move the same VM twice), store (one on
+PostgreSQL has a lock of its own), libvirt's event loop, socket, hosts, open moves, READY. Of the end: socket closed,
+moves under way left to libvirt, store closed. The watchdog is fed from the event loop, so a stuck loop is noticed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def serve(
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _lock(state_dir):
         listener = _listen(socket_path)
-        store = Store(store_url or f"sqlite:///{state_dir / 'vmctl.db'}")
+        store = Store(store_url or f"sqlite:///{state_dir / 'vmctl.db'}", sole=True)
         start_events()
         asyncio.run(
             _run(

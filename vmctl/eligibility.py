@@ -1,9 +1,9 @@
 """May this VM go to that host? Pure, and every no is a sentence.
 
 A VM may start on or move to a host that carries every opaque network of the VM, by UUID, each healthy there, the switch
-under it too. A network that is withdrawn from a host is simply absent from its view. Moves that can wait also wait for
-the host to be in sync; a move needs the network manager (its grant lets the VIF in), a power-on does not ask for it
-here: the host's own libvirt hook knows whether it holds the VIF already.
+under it too. A network that is withdrawn from a host is still in its view, in maintenance, and as unfit as one that is
+down. Moves that can wait also wait for the host to be in sync; a move needs the network manager (its grant lets the VIF
+in), a power-on does not ask for it here: the host's own libvirt hook knows whether it holds the VIF already.
 
 Networks that are not opaque are libvirt's business: it refuses by itself, before a byte is copied.
 """
@@ -109,8 +109,8 @@ def network_absent(vif: Vif, host: HostView, *, fleet: Sequence[Candidate] | Atl
         sentence = f"{label} is not on {host.host}, nor on any other host that answers; see `vmctl network list`"
     elif set(zones) & set(mine):
         sentence = (
-            f"{label} of zone {_join(zones)} is not on {host.host}, although {host.host} is in that zone: it is "
-            f"withdrawn there or not realized yet; see `hostagent verify` on {host.host}"
+            f"{label} of zone {_join(zones)} is not on {host.host}, although {host.host} is in that zone: it "
+            f"has not realized it; see `hostagent verify` on {host.host}"
         )
         sentence += f", or {choose}" if choose else ""
     else:

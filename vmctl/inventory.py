@@ -116,6 +116,22 @@ class Inventory:
         """Names of the host's libvirt networks that are not opaque."""
         return frozenset(n.name for n in self._entry(name).networks.values() if OPAQUE_MARK not in n.xml)
 
+    def plain_network(self, name: str) -> UUID:
+        """UUID of the libvirt network of that name, not opaque, on the first host that has it.
+
+        Raises:
+            VmctlError: no host has it.
+        """
+        for _, entry in sorted(self._entries.items()):
+            for network in entry.networks.values():
+                if network.name == name and OPAQUE_MARK not in network.xml:
+                    return network.uuid
+        raise VmctlError(
+            f"no host that answers has a libvirt network {name}, which a NIC is on; make it there (virsh net-define), "
+            "or name another network (`vmctl network list`)",
+            status=409,
+        )
+
     def unread(self) -> tuple[Unread, ...]:
         """The hosts whose VMs cannot be read now."""
         return tuple(Unread(host=n, reason=e.problem) for n, e in sorted(self._entries.items()) if e.problem)

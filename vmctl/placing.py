@@ -19,6 +19,8 @@ from vmctl.views import Views
 __all__ = ["agreed", "choices", "fitting_rules", "vifs_of"]
 
 SwitchWord = Callable[[Vm, str], Sequence[Refusal]]
+PlainNetwork = Callable[[str], UUID]  # of a libvirt network that is not opaque, by its name
+PortGroupNic = Callable[[str], Vif]  # of SWITCH/PORTGROUP
 
 
 def choices(placer: Placer, request: Request, *, switches: SwitchWord) -> tuple[Choice, ...]:
@@ -41,21 +43,25 @@ def agreed(request: Request, mine: Sequence[Refusal], switches: Sequence[Refusal
     return (*mine, *switches)
 
 
-def vifs_of(specs: Iterable[VifSpec], *, named: Iterable[str], views: Views) -> tuple[Vif, ...]:
+def vifs_of(
+    specs: Iterable[VifSpec], *, named: Iterable[str], views: Views, plain: PlainNetwork, portgroup: PortGroupNic
+) -> tuple[Vif, ...]:
     """NICs of a VM that is not defined yet, as placement needs them; *named* are libvirt networks in its own XML.
 
     Raises:
-        VmctlError: no host tells of a network, or two networks share the name.
+        VmctlError: nobody tells of a network or a port group, or two networks share the name.
     """
     told = [n for view in views.fleet() if isinstance(view, HostView) for n in view.networks]
     opaque = {n.libvirt_network: n.uuid for n in told}
     found = [
-        Vif(network_name=name, network_uuid=opaque.get(name, UUID(int=0)), opaque=name in opaque) for name in named
+        Vif(network_name=name, network_uuid=opaque[name], opaque=True)
+        if name in opaque
+        else Vif(network_name=name, network_uuid=plain(name))
+        for name in named
     ]
     for spec in specs:
         if spec.portgroup:
-            name = spec.portgroup.partition("/")[0]
-            found.append(Vif(network_name=name, network_uuid=UUID(int=0)))
+            found.append(portgroup(spec.portgroup))
             continue
         uuids = {n.uuid: n.name for n in told if spec.network in (n.name, str(n.uuid))}
         if not uuids:

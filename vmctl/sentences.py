@@ -13,9 +13,8 @@ __all__ = ["hook_sentence", "libvirt_sentence"]
 _HOOK = re.compile(r"hooks/(?:network|qemu)\b.*?unexpected (?:exit status|fatal signal) \d+:\s*(?P<said>.+)", re.DOTALL)
 _NOISE = re.compile(r"^(?:(?:internal error|operation failed|Hook script execution failed|Requested operation is not "
                     r"valid)\s*:\s*)+")  # fmt: skip
-
-
 _NO_MEMORY = re.compile(r"qemu.*(?:[Cc]annot allocate memory|failed to allocate)")
+_NO_SHAPER = re.compile(r"Child process \(tc .*(?:qdisc kind is unknown|Failed to load TC)", re.DOTALL)
 
 
 def hook_sentence(text: str) -> str:
@@ -29,4 +28,8 @@ def libvirt_sentence(text: str) -> str:
     said = hook_sentence(text)
     if _NO_MEMORY.search(text):
         return "QEMU there got no memory for it; free some, or choose another host"
+    if _NO_SHAPER.search(text):
+        return (
+            f"its kernel lacks {'act_police' if ' police ' in text else 'sch_sfq'}, with which libvirt limits traffic"
+        )
     return said or _NOISE.sub("", " ".join(text.split())) or "libvirt gave no reason"

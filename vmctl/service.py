@@ -269,7 +269,13 @@ class Service:
             state=VmState.SHUT_OFF,
             memory_mib=facts.memory_mib,
             vcpus=facts.vcpus,
-            vifs=vifs_of(spec.vifs, named=network_names(spec.xml) if spec.xml else (), views=self.views),
+            vifs=vifs_of(
+                spec.vifs,
+                named=network_names(spec.xml) if spec.xml else (),
+                views=self.views,
+                plain=self.inventory.plain_network,
+                portgroup=self.switches.vif,
+            ),
         )
         request = self.placer.request(vm, needs=needs)
         chosen = await self.placer.choose(request, lambda name: self.refusals_of(vm, name, needs=needs))

@@ -19,6 +19,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
+from vmctl.holding import SERVER_OPTIONS, Holding
 from vmctl.model import Host, VmctlError, VmRecord, VmState
 from vmctl.tables import hosts, vms
 from vmctl.upgrade import upgrade
@@ -29,11 +30,13 @@ __all__ = ["Store"]
 class Store:
     """Rows in, frozen values out. Calls block for a disk write; the daemon makes them from a thread."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, sole: bool = False) -> None:
         """Opens the store at *url*, making its tables if it is new.
 
+        With *sole* a PostgreSQL database is ours alone from now on; a file is, by the lock of the directory it is in.
+
         Raises:
-            VmctlError: it cannot be opened, or was written by a newer vmctl.
+            VmctlError: it cannot be opened, was written by a newer vmctl, or another vmctl serves from it.
         """
         try:
             parsed = sa.make_url(url)
@@ -45,10 +48,12 @@ class Store:
         if backend not in ("sqlite", "postgresql"):
             raise VmctlError(f"store {backend}: that kind of database is not supported; use sqlite or postgresql")
         self._url = parsed.render_as_string(hide_password=True)
+        self._holding: Holding | None = None
         if backend == "postgresql":
-            options = {"connect_timeout": 5, "options": "-c synchronous_commit=on"}
+            options = {"connect_timeout": 5, "options": f"-c synchronous_commit=on {SERVER_OPTIONS}"}
             parsed = parsed.set(drivername="postgresql+psycopg")
             self._engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=options)
+            self._holding = Holding(self._engine, shown=self._url) if sole else None
         else:
             if not parsed.database or parsed.database == ":memory:":
                 raise VmctlError("store: a database in memory would be lost; use sqlite:////PATH")
@@ -61,6 +66,8 @@ class Store:
 
     def close(self) -> None:
         """Releases the connections."""
+        if self._holding is not None:
+            self._holding.close()
         self._engine.dispose()
 
     # --- hosts ----------------------------------------------------------------------------------------------------
@@ -128,6 +135,8 @@ class Store:
     def begin(self) -> Iterator[sa.Connection]:
         """A transaction, committed at the end; `IntegrityError` goes through, all else is a `VmctlError`."""
         try:
+            if self._holding is not None:
+                self._holding.check()
             with self._engine.begin() as connection:
                 yield connection
         except IntegrityError:

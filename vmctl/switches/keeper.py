@@ -1,9 +1,10 @@
 """Keeps every host's libvirt as vmctl's switches say, for as long as the daemon runs.
 
 One task a host. It looks when libvirt tells of a network that came, went or was defined, when the connection is back,
-when a switch has changed, and every half minute, since not all local changes ring (`virsh net-update`). It reads, plans
-(pure), applies and reads again; only what was read back as wanted is called realized. Running NICs follow once their
-network is right.
+and when a switch has changed. libvirt 9.0 does not tell of `virsh net-update` and `net-autostart`, so every 5 s the
+switches' own networks are read, and where one is not as it was left, that is a reason to look; every half minute
+everything is looked at, NICs of guests too. A look reads, plans (pure), applies and reads again; only what was read
+back as wanted is called realized. Running NICs follow once their network is right.
 
 What differs although this generation was realized before is a local change: it is put back, logged, kept in the
 switch's history and told to `tell`.
@@ -12,6 +13,7 @@ switch's history and told to `tell`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,14 +24,16 @@ import structlog
 
 from vmctl.inventory import Inventory
 from vmctl.model import VmctlError
+from vmctl.switches.limits import Way, trial_name, trial_xml
 from vmctl.switches.model import Drift, HostState, HostSwitch, Switch, Uplink
 from vmctl.switches.nics import plan_nics, users
 from vmctl.switches.plan import Plan, plan
-from vmctl.switches.realize import Seen, apply_nics, apply_steps, read_seen
+from vmctl.switches.realize import Glance, Seen, apply_nics, apply_steps, read_glance, read_seen, try_network
 from vmctl.switches.store import SwitchStore
 
 __all__ = ["Keeper"]
 
+GLANCE_S = 5.0
 RESYNC_S = 30.0
 RETRY_S = 5.0
 ROUNDS = 5  # network, NICs, and a look that all is well; more only where somebody changes it meanwhile
@@ -46,6 +50,7 @@ class _Host:
     told: set[tuple[UUID, str]] = field(default_factory=set)  # differences that were reported and still are there
     clean: bool = False  # looked at, and nothing of ours was there that should not be
     again: bool = False  # something could not be done
+    left: Glance | None = None  # how the switches' networks were left, None while that is not known
 
 
 class Keeper:
@@ -111,6 +116,12 @@ class Keeper:
         ports_of = frozenset(s.uuid for s in self._switches.values() if s.uplink is Uplink.ISOLATED)
         return await self._inventory.hypervisor(host).call("list its networks", partial(read_seen, ports_of=ports_of))
 
+    async def try_limits(self, host: str, way: Way) -> str:
+        """Why the host's libvirt cannot limit traffic that way on a device of its own, empty when it can."""
+        assert self._manager is not None, "start() comes first"
+        trial = partial(try_network, name=trial_name(self._manager), xml=trial_xml((way,), manager=self._manager))
+        return await self._inventory.hypervisor(host).errand("try a rate limit", trial)
+
     async def sync(self, host: str) -> None:
         """Brings the host up to date now, as far as it can be; what failed is in `states` and tried again."""
         found = self._hosts.setdefault(host, _Host())
@@ -119,11 +130,7 @@ class Keeper:
 
     async def _follow(self, host: str, found: _Host) -> None:
         while any(known.name == host for known in self._inventory.hosts()):
-            try:
-                async with asyncio.timeout(RETRY_S if found.again else RESYNC_S):
-                    await found.dirty.wait()
-            except TimeoutError:
-                pass
+            await self._until_due(host, found)
             await asyncio.sleep(0.05)  # events come in bursts
             found.dirty.clear()
             if not found.clean or any(switch.host(host) for switch in self._switches.values()):
@@ -135,6 +142,29 @@ class Keeper:
                 except Exception:  # we are wrong, and other hosts and later looks shall not pay for it
                     found.again = True
                     log.exception("switches not kept", host=host)
+
+    async def _until_due(self, host: str, found: _Host) -> None:
+        """Until there is a reason to look at the host, or it is time to."""
+        due = time.monotonic() + (RETRY_S if found.again else RESYNC_S)
+        while (left_s := due - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(min(GLANCE_S, left_s)):
+                    await found.dirty.wait()
+                return
+            except TimeoutError:
+                if found.left is not None and await self._glance(host) != found.left:
+                    return
+
+    async def _glance(self, host: str) -> Glance | None:
+        """How the switches' networks on the host are now, None when it cannot be asked."""
+        here = [switch.uuid for switch in self._switches.values() if switch.host(host)]
+        try:
+            hypervisor = self._inventory.hypervisor(host)
+            if not here or hypervisor.problem:
+                return None
+            return await hypervisor.call("look at its networks", partial(read_glance, uuids=here))
+        except VmctlError:
+            return None
 
     async def _sync(self, host: str, found: _Host) -> None:
         assert self._manager is not None, "start() comes first"
@@ -164,13 +194,14 @@ class Keeper:
             except VmctlError as error:
                 self._unread(host, found, error.sentence)
                 return
+            found.left = seen.glance([switch.uuid for switch in switches if switch.host(host)])
             await self._note(host, found, switches, planned, failed)
             return
         contested = dict.fromkeys(planned.found, "others change it as often as vmctl puts it back; it is tried again")
         await self._note(host, found, switches, planned, contested | failed)
 
     def _unread(self, host: str, found: _Host, reason: str) -> None:
-        found.again = True
+        found.again, found.left = True, None
         for switch in self._switches.values():
             if switch.host(host) is not None:
                 found.states[switch.uuid] = HostSwitch(host=host, state=HostState.UNREAD, sentence=reason)

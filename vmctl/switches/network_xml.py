@@ -10,17 +10,27 @@ a port group goes into the domain's NIC instead.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 from xml.etree import ElementTree as ET
 
 from vmctl.switches.model import PortGroup, Rate, Switch, Uplink
 
-__all__ = ["Facts", "bridge_name", "differences", "flatten", "group_xml", "network_xml", "read_network"]
+__all__ = [
+    "OWNER",
+    "Facts",
+    "bridge_name",
+    "differences",
+    "flatten",
+    "group_xml",
+    "kept_group",
+    "network_xml",
+    "read_network",
+]
 
 _MARK = "urn:vmctl:1"
 _OPAQUE = "urn:opaque-networks:1"
-_OWNER = f"{{{_MARK}}}switch"
+OWNER = f"{{{_MARK}}}switch"  # element of a network's metadata; its attribute `manager` says whose it is
 ET.register_namespace("vmctl", _MARK)
 
 _KEYS = {"portgroup": "name", "interface": "dev", "tag": "id"}  # what tells elements of one kind apart
@@ -46,7 +56,7 @@ def network_xml(switch: Switch, *, host: str, manager: UUID) -> str:
     root = ET.Element("network")
     ET.SubElement(root, "name").text = switch.name
     ET.SubElement(root, "uuid").text = str(switch.uuid)
-    ET.SubElement(ET.SubElement(root, "metadata"), _OWNER, manager=str(manager))
+    ET.SubElement(ET.SubElement(root, "metadata"), OWNER, manager=str(manager))
     if switch.uplink is Uplink.ISOLATED:
         ET.SubElement(root, "bridge", name=bridge_name(switch.uuid), stp="off", delay="0")
     elif switch.uplink is Uplink.BRIDGE:
@@ -56,19 +66,31 @@ def network_xml(switch: Switch, *, host: str, manager: UUID) -> str:
     else:
         forward = ET.SubElement(root, "forward", dev=found.device, mode="bridge")
         ET.SubElement(forward, "interface", dev=found.device)
-    root.extend(_group(group) for group in switch.groups)
+    root.extend(_group(kept_group(switch, group)) for group in switch.groups)
     return _text(root)
 
 
+def kept_group(switch: Switch, group: PortGroup) -> PortGroup:
+    """*group* as libvirt must be told it, so that its limits are kept on this switch.
+
+    libvirt hands an average to Open vSwitch as the rate that a guest is sure of, and a peak as the one that it may
+    reach: an average alone would limit nothing.
+    """
+    rate = group.inbound
+    if switch.uplink is not Uplink.BRIDGE or rate is None or rate.peak_kib_s:
+        return group
+    return replace(group, inbound=replace(rate, peak_kib_s=rate.average_kib_s))
+
+
 def group_xml(group: PortGroup) -> str:
-    """The `<portgroup>` of *group* alone."""
+    """The `<portgroup>` of *group*, which comes from `kept_group`, alone."""
     return _text(_group(group))
 
 
 def read_network(xml: str) -> Facts:
     """Whose the network *xml* of libvirt is."""
     root = ET.fromstring(xml)
-    mark = root.find(f"metadata/{_OWNER}")
+    mark = root.find(f"metadata/{OWNER}")
     manager = None
     if mark is not None:
         try:

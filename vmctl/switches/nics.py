@@ -20,7 +20,7 @@ from uuid import UUID
 from xml.etree import ElementTree as ET
 
 from vmctl.switches.model import PortGroup, Rate, Switch, Uplink
-from vmctl.switches.network_xml import bridge_name
+from vmctl.switches.network_xml import bridge_name, kept_group
 
 __all__ = ["FollowGroup", "RunningDomain", "plan_nics", "users"]
 
@@ -63,7 +63,7 @@ def plan_nics(
             group = switch.group(source.get("portgroup", "")) if switch is not None and source is not None else None
             if switch is None or group is None:
                 continue  # of another network, or plugged without a port group, which has nothing to follow
-            step = _follow(domain, nic, switch, group, ports)
+            step = _follow(domain, nic, switch, kept_group(switch, group), ports)
             if step is not None:
                 steps.append(step)
     return tuple(steps)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from vmctl.switches.model import Switch
-from vmctl.switches.network_xml import differences, flatten, group_xml, network_xml, read_network
+from vmctl.switches.network_xml import differences, flatten, group_xml, kept_group, network_xml, read_network
 
 __all__ = ["Autostart", "ChangeGroup", "Conflict", "Define", "Plan", "Realized", "Remove", "Restart", "Start", "plan"]
 
@@ -192,7 +192,9 @@ def _change_running(switch: Switch, network: Realized, xml: str) -> list[Step]:
         part = f"portgroup {group.name}"
         if wanted[part] != found.get(part):
             verb = "modify" if part in found else "add"
-            steps.append(ChangeGroup(uuid=switch.uuid, verb=verb, name=group.name, xml=group_xml(group)))
+            steps.append(
+                ChangeGroup(uuid=switch.uuid, verb=verb, name=group.name, xml=group_xml(kept_group(switch, group)))
+            )
     return steps
 
 

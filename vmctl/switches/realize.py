@@ -6,8 +6,9 @@ through to the caller.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -18,14 +19,18 @@ from vmctl.switches.model import Rate
 from vmctl.switches.nics import FollowGroup, RunningDomain
 from vmctl.switches.plan import Autostart, ChangeGroup, Define, Realized, Remove, Restart, Start, Step
 
-__all__ = ["Seen", "apply_nics", "apply_steps", "read_seen"]
+__all__ = ["Glance", "Seen", "apply_nics", "apply_steps", "read_glance", "read_seen", "try_network"]
 
 _GONE = (libvirt.VIR_ERR_NO_NETWORK, libvirt.VIR_ERR_NO_DOMAIN)
+_CONNECTIONS = re.compile(r" connections=['\"][0-9]+['\"]")  # counts of NICs, which come and go
 _COMMANDS = {
     "add": libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST,
     "modify": libvirt.VIR_NETWORK_UPDATE_COMMAND_MODIFY,
     "delete": libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE,
 }
+
+
+Glance = Mapping[UUID, Realized]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,21 +41,17 @@ class Seen:
     domains: tuple[RunningDomain, ...]
     ports: frozenset[UUID]
 
+    def glance(self, uuids: Collection[UUID]) -> Glance:
+        """What `read_glance` of these networks would have told at that moment."""
+        return {network.uuid: _quiet(network) for network in self.networks if network.uuid in uuids}
+
 
 def read_seen(connection: Any, *, ports_of: Collection[UUID]) -> Seen:
     networks, ports = [], set[UUID]()
     for raw in connection.listAllNetworks():
         try:
             uuid = UUID(raw.UUIDString())
-            networks.append(
-                Realized(
-                    uuid=uuid,
-                    name=raw.name(),
-                    live_xml=raw.XMLDesc() if raw.isActive() else "",
-                    kept_xml=_kept_xml(raw) if raw.isPersistent() else "",
-                    autostart=bool(raw.autostart()) if raw.isPersistent() else True,
-                )
-            )
+            networks.append(_read_network(raw))
             if uuid in ports_of and raw.isActive():
                 ports |= {UUID(port.UUIDString()) for port in raw.listAllPorts()}
         except libvirt.libvirtError as error:
@@ -62,6 +63,17 @@ def read_seen(connection: Any, *, ports_of: Collection[UUID]) -> Seen:
         except libvirt.libvirtError as error:
             _absent(error)
     return Seen(networks=tuple(networks), domains=tuple(domains), ports=frozenset(ports))
+
+
+def read_glance(connection: Any, *, uuids: Sequence[UUID]) -> Glance:
+    """The networks of these UUIDs that there are, without what changes by itself."""
+    found = {}
+    for uuid in uuids:
+        try:
+            found[uuid] = _quiet(_read_network(connection.networkLookupByUUIDString(str(uuid))))
+        except libvirt.libvirtError as error:
+            _absent(error)
+    return found
 
 
 def apply_steps(connection: Any, steps: Sequence[Step]) -> dict[UUID, str]:
@@ -85,6 +97,27 @@ def apply_nics(connection: Any, steps: Sequence[FollowGroup]) -> dict[UUID, str]
         except libvirt.libvirtError as error:
             failed[step.network] = f"{step.sentence}; it could not be put back: {libvirt_sentence(str(error))}"
     return failed
+
+
+def try_network(connection: Any, *, name: str, xml: str) -> str:
+    """libvirt's reason why it cannot start the network *xml*, empty when it can; nothing of it stays.
+
+    One that an earlier trial has left makes room.
+    """
+    _destroy(connection, name)
+    try:
+        connection.networkCreateXML(xml)
+    except libvirt.libvirtError as error:
+        return libvirt_sentence(str(error))
+    _destroy(connection, name)
+    return ""
+
+
+def _destroy(connection: Any, name: str) -> None:
+    try:
+        connection.networkLookupByName(name).destroy()
+    except libvirt.libvirtError as error:
+        _absent(error)
 
 
 def _apply_step(connection: Any, step: Step) -> None:
@@ -127,6 +160,20 @@ def _apply_nic(connection: Any, step: FollowGroup) -> None:
     except libvirt.libvirtError as error:
         if error.get_error_code() not in (*_GONE, libvirt.VIR_ERR_OPERATION_INVALID):
             raise  # those: it is off, and its next start takes the port group as it is then
+
+
+def _read_network(raw: Any) -> Realized:
+    return Realized(
+        uuid=UUID(raw.UUIDString()),
+        name=raw.name(),
+        live_xml=raw.XMLDesc() if raw.isActive() else "",
+        kept_xml=_kept_xml(raw) if raw.isPersistent() else "",
+        autostart=bool(raw.autostart()) if raw.isPersistent() else True,
+    )
+
+
+def _quiet(network: Realized) -> Realized:
+    return replace(network, live_xml=_CONNECTIONS.sub("", network.live_xml))
 
 
 def _kept_xml(network: Any) -> str:

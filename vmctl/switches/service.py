@@ -13,10 +13,11 @@ from uuid import UUID
 
 from vmctl.domain_xml import Nic, default_mac, default_vif, read
 from vmctl.inventory import Inventory
-from vmctl.model import HostView, Refusal, VifSpec, Vm, VmctlError
+from vmctl.model import HostView, Refusal, Vif, VifSpec, Vm, VmctlError
 from vmctl.store import Store
 from vmctl.switches.eligible import switch_refusals
 from vmctl.switches.keeper import Keeper
+from vmctl.switches.limits import needs_trial, refusal, unpoliced
 from vmctl.switches.model import (
     Datapath,
     Drift,
@@ -99,6 +100,7 @@ class Switches:
                 raise VmctlError(f"there is a switch {switch.name} already; choose another name", status=409)
             self._refuse_opaque(switch.name, str(switch.uuid))
             await self._check_room(switch, [host.host for host in switch.hosts])
+            await self._check_limits(None, switch)
             await self.keeper.put(switch)
         await self._bring(host.host for host in switch.hosts)
         return switch
@@ -126,6 +128,7 @@ class Switches:
                         status=409,
                     )
             await self._check_room(new, [host.host for host in new.hosts if old.host(host.host) is None])
+            await self._check_limits(old, new)
             await self.keeper.put(new)
         await self._bring({*(host.host for host in new.hosts), *left})
         return new
@@ -150,6 +153,7 @@ class Switches:
             if old.group(group.name) is not None:
                 raise VmctlError(f"switch {old.name} has a port group {group.name} already", status=409)
             new = self._changed(old, replace(old, groups=(*old.groups, group)))
+            await self._check_limits(old, new)
             await self.keeper.put(new)
         await self._bring(host.host for host in new.hosts)
         return new
@@ -161,6 +165,7 @@ class Switches:
             self.group(old, group.name)
             groups = tuple(group if each.name == group.name else each for each in old.groups)
             new = self._changed(old, replace(old, groups=groups))
+            await self._check_limits(old, new)
             await self.keeper.put(new)
         await self._bring(host.host for host in new.hosts)
         return new
@@ -202,11 +207,7 @@ class Switches:
         Raises:
             VmctlError: there is no such port group, or its switch is not on the host.
         """
-        name, slash, group_name = spec.portgroup.partition("/")
-        if not slash:
-            raise VmctlError(f"{spec.portgroup!r} names no port group; SWITCH/PORTGROUP is wanted")
-        switch = self.find(name)
-        group = self.group(switch, group_name)
+        switch, group = self._plugged(spec.portgroup)
         if switch.host(host) is None:
             names = ",".join([*(h.host for h in switch.hosts), host])
             raise VmctlError(
@@ -226,6 +227,11 @@ class Switches:
             offloads=not self._in_user_space(switch),
         )
 
+    def vif(self, portgroup: str) -> Vif:
+        """A NIC on *portgroup* (SWITCH/PORTGROUP), of a VM that is on no host yet; `VmctlError` when there is none."""
+        switch, group = self._plugged(portgroup)
+        return Vif(network_name=switch.name, network_uuid=switch.uuid, portgroup=group.name)
+
     def without_virtualport(self) -> frozenset[str]:
         """Names of the libvirt networks of ours on which a NIC cannot name its VIF UUID to Open vSwitch."""
         return frozenset(switch.name for switch in self.keeper.switches() if switch.uplink is not Uplink.BRIDGE)
@@ -244,6 +250,13 @@ class Switches:
                 "or vmctl switch delete NAME)",
                 status=409,
             )
+
+    def _plugged(self, portgroup: str) -> tuple[Switch, PortGroup]:
+        name, slash, group = portgroup.partition("/")
+        if not slash:
+            raise VmctlError(f"{portgroup!r} names no port group; SWITCH/PORTGROUP is wanted")
+        switch = self.find(name)
+        return switch, self.group(switch, group)
 
     # --- checks ---------------------------------------------------------------------------------------------------
 
@@ -267,6 +280,17 @@ class Switches:
                     "alone; choose another name, or remove it there (virsh net-undefine)",
                     status=409,
                 )
+
+    async def _check_limits(self, old: Switch | None, new: Switch) -> None:
+        """Refuses limits that would not be kept. A host that is away is not asked: it tells when a VM starts."""
+        if reason := unpoliced(new, userspace=self._in_user_space(new)):
+            raise VmctlError(reason, status=409)
+        for host, wanted in needs_trial(old=old, new=new).items():
+            if self._inventory.hypervisor(host).problem:
+                continue
+            for way in wanted:
+                if reason := await self.keeper.try_limits(host, way):
+                    raise VmctlError(refusal(new, host=host, way=way, reason=reason), status=409)
 
     def _refuse_opaque(self, *keys: str) -> None:
         for view in self._views.fleet():

@@ -27,8 +27,9 @@ H1, H2 = UUID(int=0x11), UUID(int=0x12)
 
 
 class Daemon:
-    def __init__(self, directory: Path, identity: Path) -> None:
+    def __init__(self, directory: Path, identity: Path, *, store: str = "") -> None:
         self.directory = directory
+        self._store = store
         self.socket = directory / "vmctl.sock"
         self._identity = identity
         self.start()
@@ -40,7 +41,8 @@ class Daemon:
             listener.bind(str(notify))
             listener.settimeout(10)
             self.process = subprocess.Popen(
-                [*VMCTL, "--socket", self.socket, "serve", "--state-dir", self.directory / "state"],
+                [*VMCTL, "--socket", self.socket, "serve", "--state-dir", self.directory / "state",
+                 "--store", self._store],
                 env={**os.environ, "NOTIFY_SOCKET": str(notify), "VMCTL_IDENTITY": str(self._identity),
                      "WATCHDOG_USEC": "300000"},
             )  # fmt: skip
@@ -188,6 +190,23 @@ def test_destination_whose_libvirt_only_it_can_reach_is_refused_before_anything_
     daemon.run("vm", "start", "vm1")
     assert "--peer-libvirt" in daemon.run("migrate", "vm1", "h2", code=2)
     assert daemon.json("vm", "show", "vm1")["vm"]["host"] == "h1"
+
+
+def test_home_of_a_new_vm_has_its_traditional_switch(daemon: Daemon, hosts, host_message) -> None:  # type: ignore[no-untyped-def]
+    hosts[1].tell(host_message(H2, "h2"))
+    daemon.run("switch", "create", "office", "--hosts", "h2", "--bridge", "br-lan")
+    daemon.run("portgroup", "create", "office/lan")
+    define = ("vm", "define", "vm1", "--xml", "-", "--network", "blue", "--portgroup")
+    for wrong, said in (("office/out", "has no port group out; it has lan"), ("den/in", "vmctl has no switch den")):
+        assert said in daemon.run(*define, wrong, code=1, text=XML)
+    shown = json.loads(daemon.run(*define, "office/lan", "-o", "json", text=XML))
+    assert shown["vm"]["host"] == "h2"
+    (switch,) = daemon.json("switch", "list")
+    assert [vif["network_uuid"] for vif in shown["vifs"]] == [str(BLUE), switch["switch"]["uuid"]]
+    daemon.run("vm", "undefine", "vm1")
+    daemon.run("host", "maintenance", "h2", "--yes")
+    refused = daemon.run(*define, "office/lan", code=2, text=XML)
+    assert "h1 has no libvirt network office, which vm1 has a NIC on; add h1 to the switch" in refused
 
 
 def test_agent_that_is_away_is_no_reason_to_guess(daemon: Daemon, hosts) -> None:  # type: ignore[no-untyped-def]

@@ -43,3 +43,17 @@ def test_destination_without_memory_is_said_in_words() -> None:
         "'pc.ram': Cannot allocate memory",
     ):
         assert libvirt_sentence(text) == "QEMU there got no memory for it; free some, or choose another host"
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("sch_sfq", "internal error: Child process (tc qdisc add dev vnet0 parent 1:2 handle 2: sfq perturb 10) "
+         "unexpected exit status 2: Error: Specified qdisc kind is unknown.\n"),
+        ("act_police", "internal error: Child process (tc filter add dev vnet0 parent ffff: protocol all u32 match u32 "
+         "0 0 police rate 1000kbps burst 1000kb mtu 64kb drop flowid :1) unexpected exit status 2: Error: Failed to "
+         "load TC action module.\nWe have an error talking to the kernel\n"),
+    ],
+)  # fmt: skip
+def test_kernel_that_cannot_limit_traffic_is_said_with_what_it_lacks(module: str, text: str) -> None:
+    assert libvirt_sentence(text) == f"its kernel lacks {module}, with which libvirt limits traffic"

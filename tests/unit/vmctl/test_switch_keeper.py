@@ -142,6 +142,24 @@ def test_local_change_is_put_back_by_itself_and_told_once(store: SwitchStore, tm
     run(test)
 
 
+def test_change_that_libvirt_does_not_tell_of_is_seen_at_the_next_glance(
+    store: SwitchStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmctl.switches.keeper.GLANCE_S", 0.1)
+
+    async def test() -> None:
+        async with kept(store, tmp_path) as host:
+            await host.keeper.put(OFFICE)
+            await host.keeper.sync("h1")
+            host.keeper.mark("h1")
+            await asyncio.sleep(0.3)  # what rang is over
+            await host.locally(lambda connection: connection.networkLookupByName("office").setAutostart(0))
+            await until(lambda: bool(host.told))
+            assert "it would not start with the host" in host.told[0].sentence
+
+    run(test)
+
+
 def test_change_made_while_vmctl_was_down_is_told_as_local_too(store: SwitchStore, tmp_path: Path) -> None:
     async def test() -> None:
         async with kept(store, tmp_path) as host:
