@@ -39,7 +39,7 @@ class Daemon:
         notify.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
             listener.bind(str(notify))
-            listener.settimeout(10)
+            listener.settimeout(60)  # a machine that others load starts Python slowly
             self.process = subprocess.Popen(
                 [*VMCTL, "--socket", self.socket, "serve", "--state-dir", self.directory / "state",
                  "--store", self._store],
@@ -61,7 +61,7 @@ class Daemon:
         return json.loads(self.run(*command, "-o", "json"))
 
     def wait(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 8
+        deadline = time.monotonic() + 30
         while not condition():
             assert time.monotonic() < deadline, "did not come about in time"
             time.sleep(0.05)
