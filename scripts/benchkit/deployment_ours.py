@@ -23,6 +23,7 @@ _ZONE = "a"
 _SWITCH = {"name": "bench", "zones": [_ZONE], "pnic_globs": ["pnic*"], "mtu": 1650, "vtep_pool": "10.200.0.0/24"}
 _CONTROL = "/run/hostagent/hostagent.sock"
 _LOOK_S = 0.01
+_SENT_S = 0.05  # by then a change is on its way to every host
 
 
 class OursDeployment(Deployment):
@@ -55,6 +56,7 @@ class OursDeployment(Deployment):
 
     def delete_network(self, name: str) -> None:
         self._ask("DELETE", f"networks/{name}")
+        self._settle()
 
     def create_ports(self, network: str, ports: Sequence[Port]) -> None:
         for port in ports:
@@ -64,6 +66,7 @@ class OursDeployment(Deployment):
     def delete_ports(self, ports: Sequence[Port]) -> None:
         for port in ports:
             self._ask("DELETE", f"ports/{port.vif_uuid}", {"force": "true"})
+        self._settle()
 
     def bridge(self, host: str) -> str:
         found = self._show(host)["switches"]
@@ -90,6 +93,15 @@ class OursDeployment(Deployment):
 
     def manager_memory_kib(self) -> int:
         return self.memory_of(MANAGER, "/run/lab/netmgr.pid")
+
+    def _settle(self) -> None:
+        """Wait until every host has confirmed the newest: what a sample left behind is not in the next one's way."""
+        deadline = time.monotonic() + AGENT_S
+        time.sleep(_SENT_S)
+        while not all(host["in_sync"] for host in self._ask("GET", "hosts")):
+            if time.monotonic() > deadline:
+                raise LabError(f"ours: hosts are not in sync {AGENT_S:g} s after a removal; see `netmgr host list`")
+            time.sleep(_SENT_S)
 
     def _show(self, host: str) -> dict[str, Any]:
         return question(self.lab.path(host, _CONTROL), {"verb": "show"})

@@ -19,7 +19,7 @@ from scripts.benchkit.deployment import Carrier, Deployment
 from scripts.benchkit.inside import Tap
 from scripts.benchkit.plain import random_port
 from scripts.benchkit.subject import NETWORK_MTU, Port
-from scripts.benchkit.vifs import Vif, first_frames, plug, unplug
+from scripts.benchkit.vifs import Vif, first_frames, plug, speech, unplug
 from scripts.labkit import Lab, LabError
 
 __all__ = ["CROWD", "NetworkRig"]
@@ -68,9 +68,10 @@ class NetworkRig:
 
     def vif_first_frame(self) -> float:
         vif = self._vif(_SPEAKER)
+        frames = speech([vif], self._listener)
         began = time.monotonic()
         plug(self.carrier, _SPEAKER, [vif])
-        took = first_frames([vif], self._listener, began=began, within_s=_REACHED_S)
+        took = first_frames(frames, self._listener, began=began, within_s=_REACHED_S)
         self._remove([vif])
         return _ms(took)
 
@@ -78,9 +79,10 @@ class NetworkRig:
         """Samples of `attach_500` and, with those VIFs there, of `cold_start_500`."""
         deployment = self.deployment
         vifs = self._vifs(_SPEAKER, CROWD)
+        frames = speech(vifs, self._listener)
         began = time.monotonic()
         plug(self.carrier, _SPEAKER, vifs)
-        attached = first_frames(vifs, self._listener, began=began, within_s=_CROWD_S)
+        attached = first_frames(frames, self._listener, began=began, within_s=_CROWD_S)
         deployment.kill_agent(_SPEAKER)
         began = time.monotonic()
         deployment.start_agent(_SPEAKER)

@@ -20,7 +20,7 @@ from scripts.benchkit.inside import Tap, rpc
 from scripts.benchkit.subject import Port
 from scripts.labkit import LabError
 
-__all__ = ["Vif", "first_frames", "plug", "unplug"]
+__all__ = ["Vif", "first_frames", "plug", "speech", "unplug"]
 
 _DATABASE = "Open_vSwitch"
 _TURN_S = 0.0005
@@ -58,15 +58,20 @@ def unplug(carrier: Carrier, host: str, vifs: Sequence[Vif]) -> None:
         vif.tap.close()
 
 
-def first_frames(senders: Sequence[Vif], receiver: Vif, *, began: float, within_s: float) -> float:
-    """Seconds from *began* (monotonic) until *receiver* has had a frame of every sender.
+def speech(senders: Sequence[Vif], receiver: Vif) -> dict[bytes, tuple[Tap, bytes]]:
+    """By MAC, what each sender is to say to *receiver*, and where: made before the clock starts."""
+    return {bytes.fromhex(vif.port.mac.replace(":", "")): (vif.tap, _frame(vif, receiver)) for vif in senders}
+
+
+def first_frames(frames: dict[bytes, tuple[Tap, bytes]], receiver: Vif, *, began: float, within_s: float) -> float:
+    """Seconds from *began* (monotonic) until *receiver* has had a frame of every sender in *frames* (`speech`).
 
     Those still unheard take turns, a frame each half millisecond.
 
     Raises:
         LabError: not all were heard within the time.
     """
-    frames = {bytes.fromhex(vif.port.mac.replace(":", "")): (vif.tap, _frame(vif, receiver)) for vif in senders}
+    frames, number = dict(frames), len(frames)
     while True:
         for tap, frame in list(frames.values()):
             tap.send(frame)
@@ -77,7 +82,7 @@ def first_frames(senders: Sequence[Vif], receiver: Vif, *, began: float, within_
             if not frames:
                 return now - began
             if now - began > within_s:
-                raise LabError(f"{len(frames)} of {len(senders)} VIFs were not heard within {within_s:g} s")
+                raise LabError(f"{len(frames)} of {number} VIFs were not heard within {within_s:g} s")
 
 
 def _frame(sender: Vif, receiver: Vif) -> bytes:
