@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -30,6 +31,7 @@ __all__ = ["DaemonError", "run_daemon"]
 log = structlog.get_logger(__name__)
 
 _VIEW_PORT = 7445
+_COLLECTION = (50_000, 20, 20)  # new containers until a collection of the youngest; of these until one of the next
 _STUCK_S = 60.0  # a loop that has not come round for so long is not fed to the watchdog any more
 
 
@@ -74,6 +76,7 @@ async def _run(settings: Settings, identity: Identity, view_port: int | None) ->
     except (RequestError, OSError) as error:
         state.close()
         raise DaemonError(str(error)) from None
+    _spare_the_collector()
     work = asyncio.create_task(agent.run(), name="agent")
     watchdog = asyncio.create_task(_feed_watchdog(agent), name="watchdog")
     try:
@@ -116,6 +119,14 @@ async def _feed_watchdog(agent: Agent) -> None:
         if time.monotonic() - agent.beat < _STUCK_S:
             _notify("WATCHDOG=1")
         await asyncio.sleep(micros / 2_000_000)
+
+
+def _spare_the_collector() -> None:
+    """What is there now stays: modules, and what the state holds. A full collection would walk through all of it, in
+    the middle of a turn of the loop; and the loop's values, being frozen, hardly ever form cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTION)
 
 
 def _notify(state: str) -> None:

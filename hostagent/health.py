@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import ip_interface
 from uuid import UUID
 
+from hostagent.addresses import interface_of
 from hostagent.model import Bridge, ChangeFlows, Desired, Link, Observed, Step, Unread
 from hostagent.names import is_ours, network_key, tunnel_port
 from hostagent.plan import kept_bridges, plan
@@ -138,8 +138,8 @@ def _switch_findings(
 
 def _link_findings(name: str, intent: SwitchIntent, links: Mapping[str, Link]) -> Iterator[_Finding]:
     local = links.get(intent.uplink)
-    address = ip_interface(intent.vtep).ip
-    if local is None or not any(ip_interface(one).ip == address for one in local.addresses):
+    address = interface_of(intent.vtep).ip
+    if local is None or not any(interface_of(one).ip == address for one in local.addresses):
         yield _Finding(Status.DOWN, 0, f"{name}: its VTEP address {address} is not on {intent.uplink} yet")
     elif not local.admin_up:
         yield _Finding(Status.DOWN, 0, f"{name}: {intent.uplink}, which carries its VTEP, is down")
@@ -157,9 +157,9 @@ def _link_findings(name: str, intent: SwitchIntent, links: Mapping[str, Link]) -
 def _vteps(intent: SwitchIntent, observed: Observed) -> tuple[str, ...]:
     if isinstance(observed.links, Unread) or not intent.vtep:
         return ()
-    address = ip_interface(intent.vtep).ip
+    address = interface_of(intent.vtep).ip
     for link in observed.links:
-        if link.name == intent.uplink and any(ip_interface(one).ip == address for one in link.addresses):
+        if link.name == intent.uplink and any(interface_of(one).ip == address for one in link.addresses):
             return (str(address),)
     return ()
 

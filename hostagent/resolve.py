@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from ipaddress import ip_interface
 from uuid import UUID
 
+from hostagent.addresses import interface_of
 from hostagent.model import Bridge, Desired, Link, Observed, OvsPort, Unread
 from hostagent.names import is_ours, network_key, switch_bridge, tunnel_port, uplink_bridge
 from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
@@ -159,7 +159,7 @@ def _pnic_problems(
     foreign = _bridge_of(pnic, observed)
     if foreign or link.master:
         yield f"{name}: PNIC {pnic} is in bridge or bond {foreign or link.master}, which is not ours; take it out"
-    addresses = [address for address in link.addresses if not ip_interface(address).ip.is_link_local]
+    addresses = [address for address in link.addresses if not interface_of(address).ip.is_link_local]
     if addresses:
         yield (
             f"{name}: PNIC {pnic} carries {', '.join(addresses)}, which would be cut off in a bridge; move the "
@@ -169,9 +169,9 @@ def _pnic_problems(
 
 def _vtep_problems(name: str, vtep: str, links: Mapping[str, Link], observed: Observed) -> Iterator[str]:
     own = {bridge.name for bridge in _bridges(observed) if is_ours(bridge.external_ids)}
-    address = ip_interface(vtep).ip
+    address = interface_of(vtep).ip
     for link in links.values():
-        if link.name not in own and any(ip_interface(one).ip == address for one in link.addresses):
+        if link.name not in own and any(interface_of(one).ip == address for one in link.addresses):
             yield f"{name}: its VTEP address {address} is on {link.name} already; remove it there"
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_interface
 
+from hostagent.addresses import interface_of
 from hostagent.model import (
     AddAddress,
     Bridge,
@@ -149,4 +149,4 @@ def _holds(port: OvsPort, pnics: tuple[str, ...]) -> bool:
 
 
 def _normal(address: str) -> str:
-    return str(ip_interface(address))
+    return str(interface_of(address))

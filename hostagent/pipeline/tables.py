@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
+from functools import cache
 from typing import Final
 
 from hostagent.flow import Action, Drop, Flow, Goto, Match, Move, Resubmit, SetField, canonical, mac_to_int, match
@@ -178,6 +179,7 @@ _SUBROUTINES: Final = (Table.LOCATE, Table.BINDING, Table.REPLICATE)
 _ONWARD: Final = {Table.SIGNAL: Table.ANSWER, Table.ANSWER: Table.FORWARD}
 
 
+@cache
 def switch_flows(family: Family) -> frozenset[Flow]:
     """The flows that every bridge of ours has, whatever its networks."""
     flows = [CANARY]

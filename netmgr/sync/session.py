@@ -190,7 +190,9 @@ class Session:
             await self._hub.reach(max(answer.port.version, answer.location.version), timeout_s=_CATCH_UP_S_MAX)
         except TimeoutError:
             raise Refused(grpc.StatusCode.UNAVAILABLE, "the manager's store does not answer; connect again") from None
-        port = UUID(answer.port.port.uuid)
+        port, network = UUID(answer.port.port.uuid), UUID(answer.port.port.network_uuid)
+        # The host will subscribe to the network of what it was granted: its peers are sent without waiting for that.
+        self._hub.subscribe(self, self.outbox.subscribed | {network})
         self.outbox.given(((Kind.PORT, port), (Kind.LOCATION, port)))
         self.wake()
 

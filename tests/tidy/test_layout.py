@@ -17,8 +17,8 @@ PACKAGES = ("netmgr", "hostagent", "vmctl")
 # Pure rooms: standard library without clock, chance, threads and I/O; the contract; each other.
 PURE = {
     "netmgr": ("contract/types.py", "model", "rules", "allocate", "span", "arbiter"),
-    "hostagent": ("model", "names", "flow", "flow_words", "flows", "pipeline", "plan", "migration", "health", "resolve",
-                  "presence", "uplinks", "qos", "vifs", "vif_report", "explain"),
+    "hostagent": ("addresses", "explain", "flow", "flow_words", "flows", "health", "migration", "model", "names",
+                  "pipeline", "plan", "presence", "qos", "resolve", "uplinks", "vif_report", "vifs"),
     "vmctl": ("eligibility", "links", "migration", "model", "readiness", "placement", "switches/eligible",
               "switches/model", "switches/network_xml", "switches/nics", "switches/plan"),
 }  # fmt: skip
