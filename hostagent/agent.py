@@ -33,6 +33,7 @@ from hostagent.guests import Guests
 from hostagent.health import host_report, rejections
 from hostagent.host import Events, Host, HostPaths
 from hostagent.identity import Identity
+from hostagent.looking import trace
 from hostagent.lookup import Lookup
 from hostagent.model import DefineNetwork, Desired, Observed, RemoveNetwork, Step, Unread
 from hostagent.motion import Motion
@@ -48,7 +49,7 @@ from hostagent.state import State
 from hostagent.steps import log_steps
 from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
-from netmgr.contract.types import Kind, Location, ReleaseReason
+from netmgr.contract.types import Kind, Location, ReleaseReason, TraceAnswer, TraceQuestion
 
 __all__ = ["Agent"]
 
@@ -353,6 +354,17 @@ class Agent:
     def on_try_again(self) -> None:
         self.claims.try_again()
         self._dirty("claims")
+
+    def on_trace(self, question: TraceQuestion) -> None:
+        self._in_background(self._answer_trace(question))
+
+    async def _answer_trace(self, question: TraceQuestion) -> None:
+        try:
+            answer = await trace(self.host, self.desired(), question)
+        except Exception as error:  # the manager waits for a word, and it should not be silence
+            log.exception("trace: failed in an unforeseen way")
+            answer = TraceAnswer(request_id=question.request_id, refusal=f"the agent failed on the question: {error!r}")
+        self.sync.trace_answer(answer)
 
     def on_connection(self, connected: bool) -> None:
         if connected:

@@ -52,7 +52,7 @@ from hostagent.realize.libvirt_networks import LibvirtNetworks
 from hostagent.realize.netlink import Netlink
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.realize.ovsdb import OvsDb, OvsStep
-from hostagent.realize.unixctl import await_revalidation
+from hostagent.realize.unixctl import await_revalidation, unixctl
 
 __all__ = ["Events", "Host", "HostPaths"]
 
@@ -61,6 +61,7 @@ log = structlog.get_logger(__name__)
 _RECONNECT_S = 0.1
 _ECHO_S = 2.0
 _REVALIDATION_S = 1.0  # of the switch's own accord, twice over
+_CT_PASSES_MAX = 8  # times that a traced frame may meet the connection tracker; more than the pipeline has
 NO_LIBVIRT = "none"
 
 
@@ -197,6 +198,15 @@ class Host:
             RealizeError: no connection, or the switch did not answer.
         """
         return tuple(await self._switch(bridge).count())
+
+    async def trace(self, bridge: str, flow: str) -> str:
+        """What vswitchd says that *bridge* would do with a frame like *flow*; to the connection tracker it is new.
+
+        Raises:
+            RealizeError: vswitchd did not answer, or does not understand *flow*.
+        """
+        new = ("--ct-next", "trk,new") * _CT_PASSES_MAX
+        return await unixctl(self._paths.ovs_rundir, "ofproto/trace", bridge, flow, *new)
 
     def alive(self) -> dict[str, bool]:
         """By bridge: whether its switch answers; as of now, or of the last `probe`."""

@@ -1,48 +1,108 @@
-"""Looks into the switch for a person: flows of one network with their counters, who is behind ports and addresses."""
+"""Looks into the switch for a person: flows of one network with their counters; what becomes of a frame (`tracing`)."""
 
 from __future__ import annotations
 
 from typing import Any
 from uuid import UUID
 
-from hostagent.agent import Agent
 from hostagent.flow_words import Names, flow_views
+from hostagent.host import Host
 from hostagent.model import Bridge, Desired, Unread
-from hostagent.names import network_key, switch_bridge
+from hostagent.names import network_key, switch_bridge, tunnel_port
 from hostagent.pipeline.tables import Table
 from hostagent.realize.errors import RealizeError
-from hostagent.vifs import vif_of
-from netmgr.contract.types import OpaqueNetwork
+from hostagent.resolve import tunnel_key
+from hostagent.tracing.question import Entry, Ports, TraceError, describe, flow_of
+from hostagent.tracing.text import parse
+from hostagent.vifs import taps_of, vif_of
+from netmgr.contract.types import NetworkType, OpaqueNetwork, TraceAnswer, TraceQuestion
 
-__all__ = ["bridge_of", "names_on", "network_flows"]
+__all__ = ["network_flows", "trace"]
 
 
-async def network_flows(agent: Agent, *, which: str, table: str) -> list[dict[str, Any]]:
+async def network_flows(host: Host, desired: Desired, *, which: str, table: str) -> list[dict[str, Any]]:
     """The flows of the network named by name or UUID, as `flow_words.flow_views` has them; *table* picks one.
 
     Raises:
         RealizeError: no such network here, no such table, or the switch does not answer.
     """
-    desired = agent.desired()
     network = next((n for n in desired.networks.values() if which in (n.name, str(n.uuid))), None)
     if network is None:
         known = ", ".join(sorted(n.name for n in desired.networks.values())) or "none"
         raise RealizeError(f"network {which!r} is not carried by this host; those that are: {known}")
     if table and table.upper() not in {*Table.__members__, *(str(number.value) for number in Table)}:
         raise RealizeError(f"table {table!r} is none of the pipeline's: {', '.join(Table.__members__)}")
-    counted = await agent.host.count(switch_bridge(network.switch_uuid))
-    names = names_on(bridge_of(agent, network), desired, network)
+    counted = await host.count(switch_bridge(network.switch_uuid))
+    names = _names_on(_bridge_of(host, network), desired, network)
     return flow_views(counted, names, key=network_key(network.uuid), table=table)
 
 
-def bridge_of(agent: Agent, network: OpaqueNetwork) -> Bridge:
+async def trace(host: Host, desired: Desired, question: TraceQuestion) -> TraceAnswer:
+    """The switch's answer to *question*; a refusal where it can't be asked."""
+    try:
+        return await _trace(host, desired, question)
+    except TraceError as error:
+        return TraceAnswer(request_id=question.request_id, refusal=str(error))
+    except RealizeError as error:
+        return TraceAnswer(request_id=question.request_id, refusal=error.sentence)
+
+
+async def _trace(host: Host, desired: Desired, question: TraceQuestion) -> TraceAnswer:
+    network = desired.networks.get(question.network_uuid)
+    if network is None:
+        raise TraceError(f"network {question.network_uuid} is not carried by this host")
+    bridge = _bridge_of(host, network)
+    ports = _ports_on(bridge, network)
+    entry = _entry(question, network, bridge, ports, desired)
+    said = await host.trace(bridge.name, flow_of(question.frame, entry))
+    try:
+        parsed = parse(said, bridge=bridge.name)
+    except ValueError as error:
+        raise TraceError(str(error)) from None
+    steps, ends = describe(parsed, entry, ports)
+    return TraceAnswer(request_id=question.request_id, steps=steps, ends=ends)
+
+
+def _entry(question: TraceQuestion, network: OpaqueNetwork, bridge: Bridge, ports: Ports, desired: Desired) -> Entry:
+    if question.vif_uuid is not None:
+        tap = taps_of(bridge).by_vif.get(question.vif_uuid)
+        if tap is None or tap.ofport is None or tap.ofport <= 0:
+            raise TraceError(
+                f"VIF {question.vif_uuid} is not plugged into bridge {bridge.name} of network {network.name}"
+            )
+        return Entry(ofport=tap.ofport)
+    name = tunnel_port(network.type, network.switch_uuid)
+    ofport = next((number for number, tunnel in ports.names.items() if tunnel == name), 0)
+    vteps = desired.host.vteps if desired.host is not None else ()
+    own = next((vtep.address.partition("/")[0] for vtep in vteps if vtep.switch_uuid == network.switch_uuid), "")
+    if not ofport or not own or not question.from_vtep:
+        raise TraceError(f"network {network.name}: tunnel port {name} of bridge {bridge.name} is not there, or no VTEP")
+    return Entry(ofport=ofport, tun_src=question.from_vtep, tun_dst=own, tun_id=tunnel_key(network))
+
+
+def _ports_on(bridge: Bridge, network: OpaqueNetwork) -> Ports:
+    found = [
+        (interface.ofport, interface)
+        for port in bridge.ports
+        for interface in port.interfaces
+        if interface.ofport is not None and interface.ofport > 0
+    ]
+    tunnels = {tunnel_port(kind, network.switch_uuid) for kind in NetworkType}
+    return Ports(
+        names={ofport: interface.name for ofport, interface in found},
+        vifs={ofport: vif for ofport, interface in found if (vif := vif_of(interface)) is not None},
+        tunnels=frozenset(ofport for ofport, interface in found if interface.name in tunnels),
+    )
+
+
+def _bridge_of(host: Host, network: OpaqueNetwork) -> Bridge:
     """The bridge of *network*'s switch as last read.
 
     Raises:
         RealizeError: it could not be read, or is not there.
     """
     name = switch_bridge(network.switch_uuid)
-    bridges = agent.host.cached().bridges
+    bridges = host.cached().bridges
     if isinstance(bridges, Unread):
         raise RealizeError(f"network {network.name}: bridge {name} could not be read: {bridges.reason}")
     found = next((bridge for bridge in bridges if bridge.name == name), None)
@@ -53,7 +113,7 @@ def bridge_of(agent: Agent, network: OpaqueNetwork) -> Bridge:
     return found
 
 
-def names_on(bridge: Bridge, desired: Desired, network: OpaqueNetwork) -> Names:
+def _names_on(bridge: Bridge, desired: Desired, network: OpaqueNetwork) -> Names:
     """Who is behind the numbers on *bridge*, and the MACs and VTEPs of *network*.
 
     A host knows no other by its name, only by its UUID.

@@ -27,9 +27,20 @@ import structlog
 
 from hostagent.identity import Identity
 from hostagent.state import State, StateError
-from netmgr.contract.codec import ContractError, decode_object, decode_ref, encode, encode_ref
+from netmgr.contract.codec import ContractError, decode, decode_object, decode_ref, encode, encode_ref
 from netmgr.contract.proto import sync_pb2, sync_pb2_grpc
-from netmgr.contract.types import Claim, HostReport, Kind, Location, LogicalPort, Ref, ReleaseReason, ref_of
+from netmgr.contract.types import (
+    Claim,
+    HostReport,
+    Kind,
+    Location,
+    LogicalPort,
+    Ref,
+    ReleaseReason,
+    TraceAnswer,
+    TraceQuestion,
+    ref_of,
+)
 
 __all__ = ["Grant", "Listener", "ManagerAway", "Refused", "SyncClient"]
 
@@ -77,6 +88,9 @@ class Listener(Protocol):
 
     def on_try_again(self) -> None:
         """Claims that were refused may be granted now."""
+
+    def on_trace(self, question: TraceQuestion) -> None:
+        """The manager asks what the switch would do with a frame: answer with `trace_answer`."""
 
     def on_connection(self, connected: bool) -> None:
         """The stream is open and Welcome was read, or it is lost."""
@@ -162,6 +176,11 @@ class SyncClient:
         if self._outbox is not None:
             message = sync_pb2.Release(port_uuid=str(location.port_uuid), version=location.version, why=why.value)
             self._outbox.put("release", message, key=str(location.port_uuid))
+
+    def trace_answer(self, answer: TraceAnswer) -> None:
+        """Answer a question of this stream; without one nobody waits for it any more."""
+        if self._outbox is not None:
+            self._outbox.put("trace_answer", encode(answer), key=str(answer.request_id))
 
     async def claim(self, claim: Claim, *, deadline_s: float = 5.0) -> Grant:
         """Ask for a port; the granted port and location are on disk when this returns.
@@ -288,6 +307,8 @@ class SyncClient:
                 self._answer(message.answer)
             elif body == "try_again":
                 self._listener.on_try_again()
+            elif body == "trace":
+                self._listener.on_trace(decode(TraceQuestion, message.trace))
             else:
                 log.warning("sync: message of a newer manager ignored")
 

@@ -85,9 +85,10 @@ class Verbs:
         return {"ok": True, "flows": flows_of(self._agent)}
 
     async def _network_flows(self, request: HookRequest) -> _Answer:
-        words = request.words
+        agent, words = self._agent, request.words
         try:
-            return {"ok": True, "flows": await network_flows(self._agent, which=words["network"], table=words["table"])}
+            found = await network_flows(agent.host, agent.desired(), which=words["network"], table=words["table"])
+            return {"ok": True, "flows": found}
         except RealizeError as error:
             return {"ok": False, "sentence": error.sentence}
 

@@ -115,7 +115,7 @@ async def _serve(store: Store, authority: CertificateAuthority, *, listen: str, 
     with _listening(listen, api_port) as rest_socket:
         sync = SyncServer(hub, authority.server_identity(_concrete(listen), now=datetime.now(UTC)))
         await sync.start(_join(listen, sync_port))
-        app = create_app(store=store, fleet=fleet, authority=authority, sync_port=sync.port)
+        app = create_app(store=store, fleet=fleet, authority=authority, hosts=hub, sync_port=sync.port)
         _add_metrics(app, hub)
         rest = _RestServer(
             uvicorn_config(

@@ -13,10 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from netmgr.api import routes_enrolment, routes_ports, routes_resources
+from netmgr.api import routes_enrolment, routes_ports, routes_resources, routes_trace
 from netmgr.api.access import Access
 from netmgr.api.context import Context
-from netmgr.api.ports import Authority, FleetReader
+from netmgr.api.ports import Authority, FleetReader, HostQuestions
 from netmgr.model import NetmgrError
 from netmgr.service.specs import sentence_of
 from netmgr.store import Store
@@ -35,7 +35,9 @@ comes when every reachable host has confirmed it, and has `realization`, host by
 """
 
 
-def create_app(*, store: Store, fleet: FleetReader, authority: Authority, sync_port: int = 7444) -> FastAPI:
+def create_app(
+    *, store: Store, fleet: FleetReader, authority: Authority, hosts: HostQuestions, sync_port: int = 7444
+) -> FastAPI:
     """The API over *store*. *sync_port* is told to hosts that join."""
     app = FastAPI(
         title="netmgr",
@@ -45,9 +47,10 @@ def create_app(*, store: Store, fleet: FleetReader, authority: Authority, sync_p
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    context = Context(store=store, fleet=fleet, authority=authority, sync_port=sync_port)
+    context = Context(store=store, fleet=fleet, authority=authority, hosts=hosts, sync_port=sync_port)
     app.include_router(routes_resources.router(context), prefix="/api/v1")
     app.include_router(routes_ports.router(context), prefix="/api/v1")
+    app.include_router(routes_trace.router(context), prefix="/api/v1")
     app.include_router(routes_enrolment.router(context), prefix="/api/v1")
     app.add_middleware(Access)
     app.add_exception_handler(NetmgrError, _refused)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from fastapi import Query
 
-from netmgr.api.ports import Authority, FleetReader
+from netmgr.api.ports import Authority, FleetReader, HostQuestions
 from netmgr.api.waiting import TIMEOUT_S_MAX, realization_view, wait_realized
 from netmgr.contract.types import Kind
 from netmgr.model import Change
@@ -32,6 +32,7 @@ class Context:
     store: Store
     fleet: FleetReader
     authority: Authority
+    hosts: HostQuestions
     sync_port: int
 
     def acked(self) -> dict[UUID, int]:

@@ -7,9 +7,10 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
+from netmgr.contract.types import TraceAnswer, TraceQuestion
 from netmgr.model import HostLive
 
-__all__ = ["Authority", "FleetReader", "Role"]
+__all__ = ["Authority", "FleetReader", "HostQuestions", "Role"]
 
 
 class Role(StrEnum):
@@ -34,6 +35,14 @@ class FleetReader(Protocol):
 
     async def changed(self, timeout_s: float) -> None:
         """Return at the next acknowledgement, report, connect or disconnect of any host, or after *timeout_s*."""
+        ...
+
+
+class HostQuestions(Protocol):
+    """Questions to hosts over their streams. In the event loop only."""
+
+    async def ask(self, host_uuid: UUID, question: TraceQuestion, *, timeout_s: float) -> TraceAnswer:
+        """The host's answer, or one with a refusal: not connected, lost, or silent for *timeout_s*."""
         ...
 
 

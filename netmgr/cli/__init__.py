@@ -13,6 +13,7 @@ import click
 from netmgr.cli.client import CliError, Connection
 from netmgr.cli.operations import apply, cert, run, status
 from netmgr.cli.resources import resource_groups
+from netmgr.cli.trace import trace
 from netmgr.cli.verbs import network_verbs, port_verbs
 
 __all__ = ["cli", "main"]
@@ -63,6 +64,7 @@ cli.add_command(apply)
 cli.add_command(cert)
 cli.add_command(status)
 cli.add_command(run)
+cli.add_command(trace)
 
 
 def main() -> None:

@@ -51,6 +51,11 @@ MESSAGES: dict[type, type[Message]] = {
     t.Ref: objects_pb2.ObjectRef,
     t.HostReport: sync_pb2.HostReport,
     t.Claim: sync_pb2.Claim,
+    t.TraceFrame: sync_pb2.TraceFrame,
+    t.TraceQuestion: sync_pb2.TraceQuestion,
+    t.TraceStep: sync_pb2.TraceStep,
+    t.TraceEnd: sync_pb2.TraceEnd,
+    t.TraceAnswer: sync_pb2.TraceAnswer,
 }
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "PortSpec",
     "SwitchPatch",
     "SwitchSpec",
+    "TraceSpec",
     "WithdrawalSpec",
     "ZonePatch",
     "ZoneSpec",
@@ -133,6 +134,18 @@ class HostPatch(_Model):
 
     name: str | None = None
     zones: NameList | None = Field(default=None, description="Names or UUIDs of its transport zones, all of them.")
+
+
+class TraceSpec(_Model):
+    """A frame to follow; nothing is sent."""
+
+    source: str = Field(description="Port or VIF that sends it: a UUID, a name, NETWORK/PORT.")
+    destination: str = Field(description="Port or VIF that shall get it, or an address of a port on the same network.")
+    protocol: Literal["tcp", "udp", "icmp", "arp"] = "icmp"
+    source_port: int = Field(default=49152, ge=0, le=65535, description="Of TCP and UDP.")
+    destination_port: int | None = Field(default=None, ge=0, le=65535, description="TCP and UDP need it.")
+    source_mac: str | None = Field(default=None, description="Another MAC than the port's, to see it refused.")
+    source_ip: str | None = Field(default=None, description="Another address than the port's first.")
 
 
 class WithdrawalSpec(_Model):

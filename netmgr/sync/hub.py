@@ -24,7 +24,7 @@ from uuid import UUID
 import grpc
 import structlog
 
-from netmgr.contract.types import Kind, Location
+from netmgr.contract.types import Kind, Location, TraceAnswer, TraceQuestion
 from netmgr.identity import Peer
 from netmgr.model import Change, NetmgrError, World
 from netmgr.span import Holdings, Key, hosts_for, touched
@@ -32,6 +32,7 @@ from netmgr.store import Store
 from netmgr.sync.admission import Refused, record_of, why_not
 from netmgr.sync.fleet import Fleet
 from netmgr.sync.outbox import Outbox
+from netmgr.sync.questions import Questions
 from netmgr.sync.retries import dark_vifs, grantable
 
 __all__ = ["Hub", "Stream"]
@@ -57,6 +58,10 @@ class Stream(Protocol):
         """Claims of these VIFs may be granted now."""
         ...
 
+    def ask(self, question: TraceQuestion) -> None:
+        """Send a question; its answer comes to `Hub.questions`."""
+        ...
+
     def end(self, reason: Refused) -> None:
         """Close the stream with this status, soon."""
         ...
@@ -78,6 +83,7 @@ class Hub:
         with store.read() as world:
             self.world = _copy(world)
         self.holdings = Holdings.of(self.world)
+        self.questions = Questions()
         self._streams: dict[UUID, Stream] = {}
         self._subscribers: dict[UUID, set[UUID]] = {}
         self._commit = asyncio.Event()
@@ -158,7 +164,19 @@ class Hub:
         if self._streams.get(stream.host_uuid) is stream:
             del self._streams[stream.host_uuid]
             self._index(stream, before=stream.outbox.subscribed, after=frozenset())
+            self.questions.gone(stream.host_uuid)
             self.fleet.disconnect(stream.host_uuid, now_s=time.time())
+
+    async def ask(self, host_uuid: UUID, question: TraceQuestion, *, timeout_s: float) -> TraceAnswer:
+        """A host's answer to *question*, or a refusal in its place: it is not connected, goes away, or is silent."""
+        stream = self._streams.get(host_uuid)
+        if stream is None:
+            return TraceAnswer(refusal=f"{self._name(host_uuid)} is not connected to this manager")
+        answer = await self.questions.ask(host_uuid, question, send=stream.ask, timeout_s=timeout_s)
+        return answer or TraceAnswer(
+            refusal=f"{self._name(host_uuid)} did not answer within {timeout_s:g} s; its agent may be gone, or too old "
+            "to trace (`netmgr host list -o wide`)"
+        )
 
     def subscribe(self, stream: Stream, networks: frozenset[UUID]) -> None:
         """The host of *stream* wants the ports of *networks*, and of no others."""
@@ -181,6 +199,10 @@ class Hub:
         self.stopping.set()
         for stream in tuple(self._streams.values()):
             stream.end(reason)
+
+    def _name(self, host_uuid: UUID) -> str:
+        record = self.world.hosts.get(host_uuid)
+        return f"host {record.name if record is not None else host_uuid}"
 
     def _index(self, stream: Stream, *, before: frozenset[UUID], after: frozenset[UUID]) -> None:
         for network in before - after:

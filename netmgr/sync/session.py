@@ -25,7 +25,7 @@ import structlog
 from netmgr.contract import codec
 from netmgr.contract.codec import ContractError
 from netmgr.contract.proto import sync_pb2
-from netmgr.contract.types import Claim, HostReport, Kind, ReleaseReason
+from netmgr.contract.types import Claim, HostReport, Kind, ReleaseReason, TraceAnswer, TraceQuestion
 from netmgr.identity import Peer
 from netmgr.model import NetmgrError
 from netmgr.sync import decisions
@@ -54,6 +54,7 @@ class Session:
         self._hub = hub
         self._log = log.bind(host=host_name, host_uuid=str(greeting.host_uuid))
         self._answers: deque[sync_pb2.ClaimAnswer] = deque()
+        self._questions: deque[TraceQuestion] = deque()
         self._try_again: set[UUID] | None = None  # VIFs to be told of; empty: any
         self._awake = asyncio.Event()
         self._end: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
@@ -87,11 +88,17 @@ class Session:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            if self._job is not None and not self._job.done():  # a thread can't be cancelled, only waited for
-                await asyncio.wait([self._job])
-            self._hub.remove(self)
-            self._ended.set()
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:  # a call that is cancelled just now must leave too, or its host is never let in again
+                if self._job is None or self._job.done():
+                    self._leave()
+                else:  # a thread can't be cancelled, only waited for
+                    self._job.add_done_callback(lambda _job: self._leave())
+
+    def _leave(self) -> None:
+        self._hub.remove(self)
+        self._ended.set()
 
     def wake(self) -> None:
         """The outbox has marks."""
@@ -101,6 +108,11 @@ class Session:
         """Claims of these VIFs, or of any if none is named, may be granted now."""
         known = self._try_again
         self._try_again = set() if not vifs or known == set() else {*(known or ()), *vifs}
+        self.wake()
+
+    def ask(self, question: TraceQuestion) -> None:
+        """Send *question*; the answer goes to the hub's questions."""
+        self._questions.append(question)
         self.wake()
 
     def end(self, reason: Refused) -> None:
@@ -135,7 +147,9 @@ class Session:
                 vifs, self._try_again = sorted(self._try_again), None
                 hint = sync_pb2.TryAgain(vif_uuids=[str(vif) for vif in vifs])
                 await write(sync_pb2.ManagerMessage(try_again=hint))
-            if not self.outbox.marked and not self._answers and self._try_again is None:
+            while self._questions:
+                await write(sync_pb2.ManagerMessage(trace=codec.encode(self._questions.popleft())))
+            if not self.outbox.marked and not self._answers and self._try_again is None and not self._questions:
                 await self._awake.wait()
             self._awake.clear()
 
@@ -178,6 +192,8 @@ class Session:
             self._hub.subscribe(self, networks)
         elif body == "report":
             await self._take_report(codec.decode(HostReport, message.report))
+        elif body == "trace_answer":
+            self._hub.questions.answered(self.host_uuid, codec.decode(TraceAnswer, message.trace_answer))
         elif body == "hello":
             raise ContractError("HostMessage: a second Hello; it opens a stream and comes once")
         else:

@@ -22,6 +22,7 @@ import uvicorn
 from netmgr.api.app import create_app
 from netmgr.api.ports import Role
 from netmgr.api.tls import uvicorn_config
+from netmgr.contract.types import TraceAnswer, TraceQuestion
 from netmgr.identity import Identity, make_request, write_identity
 from netmgr.model import HostRecord
 from netmgr.pki import CertificateAuthority
@@ -32,6 +33,19 @@ from tests.support.netmgr_store import migrated_sqlite
 __all__ = ["Api", "ApiServer"]
 
 
+class Hosts:
+    """What hosts answer to questions; who has no answer is not connected."""
+
+    def __init__(self) -> None:
+        self.answers: dict[UUID, Callable[[TraceQuestion], TraceAnswer]] = {}
+
+    async def ask(self, host_uuid: UUID, question: TraceQuestion, *, timeout_s: float) -> TraceAnswer:
+        assert timeout_s > 0
+        if host_uuid not in self.answers:
+            return TraceAnswer(refusal=f"host {host_uuid} is not connected to this manager")
+        return self.answers[host_uuid](question)
+
+
 @dataclass
 class Api:
     """A served API; `operator` is a client that may do everything."""
@@ -40,6 +54,7 @@ class Api:
     store: Store
     authority: CertificateAuthority
     fleet: Fleet
+    hosts: Hosts
     port: int
     loop: asyncio.AbstractEventLoop
     operator: httpx.Client
@@ -130,8 +145,8 @@ class ApiServer:
         """The API over a new store in *directory*; ended on exit."""
         shutil.copytree(self.directory / "operator", directory / "operator")
         store = Store.open(migrated_sqlite(directory))
-        fleet = Fleet()
-        self.app = create_app(store=store, fleet=fleet, authority=self.authority)
+        fleet, hosts = Fleet(), Hosts()
+        self.app = create_app(store=store, fleet=fleet, authority=self.authority, hosts=hosts)
         with contextlib.ExitStack() as stack:
             stack.callback(store.close)
             api = Api(
@@ -139,6 +154,7 @@ class ApiServer:
                 store=store,
                 authority=self.authority,
                 fleet=fleet,
+                hosts=hosts,
                 port=self.port,
                 loop=self._loop,
                 operator=None,  # type: ignore[arg-type]

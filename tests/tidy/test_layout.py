@@ -18,7 +18,7 @@ PACKAGES = ("netmgr", "hostagent", "vmctl")
 PURE = {
     "netmgr": ("contract/types.py", "model", "rules", "allocate", "span", "arbiter"),
     "hostagent": ("addresses", "explain", "flow", "flow_words", "flows", "health", "migration", "model", "names",
-                  "pipeline", "plan", "presence", "qos", "resolve", "uplinks", "vif_report", "vifs"),
+                  "pipeline", "plan", "presence", "qos", "resolve", "tracing", "uplinks", "vif_report", "vifs"),
     "vmctl": ("eligibility", "links", "migration", "model", "readiness", "placement", "switches/eligible",
               "switches/model", "switches/network_xml", "switches/nics", "switches/plan"),
 }  # fmt: skip

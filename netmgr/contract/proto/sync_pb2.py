@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from netmgr.contract.proto import objects_pb2 as netmgr_dot_contract_dot_proto_dot_objects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n netmgr/contract/proto/sync.proto\x12\topaque.v1\x1a#netmgr/contract/proto/objects.proto\"\xa0\x02\n\x0bHostMessage\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.opaque.v1.HelloH\x00\x12)\n\tsubscribe\x18\x02 \x01(\x0b\x32\x14.opaque.v1.SubscribeH\x00\x12\x1d\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x0e.opaque.v1.AckH\x00\x12!\n\x05\x63laim\x18\x04 \x01(\x0b\x32\x10.opaque.v1.ClaimH\x00\x12)\n\tactivated\x18\x05 \x01(\x0b\x32\x14.opaque.v1.ActivatedH\x00\x12%\n\x07release\x18\x06 \x01(\x0b\x32\x12.opaque.v1.ReleaseH\x00\x12\'\n\x06report\x18\x07 \x01(\x0b\x32\x15.opaque.v1.HostReportH\x00\x42\x06\n\x04\x62ody\"\xa5\x01\n\x05Hello\x12\x11\n\thost_uuid\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x10\n\x08store_id\x18\x04 \x01(\t\x12\"\n\x04have\x18\x05 \x03(\x0b\x32\x14.opaque.v1.ObjectRef\x12\x15\n\rnetwork_uuids\x18\x06 \x03(\t\x12\x14\n\x0cview_address\x18\x07 \x01(\t\"\"\n\tSubscribe\x12\x15\n\rnetwork_uuids\x18\x01 \x03(\t\"A\n\tRejection\x12$\n\x06object\x18\x01 \x01(\x0b\x32\x14.opaque.v1.ObjectRef\x12\x0e\n\x06reason\x18\x02 \x01(\t\"A\n\x03\x41\x63k\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12(\n\nrejections\x18\x02 \x03(\x0b\x32\x14.opaque.v1.Rejection\"\x82\x01\n\x05\x43laim\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x10\n\x08vif_uuid\x18\x02 \x01(\t\x12\x14\n\x0cnetwork_uuid\x18\x03 \x01(\t\x12\x0b\n\x03mac\x18\x04 \x01(\t\x12\x0f\n\x07vm_uuid\x18\x05 \x01(\t\x12\x0f\n\x07vm_name\x18\x06 \x01(\t\x12\x0e\n\x06intent\x18\x07 \x01(\t\"/\n\tActivated\x12\x11\n\tport_uuid\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\":\n\x07Release\x12\x11\n\tport_uuid\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0b\n\x03why\x18\x03 \x01(\t\"\xa7\x01\n\nHostReport\x12\x1e\n\x05pnics\x18\x01 \x03(\x0b\x32\x0f.opaque.v1.Pnic\x12)\n\x08switches\x18\x02 \x03(\x0b\x32\x17.opaque.v1.SwitchStatus\x12*\n\x08networks\x18\x03 \x03(\x0b\x32\x18.opaque.v1.NetworkStatus\x12\"\n\x04vifs\x18\x04 \x03(\x0b\x32\x14.opaque.v1.VifStatus\"\xb8\x01\n\x0eManagerMessage\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x12.opaque.v1.WelcomeH\x00\x12#\n\x06update\x18\x02 \x01(\x0b\x32\x11.opaque.v1.UpdateH\x00\x12(\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x16.opaque.v1.ClaimAnswerH\x00\x12(\n\ttry_again\x18\x04 \x01(\x0b\x32\x13.opaque.v1.TryAgainH\x00\x42\x06\n\x04\x62ody\"\x1d\n\x08TryAgain\x12\x11\n\tvif_uuids\x18\x01 \x03(\t\"-\n\x07Welcome\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x85\x01\n\x06Update\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\"\n\x07upserts\x18\x02 \x03(\x0b\x32\x11.opaque.v1.Object\x12&\n\x08removals\x18\x03 \x03(\x0b\x32\x14.opaque.v1.ObjectRef\x12\x0c\n\x04last\x18\x04 \x01(\x08\x12\x0f\n\x07initial\x18\x05 \x01(\x08\"x\n\x0b\x43laimAnswer\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0f\n\x07refusal\x18\x02 \x01(\t\x12\x1f\n\x04port\x18\x03 \x01(\x0b\x32\x11.opaque.v1.Object\x12#\n\x08location\x18\x04 \x01(\x0b\x32\x11.opaque.v1.Object2G\n\x04Sync\x12?\n\x06Stream\x12\x16.opaque.v1.HostMessage\x1a\x19.opaque.v1.ManagerMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n netmgr/contract/proto/sync.proto\x12\topaque.v1\x1a#netmgr/contract/proto/objects.proto\"\xd0\x02\n\x0bHostMessage\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.opaque.v1.HelloH\x00\x12)\n\tsubscribe\x18\x02 \x01(\x0b\x32\x14.opaque.v1.SubscribeH\x00\x12\x1d\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x0e.opaque.v1.AckH\x00\x12!\n\x05\x63laim\x18\x04 \x01(\x0b\x32\x10.opaque.v1.ClaimH\x00\x12)\n\tactivated\x18\x05 \x01(\x0b\x32\x14.opaque.v1.ActivatedH\x00\x12%\n\x07release\x18\x06 \x01(\x0b\x32\x12.opaque.v1.ReleaseH\x00\x12\'\n\x06report\x18\x07 \x01(\x0b\x32\x15.opaque.v1.HostReportH\x00\x12.\n\x0ctrace_answer\x18\n \x01(\x0b\x32\x16.opaque.v1.TraceAnswerH\x00\x42\x06\n\x04\x62ody\"\xa5\x01\n\x05Hello\x12\x11\n\thost_uuid\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x10\n\x08store_id\x18\x04 \x01(\t\x12\"\n\x04have\x18\x05 \x03(\x0b\x32\x14.opaque.v1.ObjectRef\x12\x15\n\rnetwork_uuids\x18\x06 \x03(\t\x12\x14\n\x0cview_address\x18\x07 \x01(\t\"\"\n\tSubscribe\x12\x15\n\rnetwork_uuids\x18\x01 \x03(\t\"A\n\tRejection\x12$\n\x06object\x18\x01 \x01(\x0b\x32\x14.opaque.v1.ObjectRef\x12\x0e\n\x06reason\x18\x02 \x01(\t\"A\n\x03\x41\x63k\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12(\n\nrejections\x18\x02 \x03(\x0b\x32\x14.opaque.v1.Rejection\"\x82\x01\n\x05\x43laim\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x10\n\x08vif_uuid\x18\x02 \x01(\t\x12\x14\n\x0cnetwork_uuid\x18\x03 \x01(\t\x12\x0b\n\x03mac\x18\x04 \x01(\t\x12\x0f\n\x07vm_uuid\x18\x05 \x01(\t\x12\x0f\n\x07vm_name\x18\x06 \x01(\t\x12\x0e\n\x06intent\x18\x07 \x01(\t\"/\n\tActivated\x12\x11\n\tport_uuid\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\":\n\x07Release\x12\x11\n\tport_uuid\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0b\n\x03why\x18\x03 \x01(\t\"\xa7\x01\n\nHostReport\x12\x1e\n\x05pnics\x18\x01 \x03(\x0b\x32\x0f.opaque.v1.Pnic\x12)\n\x08switches\x18\x02 \x03(\x0b\x32\x17.opaque.v1.SwitchStatus\x12*\n\x08networks\x18\x03 \x03(\x0b\x32\x18.opaque.v1.NetworkStatus\x12\"\n\x04vifs\x18\x04 \x03(\x0b\x32\x14.opaque.v1.VifStatus\"\xe3\x01\n\x0eManagerMessage\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x12.opaque.v1.WelcomeH\x00\x12#\n\x06update\x18\x02 \x01(\x0b\x32\x11.opaque.v1.UpdateH\x00\x12(\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x16.opaque.v1.ClaimAnswerH\x00\x12(\n\ttry_again\x18\x04 \x01(\x0b\x32\x13.opaque.v1.TryAgainH\x00\x12)\n\x05trace\x18\x05 \x01(\x0b\x32\x18.opaque.v1.TraceQuestionH\x00\x42\x06\n\x04\x62ody\"\x1d\n\x08TryAgain\x12\x11\n\tvif_uuids\x18\x01 \x03(\t\"-\n\x07Welcome\x12\x10\n\x08store_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x85\x01\n\x06Update\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\"\n\x07upserts\x18\x02 \x03(\x0b\x32\x11.opaque.v1.Object\x12&\n\x08removals\x18\x03 \x03(\x0b\x32\x14.opaque.v1.ObjectRef\x12\x0c\n\x04last\x18\x04 \x01(\x08\x12\x0f\n\x07initial\x18\x05 \x01(\x08\"x\n\x0b\x43laimAnswer\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0f\n\x07refusal\x18\x02 \x01(\t\x12\x1f\n\x04port\x18\x03 \x01(\x0b\x32\x11.opaque.v1.Object\x12#\n\x08location\x18\x04 \x01(\x0b\x32\x11.opaque.v1.Object\"\x8f\x01\n\nTraceFrame\x12\x0f\n\x07\x65th_src\x18\x01 \x01(\t\x12\x0f\n\x07\x65th_dst\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\t\x12\x0e\n\x06ip_src\x18\x04 \x01(\t\x12\x0e\n\x06ip_dst\x18\x05 \x01(\t\x12\x13\n\x0bsource_port\x18\x06 \x01(\r\x12\x18\n\x10\x64\x65stination_port\x18\x07 \x01(\r\"\x84\x01\n\rTraceQuestion\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x14\n\x0cnetwork_uuid\x18\x02 \x01(\t\x12\x10\n\x08vif_uuid\x18\x03 \x01(\t\x12\x11\n\tfrom_vtep\x18\x04 \x01(\t\x12$\n\x05\x66rame\x18\x05 \x01(\x0b\x32\x15.opaque.v1.TraceFrame\"[\n\tTraceStep\x12\r\n\x05table\x18\x01 \x01(\t\x12\x10\n\x08priority\x18\x02 \x01(\r\x12\r\n\x05match\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x04 \x03(\t\x12\r\n\x05\x64\x65pth\x18\x05 \x01(\r\"i\n\x08TraceEnd\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x10\n\x08vif_uuid\x18\x02 \x01(\t\x12\x10\n\x08ovs_port\x18\x03 \x01(\t\x12\x0c\n\x04vtep\x18\x04 \x01(\t\x12\r\n\x05table\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"z\n\x0bTraceAnswer\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0f\n\x07refusal\x18\x02 \x01(\t\x12#\n\x05steps\x18\x03 \x03(\x0b\x32\x14.opaque.v1.TraceStep\x12!\n\x04\x65nds\x18\x04 \x03(\x0b\x32\x13.opaque.v1.TraceEnd2G\n\x04Sync\x12?\n\x06Stream\x12\x16.opaque.v1.HostMessage\x1a\x19.opaque.v1.ManagerMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,33 +33,43 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'netmgr.contract.proto.sync_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HOSTMESSAGE']._serialized_start=85
-  _globals['_HOSTMESSAGE']._serialized_end=373
-  _globals['_HELLO']._serialized_start=376
-  _globals['_HELLO']._serialized_end=541
-  _globals['_SUBSCRIBE']._serialized_start=543
-  _globals['_SUBSCRIBE']._serialized_end=577
-  _globals['_REJECTION']._serialized_start=579
-  _globals['_REJECTION']._serialized_end=644
-  _globals['_ACK']._serialized_start=646
-  _globals['_ACK']._serialized_end=711
-  _globals['_CLAIM']._serialized_start=714
-  _globals['_CLAIM']._serialized_end=844
-  _globals['_ACTIVATED']._serialized_start=846
-  _globals['_ACTIVATED']._serialized_end=893
-  _globals['_RELEASE']._serialized_start=895
-  _globals['_RELEASE']._serialized_end=953
-  _globals['_HOSTREPORT']._serialized_start=956
-  _globals['_HOSTREPORT']._serialized_end=1123
-  _globals['_MANAGERMESSAGE']._serialized_start=1126
-  _globals['_MANAGERMESSAGE']._serialized_end=1310
-  _globals['_TRYAGAIN']._serialized_start=1312
-  _globals['_TRYAGAIN']._serialized_end=1341
-  _globals['_WELCOME']._serialized_start=1343
-  _globals['_WELCOME']._serialized_end=1388
-  _globals['_UPDATE']._serialized_start=1391
-  _globals['_UPDATE']._serialized_end=1524
-  _globals['_CLAIMANSWER']._serialized_start=1526
-  _globals['_CLAIMANSWER']._serialized_end=1646
-  _globals['_SYNC']._serialized_start=1648
-  _globals['_SYNC']._serialized_end=1719
+  _globals['_HOSTMESSAGE']._serialized_end=421
+  _globals['_HELLO']._serialized_start=424
+  _globals['_HELLO']._serialized_end=589
+  _globals['_SUBSCRIBE']._serialized_start=591
+  _globals['_SUBSCRIBE']._serialized_end=625
+  _globals['_REJECTION']._serialized_start=627
+  _globals['_REJECTION']._serialized_end=692
+  _globals['_ACK']._serialized_start=694
+  _globals['_ACK']._serialized_end=759
+  _globals['_CLAIM']._serialized_start=762
+  _globals['_CLAIM']._serialized_end=892
+  _globals['_ACTIVATED']._serialized_start=894
+  _globals['_ACTIVATED']._serialized_end=941
+  _globals['_RELEASE']._serialized_start=943
+  _globals['_RELEASE']._serialized_end=1001
+  _globals['_HOSTREPORT']._serialized_start=1004
+  _globals['_HOSTREPORT']._serialized_end=1171
+  _globals['_MANAGERMESSAGE']._serialized_start=1174
+  _globals['_MANAGERMESSAGE']._serialized_end=1401
+  _globals['_TRYAGAIN']._serialized_start=1403
+  _globals['_TRYAGAIN']._serialized_end=1432
+  _globals['_WELCOME']._serialized_start=1434
+  _globals['_WELCOME']._serialized_end=1479
+  _globals['_UPDATE']._serialized_start=1482
+  _globals['_UPDATE']._serialized_end=1615
+  _globals['_CLAIMANSWER']._serialized_start=1617
+  _globals['_CLAIMANSWER']._serialized_end=1737
+  _globals['_TRACEFRAME']._serialized_start=1740
+  _globals['_TRACEFRAME']._serialized_end=1883
+  _globals['_TRACEQUESTION']._serialized_start=1886
+  _globals['_TRACEQUESTION']._serialized_end=2018
+  _globals['_TRACESTEP']._serialized_start=2020
+  _globals['_TRACESTEP']._serialized_end=2111
+  _globals['_TRACEEND']._serialized_start=2113
+  _globals['_TRACEEND']._serialized_end=2218
+  _globals['_TRACEANSWER']._serialized_start=2220
+  _globals['_TRACEANSWER']._serialized_end=2342
+  _globals['_SYNC']._serialized_start=2344
+  _globals['_SYNC']._serialized_end=2415
 # @@protoc_insertion_point(module_scope)

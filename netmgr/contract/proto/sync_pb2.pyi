@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HostMessage(_message.Message):
-    __slots__ = ("hello", "subscribe", "ack", "claim", "activated", "release", "report")
+    __slots__ = ("hello", "subscribe", "ack", "claim", "activated", "release", "report", "trace_answer")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class HostMessage(_message.Message):
     ACTIVATED_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ANSWER_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     subscribe: Subscribe
     ack: Ack
@@ -23,7 +24,8 @@ class HostMessage(_message.Message):
     activated: Activated
     release: Release
     report: HostReport
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ...) -> None: ...
+    trace_answer: TraceAnswer
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ..., trace_answer: _Optional[_Union[TraceAnswer, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("host_uuid", "boot_id", "agent_version", "store_id", "have", "network_uuids", "view_address")
@@ -114,16 +116,18 @@ class HostReport(_message.Message):
     def __init__(self, pnics: _Optional[_Iterable[_Union[_objects_pb2.Pnic, _Mapping]]] = ..., switches: _Optional[_Iterable[_Union[_objects_pb2.SwitchStatus, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[_objects_pb2.NetworkStatus, _Mapping]]] = ..., vifs: _Optional[_Iterable[_Union[_objects_pb2.VifStatus, _Mapping]]] = ...) -> None: ...
 
 class ManagerMessage(_message.Message):
-    __slots__ = ("welcome", "update", "answer", "try_again")
+    __slots__ = ("welcome", "update", "answer", "try_again", "trace")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     TRY_AGAIN_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     update: Update
     answer: ClaimAnswer
     try_again: TryAgain
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., update: _Optional[_Union[Update, _Mapping]] = ..., answer: _Optional[_Union[ClaimAnswer, _Mapping]] = ..., try_again: _Optional[_Union[TryAgain, _Mapping]] = ...) -> None: ...
+    trace: TraceQuestion
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., update: _Optional[_Union[Update, _Mapping]] = ..., answer: _Optional[_Union[ClaimAnswer, _Mapping]] = ..., try_again: _Optional[_Union[TryAgain, _Mapping]] = ..., trace: _Optional[_Union[TraceQuestion, _Mapping]] = ...) -> None: ...
 
 class TryAgain(_message.Message):
     __slots__ = ("vif_uuids",)
@@ -164,3 +168,77 @@ class ClaimAnswer(_message.Message):
     port: _objects_pb2.Object
     location: _objects_pb2.Object
     def __init__(self, request_id: _Optional[int] = ..., refusal: _Optional[str] = ..., port: _Optional[_Union[_objects_pb2.Object, _Mapping]] = ..., location: _Optional[_Union[_objects_pb2.Object, _Mapping]] = ...) -> None: ...
+
+class TraceFrame(_message.Message):
+    __slots__ = ("eth_src", "eth_dst", "protocol", "ip_src", "ip_dst", "source_port", "destination_port")
+    ETH_SRC_FIELD_NUMBER: _ClassVar[int]
+    ETH_DST_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    IP_SRC_FIELD_NUMBER: _ClassVar[int]
+    IP_DST_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_PORT_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_PORT_FIELD_NUMBER: _ClassVar[int]
+    eth_src: str
+    eth_dst: str
+    protocol: str
+    ip_src: str
+    ip_dst: str
+    source_port: int
+    destination_port: int
+    def __init__(self, eth_src: _Optional[str] = ..., eth_dst: _Optional[str] = ..., protocol: _Optional[str] = ..., ip_src: _Optional[str] = ..., ip_dst: _Optional[str] = ..., source_port: _Optional[int] = ..., destination_port: _Optional[int] = ...) -> None: ...
+
+class TraceQuestion(_message.Message):
+    __slots__ = ("request_id", "network_uuid", "vif_uuid", "from_vtep", "frame")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
+    VIF_UUID_FIELD_NUMBER: _ClassVar[int]
+    FROM_VTEP_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    network_uuid: str
+    vif_uuid: str
+    from_vtep: str
+    frame: TraceFrame
+    def __init__(self, request_id: _Optional[int] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., from_vtep: _Optional[str] = ..., frame: _Optional[_Union[TraceFrame, _Mapping]] = ...) -> None: ...
+
+class TraceStep(_message.Message):
+    __slots__ = ("table", "priority", "match", "actions", "depth")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    priority: int
+    match: str
+    actions: _containers.RepeatedScalarFieldContainer[str]
+    depth: int
+    def __init__(self, table: _Optional[str] = ..., priority: _Optional[int] = ..., match: _Optional[str] = ..., actions: _Optional[_Iterable[str]] = ..., depth: _Optional[int] = ...) -> None: ...
+
+class TraceEnd(_message.Message):
+    __slots__ = ("kind", "vif_uuid", "ovs_port", "vtep", "table", "reason")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    VIF_UUID_FIELD_NUMBER: _ClassVar[int]
+    OVS_PORT_FIELD_NUMBER: _ClassVar[int]
+    VTEP_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    vif_uuid: str
+    ovs_port: str
+    vtep: str
+    table: str
+    reason: str
+    def __init__(self, kind: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., ovs_port: _Optional[str] = ..., vtep: _Optional[str] = ..., table: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class TraceAnswer(_message.Message):
+    __slots__ = ("request_id", "refusal", "steps", "ends")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    refusal: str
+    steps: _containers.RepeatedCompositeFieldContainer[TraceStep]
+    ends: _containers.RepeatedCompositeFieldContainer[TraceEnd]
+    def __init__(self, request_id: _Optional[int] = ..., refusal: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[TraceStep, _Mapping]]] = ..., ends: _Optional[_Iterable[_Union[TraceEnd, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,89 @@
+"""`netmgr trace` and `hostagent flows` on hosts with real Open vSwitch: what they say is what frames then do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from scripts.labkit import Lab
+
+pytestmark = pytest.mark.lab
+
+APPLY = """
+switches: [{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24}]
+networks:
+  - {name: blue, type: vxlan, zone: a, mtu: 1450}
+  - {name: red, type: geneve, zone: a, mtu: 1450}
+"""
+PLACES = {"web1": ("h1", "blue", 1), "web2": ("h2", "blue", 2), "web3": ("h1", "blue", 3), "red1": ("h2", "red", 4)}
+
+
+def netmgr(lab: Lab, *words: str) -> Any:
+    return json.loads(lab.exec("mgr", ["netmgr", *words, "-o", "json"]).stdout)
+
+
+def trace(lab: Lab, source: str, destination: str, *more: str) -> tuple[int, str]:
+    """Exit status and last line."""
+    done = lab.exec("mgr", ["netmgr", "trace", "--from", source, "--to", destination, *more], check=False)
+    return done.returncode, (done.stdout + done.stderr).splitlines()[-1]
+
+
+def within(seconds: float, claim: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def reaches(lab: Lab, source: str, number: int) -> bool:
+    return lab.exec(source, ["ping", "-c1", "-W1", f"10.10.0.{number}"], check=False).returncode == 0
+
+
+def test_trace_says_what_frames_do(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(hosts=2, zones={"h1": "a", "h2": "a"}, with_libvirt=False)
+    lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
+    bridge = json.loads(lab.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+    for name, (host, network, number) in PLACES.items():
+        vif, ip = str(uuid4()), f"10.10.0.{number}"
+        port = netmgr(lab, "port", "create", name, "--network", network, "--ip", ip, "--vif", vif)
+        lab.attach(host, name, bridge=bridge, vif_uuid=vif, mac=port["mac"], addresses=[f"{ip}/24"], mtu=1450)
+    assert within(10, lambda: all(netmgr(lab, "port", "show", name)["vif_state"] == "lit" for name in PLACES))
+    assert within(10, lambda: reaches(lab, "web1", 2))
+
+    status, said = trace(lab, "web1", "10.10.0.2")
+    assert (status, said.split(" (")[0]) == (0, "Delivered to port web2")
+    assert said.endswith("on host h2.")
+    assert trace(lab, "web1", "web3", "--proto", "tcp", "--dport", "80")[1].endswith("on host h1.")
+    status, said = trace(lab, "web2", "web1", "--proto", "arp")
+    assert (status, said.split(":")[0]) == (0, "Answered on host h2")
+
+    status, said = trace(lab, "web1", "web2", "--source-ip", "10.10.0.99")
+    assert (status, said) == (1, "Dropped on host h1 in table SOURCES: IP source is not the port's.")
+    status, said = trace(lab, "web1", "web2", "--source-mac", "02:00:00:00:00:99")
+    assert (status, said) == (1, "Dropped on host h1 in table GUARD: source MAC is not the port's.")
+    status, said = trace(lab, "web1", "red1")
+    assert status == 1
+    assert "port red1 is on network red, web1 on blue, and no frame crosses networks" in said
+
+    netmgr(lab, "port", "set", "web2", "--down")
+    assert within(5, lambda: not reaches(lab, "web1", 2))
+    status, said = trace(lab, "web1", "web2")
+    assert status == 1
+    assert said.startswith("Dropped on host h2 in table FORWARD: destination on this host is dark")
+    assert "port web2 is set down by its operator" in said
+    assert trace(lab, "web2", "web1")[1].startswith("Dropped on host h2 in table CLASSIFY: port that is dark")
+
+    flows = json.loads(lab.exec("h1", ["hostagent", "flows", "blue", "--table", "locate", "-o", "json"]).stdout)
+    assert [flow["table"] for flow in flows] == ["LOCATE"]
+    assert flows[0]["match"][1].endswith("(web2)")
+
+    lab.stop_daemon("h2", "hostagent")
+    assert within(15, lambda: trace(lab, "web1", "web2")[0] == 2)
+    assert "host h2 is not connected to this manager" in trace(lab, "web1", "web2")[1]
