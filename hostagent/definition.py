@@ -25,6 +25,7 @@ def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -
         ports=state.ports,
         locations=state.locations,
         withdrawals=state.hidden(),
+        groups=state.groups,
         offered_pnics=identity.pnics,
         datapath=identity.datapath,
     )

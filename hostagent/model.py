@@ -20,6 +20,7 @@ from netmgr.contract.types import (
     LogicalPort,
     OpaqueNetwork,
     OpaqueSwitch,
+    SecurityGroup,
     TransportZone,
     Withdrawal,
 )
@@ -101,6 +102,7 @@ class Desired:
     ports: Mapping[UUID, LogicalPort] = field(default_factory=dict)
     locations: Mapping[UUID, Location] = field(default_factory=dict)  # by port UUID
     withdrawals: Mapping[UUID, Withdrawal] = field(default_factory=dict)  # by network UUID
+    groups: Mapping[UUID, SecurityGroup] = field(default_factory=dict)
     offered_pnics: tuple[str, ...] = ()
     datapath: str = "system"  # "system" or "netdev"
     phases: Mapping[UUID, Phase] = field(default_factory=dict)  # by port UUID; absent means STEADY

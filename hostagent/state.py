@@ -36,6 +36,7 @@ from netmgr.contract.types import (
     OpaqueNetwork,
     OpaqueSwitch,
     Ref,
+    SecurityGroup,
     TransportZone,
     Withdrawal,
     ref_of,
@@ -89,6 +90,7 @@ class State:
         self.switches: dict[UUID, OpaqueSwitch] = {}
         self.networks: dict[UUID, OpaqueNetwork] = {}
         self.withdrawals: dict[UUID, Withdrawal] = {}
+        self.groups: dict[UUID, SecurityGroup] = {}
         self.ports: dict[UUID, LogicalPort] = {}
         self.locations: dict[UUID, Location] = {}
         self.port_by_vif: dict[UUID, UUID] = {}
@@ -301,6 +303,7 @@ class State:
             Kind.SWITCH: self.switches,
             Kind.NETWORK: self.networks,
             Kind.WITHDRAWAL: self.withdrawals,
+            Kind.SECURITY_GROUP: self.groups,
             Kind.PORT: self.ports,
             Kind.LOCATION: self.locations,
         }
@@ -372,8 +375,10 @@ class State:
 
     def _forget_all(self) -> None:
         self.store_id, self.revision, self.host = "", 0, None
-        for table in (self.zones, self.switches, self.networks, self.withdrawals, self.ports, self.locations):
+        for table in (self.zones, self.switches, self.networks, self.withdrawals, self.groups):
             table.clear()
+        self.ports.clear()
+        self.locations.clear()
         for index in (self.port_by_vif, self.vifs, self.notes, self.refs, self._seen, self._hosts):
             index.clear()
 

@@ -2,8 +2,8 @@
 
 A VIF is any interface on a bridge of ours whose `external_ids:iface-id` is a UUID; the port is found by it. A port is
 dark until everything is in order: it is up by the operator's word, its location is known, this host holds it or it is
-coming here, and its guest is not stopped (parked). A shadow port is dark wherever it is, until failover makes it an
-ordinary one.
+coming here, and its guest is not stopped (parked). A port with security groups is dark too: nothing here enforces them
+yet. A shadow port is dark wherever it is, until failover makes it an ordinary one.
 
 A VIF UUID that appears twice on a bridge is an error of whoever plugged it. The one that is lit already stays lit, and
 the other one stays dark however loudly it announces itself.
@@ -73,6 +73,11 @@ def standing(
         return VifState.DARK, f"port {port.name} is a shadow of port {name}; it stays dark until failover"
     if not port.admin_up:
         return VifState.DARK, f"port {port.name} is set down by its operator"
+    if port.security_groups:  # unprotected would be worse than dark
+        return VifState.DARK, (
+            f"port {port.name} has security groups, which this version of hostagent can't enforce; it stays dark until "
+            "they are taken off: netmgr port set --no-groups"
+        )
     if location is None:
         return VifState.DARK, f"port {port.name}: no location is known for it on this host"
     if location.holder_host == host:

@@ -18,6 +18,7 @@ from netmgr.contract.types import (
     LogicalPort,
     OpaqueNetwork,
     OpaqueSwitch,
+    SecurityRule,
     TransportZone,
     VtepAssignment,
     Withdrawal,
@@ -28,6 +29,7 @@ __all__ = [
     "TOKEN",
     "Change",
     "FreedSegment",
+    "GroupRecord",
     "HostLive",
     "HostRecord",
     "JoinToken",
@@ -76,6 +78,22 @@ class HostRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRecord:
+    """A security group. Its members follow from the ports, so they are not written here; `members_at` is the revision
+    at which they last changed, and makes that a change of the group, which has a version and is pushed."""
+
+    uuid: UUID
+    name: str
+    stateful: bool = True
+    rules: tuple[SecurityRule, ...] = ()
+    members_at: int = 0
+
+    def refers_to(self) -> set[UUID]:
+        """Groups whose members its rules speak of."""
+        return {rule.remote_group for rule in self.rules if rule.remote_group is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JoinToken:
     """A one-use right to enrol. Only the hash of its secret is stored."""
 
@@ -106,6 +124,7 @@ Row = (
     | OpaqueSwitch
     | OpaqueNetwork
     | Withdrawal
+    | GroupRecord
     | LogicalPort
     | Location
     | HostRecord
@@ -118,6 +137,7 @@ _ROW_KINDS: dict[type, str] = {
     OpaqueSwitch: Kind.SWITCH,
     OpaqueNetwork: Kind.NETWORK,
     Withdrawal: Kind.WITHDRAWAL,
+    GroupRecord: Kind.SECURITY_GROUP,
     LogicalPort: Kind.PORT,
     Location: Kind.LOCATION,
     HostRecord: Kind.HOST,
@@ -138,7 +158,7 @@ def uuid_of_row(row: Row) -> UUID:
 
 def unique_keys(row: Row) -> Iterator[Hashable]:
     """Everything that no second row may have too, as keys of `World.unique`."""
-    if isinstance(row, TransportZone | OpaqueSwitch | HostRecord | OpaqueNetwork):
+    if isinstance(row, TransportZone | OpaqueSwitch | HostRecord | OpaqueNetwork | GroupRecord):
         yield "name", kind_of_row(row), row.name
     if isinstance(row, OpaqueNetwork):
         yield "segment", row.switch_uuid, row.segment_id
@@ -180,6 +200,7 @@ class World:
     switches: dict[UUID, OpaqueSwitch] = field(default_factory=dict)
     networks: dict[UUID, OpaqueNetwork] = field(default_factory=dict)
     withdrawals: dict[UUID, Withdrawal] = field(default_factory=dict)
+    groups: dict[UUID, GroupRecord] = field(default_factory=dict)
     ports: dict[UUID, LogicalPort] = field(default_factory=dict)
     locations: dict[UUID, Location] = field(default_factory=dict)  # by port UUID
     hosts: dict[UUID, HostRecord] = field(default_factory=dict)
@@ -190,6 +211,8 @@ class World:
     ports_by_network: dict[UUID, set[UUID]] = field(default_factory=dict)
     port_by_vif: dict[UUID, UUID] = field(default_factory=dict)
     shadows_of: dict[UUID, set[UUID]] = field(default_factory=dict)  # by their primary
+    ports_by_group: dict[UUID, set[UUID]] = field(default_factory=dict)
+    groups_referring: dict[UUID, set[UUID]] = field(default_factory=dict)  # by the group that their rules speak of
     unique: dict[Hashable, UUID] = field(default_factory=dict)  # by unique_keys()
 
     def apply(self, change: Change) -> None:
@@ -208,6 +231,11 @@ class World:
                 self.shadows_of[before.shadow_of].discard(before.uuid)
                 if not self.shadows_of[before.shadow_of]:
                     del self.shadows_of[before.shadow_of]
+            for group in before.security_groups:
+                self.ports_by_group[group].discard(before.uuid)
+        elif isinstance(before, GroupRecord):
+            for group in before.refers_to():
+                self.groups_referring[group].discard(before.uuid)
         if change.row is None:
             table.pop(change.uuid, None)
             self.versions.pop((change.kind, change.uuid), None)
@@ -221,6 +249,11 @@ class World:
                     self.port_by_vif[change.row.vif_uuid] = change.row.uuid
                 if change.row.shadow_of is not None:
                     self.shadows_of.setdefault(change.row.shadow_of, set()).add(change.row.uuid)
+                for group in change.row.security_groups:
+                    self.ports_by_group.setdefault(group, set()).add(change.row.uuid)
+            elif isinstance(change.row, GroupRecord):
+                for group in change.row.refers_to():
+                    self.groups_referring.setdefault(group, set()).add(change.row.uuid)
         self.revision = max(self.revision, change.revision)
 
     def switch_of_zone(self, zone_uuid: UUID) -> OpaqueSwitch | None:
@@ -250,6 +283,7 @@ class World:
             Kind.SWITCH: self.switches,  # type: ignore[dict-item]
             Kind.NETWORK: self.networks,  # type: ignore[dict-item]
             Kind.WITHDRAWAL: self.withdrawals,  # type: ignore[dict-item]
+            Kind.SECURITY_GROUP: self.groups,  # type: ignore[dict-item]
             Kind.PORT: self.ports,  # type: ignore[dict-item]
             Kind.LOCATION: self.locations,  # type: ignore[dict-item]
             Kind.HOST: self.hosts,  # type: ignore[dict-item]

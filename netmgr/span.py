@@ -4,7 +4,9 @@ A host carries its own configuration, the zones it is in, the switches and netwo
 from it of those networks, and of the ports
 and their locations only what it needs: those of the networks it subscribes to (it has a VIF there, so it forwards to
 all of them), and those it holds or is about to. A host that only holds a port of a network it has left keeps that port,
-so that it can be told who has it next, but nothing else of the network.
+so that it can be told who has it next, but nothing else of the network. Of security groups it carries those of the
+ports that it holds or is about to, and those that rules of these refer to, whose members it must know; a group is
+pushed with the addresses of its members, also of ports on networks that the host has nothing to do with.
 
 One rule, read in three directions. `objects_for` is the whole of one host, `object_for` is one object of it, and
 `hosts_for` are the hosts one object goes to. After a commit, `touched` names the objects whose span or value a change
@@ -27,12 +29,24 @@ from netmgr.contract.types import (
     Object,
     OpaqueNetwork,
     OpaqueSwitch,
+    SecurityGroup,
     TransportZone,
     Withdrawal,
 )
-from netmgr.model import Change, HostRecord, World
+from netmgr.model import Change, GroupRecord, HostRecord, World
+from netmgr.rules.groups import members_of
 
-__all__ = ["Holdings", "Key", "Touched", "host_config", "hosts_for", "object_for", "objects_for", "touched"]
+__all__ = [
+    "Holdings",
+    "Key",
+    "Touched",
+    "host_config",
+    "hosts_for",
+    "object_for",
+    "objects_for",
+    "security_group",
+    "touched",
+]
 
 Key = tuple[Kind, UUID]
 
@@ -70,9 +84,11 @@ class Holdings:
 
 @dataclass(slots=True)
 class Touched:
-    """What a set of changes may have altered: single objects, and hosts whose whole span must be looked at again."""
+    """What a set of changes may have altered: single objects, single objects of one host, and hosts whose whole span
+    must be looked at again."""
 
     keys: set[Key] = field(default_factory=set)
+    of_host: dict[UUID, set[Key]] = field(default_factory=dict)
     hosts: set[UUID] = field(default_factory=set)
 
 
@@ -87,12 +103,15 @@ def objects_for(
     if held is None:
         held = Holdings.of(world).of_host(host_uuid)
     keys = _keys_of_host(world, host_uuid, subscribed, held)
-    found = ((key, object_for(world, host_uuid, subscribed, key)) for key in keys)
+    found = ((key, object_for(world, host_uuid, subscribed, key, held)) for key in keys)
     return {key: item for key, item in found if item is not None}
 
 
-def object_for(world: World, host_uuid: UUID, subscribed: Collection[UUID], key: Key) -> Object | None:
-    """The object *key* as *host_uuid* must hold it, or None if it must not. Costs the same in a world of any size."""
+def object_for(
+    world: World, host_uuid: UUID, subscribed: Collection[UUID], key: Key, held: Collection[UUID] | None = None
+) -> Object | None:
+    """The object *key* as *host_uuid* must hold it, or None if it must not. Costs the same in a world of any size, if
+    *held* is given (see `objects_for`)."""
     host = world.hosts.get(host_uuid)
     if host is None:
         return None
@@ -100,6 +119,11 @@ def object_for(world: World, host_uuid: UUID, subscribed: Collection[UUID], key:
     body: Constructs | None
     if kind is Kind.HOST:
         body = host_config(host) if uuid == host_uuid else None
+    elif kind is Kind.SECURITY_GROUP:
+        held = Holdings.of(world).of_host(host_uuid) if held is None else held
+        group = world.groups.get(uuid)
+        needed = group is not None and any(uuid in _groups_of_port(world, port) for port in held)
+        body = security_group(world, group) if group is not None and needed else None
     else:
         row = world.rows(kind).get(uuid)
         assert row is None or isinstance(row, _Spanned)
@@ -121,6 +145,10 @@ def hosts_for(world: World, key: Key, subscribers: Mapping[UUID, Collection[UUID
         if port is not None:
             yield from subscribers.get(port.network_uuid, ())
         yield from _parties(location)
+    elif kind is Kind.SECURITY_GROUP:
+        for group in (uuid, *world.groups_referring.get(uuid, ())):
+            for member in world.ports_by_group.get(group, ()):
+                yield from _parties(world.locations.get(member))
     else:
         zones = _zones_of(world, key)
         yield from (h.uuid for h in world.hosts.values() if not zones.isdisjoint(h.zone_uuids))
@@ -137,8 +165,13 @@ def touched(world: World, changes: Iterable[Change]) -> Touched:
             result.hosts.add(change.uuid)
         elif kind in (Kind.PORT, Kind.LOCATION):
             result.keys |= {(Kind.PORT, change.uuid), (Kind.LOCATION, change.uuid)}
+            groups = {(Kind.SECURITY_GROUP, group) for group in _groups_of_port(world, change.uuid)}
+            for host in _parties(world.locations.get(change.uuid)) if groups else ():
+                result.of_host.setdefault(host, set()).update(groups)
         else:
             result.keys.add((kind, change.uuid))
+        if kind is Kind.SECURITY_GROUP and change.uuid in world.groups:  # hosts of it may need others for it now
+            result.keys |= {(kind, group) for group in world.groups[change.uuid].refers_to()}
         if kind is Kind.NETWORK:  # it may have appeared, gone or changed zone: what is of it follows it
             result.keys |= {(Kind.WITHDRAWAL, withdrawal.uuid) for withdrawal in world.withdrawals_of(change.uuid)}
             for port in world.ports_by_network.get(change.uuid, ()):
@@ -151,10 +184,30 @@ def host_config(host: HostRecord) -> HostConfig:
     return HostConfig(uuid=host.uuid, name=host.name, zone_uuids=host.zone_uuids, vteps=host.vteps)
 
 
+def security_group(world: World, group: GroupRecord) -> SecurityGroup:
+    """What a host is told of a group: its rules, and the addresses of its members now."""
+    return SecurityGroup(
+        uuid=group.uuid,
+        name=group.name,
+        stateful=group.stateful,
+        rules=group.rules,
+        members=members_of(world, group.uuid),
+    )
+
+
+def _groups_of_port(world: World, port_uuid: UUID) -> set[UUID]:
+    """The groups that must be known where this port is: its own, and those they refer to."""
+    port = world.ports.get(port_uuid)
+    own = [world.groups[uuid] for uuid in port.security_groups if uuid in world.groups] if port is not None else []
+    return {group.uuid for group in own}.union(*(group.refers_to() for group in own))
+
+
 def _keys_of_host(world: World, host_uuid: UUID, subscribed: Collection[UUID], held: Collection[UUID]) -> Iterator[Key]:
     yield Kind.HOST, host_uuid
     for kind in (Kind.ZONE, Kind.SWITCH, Kind.NETWORK, Kind.WITHDRAWAL):
         yield from ((kind, uuid) for uuid in world.rows(kind))
+    groups = set().union(*(_groups_of_port(world, port) for port in held))
+    yield from ((Kind.SECURITY_GROUP, uuid) for uuid in groups)
     ports = {port for network in subscribed for port in world.ports_by_network.get(network, ())} | set(held)
     for kind in (Kind.PORT, Kind.LOCATION):
         yield from ((kind, uuid) for uuid in ports)

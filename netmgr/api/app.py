@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from netmgr.api import routes_enrolment, routes_ports, routes_resources, routes_trace
+from netmgr.api import routes_enrolment, routes_groups, routes_ports, routes_resources, routes_trace
 from netmgr.api.access import Access
 from netmgr.api.context import Context
 from netmgr.api.ports import Authority, FleetReader, HostQuestions
@@ -25,7 +25,7 @@ __all__ = ["create_app"]
 
 
 _DESCRIPTION = """
-Transport zones, opaque switches, opaque networks, hosts, logical ports.
+Transport zones, opaque switches, opaque networks, hosts, logical ports, security groups.
 
 Paths take a UUID or a name. Clients need a certificate of the manager's CA, and its role decides: operators do
 everything, viewers read, hosts read their own settings. Without one: `GET /api/v1/ca` and `POST /api/v1/join`.
@@ -51,6 +51,7 @@ def create_app(
     app.include_router(routes_resources.router(context), prefix="/api/v1")
     app.include_router(routes_ports.router(context), prefix="/api/v1")
     app.include_router(routes_trace.router(context), prefix="/api/v1")
+    app.include_router(routes_groups.router(context), prefix="/api/v1")
     app.include_router(routes_enrolment.router(context), prefix="/api/v1")
     app.add_middleware(Access)
     app.add_exception_handler(NetmgrError, _refused)

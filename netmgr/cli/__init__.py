@@ -13,6 +13,7 @@ import click
 from netmgr.cli.client import CliError, Connection
 from netmgr.cli.operations import apply, cert, run, status
 from netmgr.cli.resources import resource_groups
+from netmgr.cli.rules import group_verbs
 from netmgr.cli.trace import trace
 from netmgr.cli.verbs import network_verbs, port_verbs
 
@@ -38,10 +39,11 @@ __all__ = ["cli", "main"]
 @click.version_option(package_name="opaque-networks")
 @click.pass_context
 def cli(context: click.Context, manager: str, identity: str) -> None:
-    """Manage opaque networks: zones, switches, networks, hosts, ports.
+    """Manage opaque networks: zones, switches, networks, hosts, ports, security groups.
 
     A transport zone is a set of hosts. An opaque switch carries zones on each of their hosts, over PNICs that match.
     An opaque network spans a zone. A port attaches one virtual NIC (VIF) to a network.
+    A security group says what its ports may send and receive.
 
     \b
     From nothing to a network:
@@ -57,7 +59,7 @@ def cli(context: click.Context, manager: str, identity: str) -> None:
 
 
 for group in resource_groups():
-    for verb in {"network": network_verbs(), "port": port_verbs()}.get(group.name or "", []):
+    for verb in {"network": network_verbs(), "port": port_verbs(), "group": group_verbs()}.get(group.name or "", []):
         group.add_command(verb)
     cli.add_command(group)
 cli.add_command(apply)

@@ -93,6 +93,15 @@ _ALLOW = click.option(
     multiple=True,
     help="What its guest may say that no other may; may be repeated.",
 )
+_GROUPS = click.option(
+    "--group",
+    "security_groups",
+    multiple=True,
+    help="Security group, by name or UUID; may be repeated. Not enforced yet: a port with groups stays dark.",
+)
+_STATEFUL = click.option(
+    "--stateful/--stateless", default=None, help="Whether answers to what is allowed pass too.  [default: stateful]"
+)
 _MAC = click.option("--mac", help="Its only source MAC.  [default: made of its UUID]")
 
 RESOURCE_OPTIONS = (
@@ -191,6 +200,7 @@ RESOURCE_OPTIONS = (
             "allow",
             "egress_kbps",
             "ingress_kbps",
+            "security_groups",
             "shadow_of",
             "shadows",
             "ovs_port",
@@ -216,6 +226,7 @@ RESOURCE_OPTIONS = (
             _IPS,
             _ALLOW,
             *_LIMITS,
+            _GROUPS,
             click.option("--down/--up", "admin_down", default=None, help="Keep it dark."),
         ),
         set_help="Change a port. Lists are replaced whole.\n\n\b\n  netmgr port set blue/web1 --down",
@@ -226,9 +237,28 @@ RESOURCE_OPTIONS = (
             _ALLOW,
             click.option("--no-allow", is_flag=True, help="Allow it what any guest may say, no more."),
             *_LIMITS,
+            _GROUPS,
+            click.option("--no-groups", "no_security_groups", is_flag=True, help="Take all security groups off."),
             click.option("--down/--up", "admin_down", default=None, help="Keep it dark, or not."),
         ),
         delete_help="Delete ports. Refused while a host holds them for a running VM.",
         waits=False,
+    ),
+    ResourceOptions(
+        kind="group",
+        path="groups",
+        help="Security groups: what their ports may send and receive. Not enforced yet: a port with groups stays dark.",
+        columns=("name", "stateful", "allows", "ports", "uuid"),
+        wide_columns=("members", "referred_to_by"),
+        create_help=(
+            "Create a security group. Without rules it allows nothing: see `netmgr group rule add`.\n\n\b\n"
+            "  netmgr group create web\n"
+            "  netmgr group rule add web --ingress --protocol tcp --port 80\n"
+            "  netmgr port set blue/web1 --group web"
+        ),
+        create_options=(_STATEFUL,),
+        set_help="Change a group.\n\n\b\n  netmgr group set web --stateless",
+        set_options=(_STATEFUL,),
+        delete_help="Delete groups. Refused while ports have them or rules of others refer to them; they are named.",
     ),
 )

@@ -1,6 +1,6 @@
-"""`netmgr zone|switch|network|host|port`: list, show, create, set, delete, and what only some of them have.
+"""`netmgr zone|switch|network|host|port|group`: list, show, create, set, delete, and what only some of them have.
 
-What the five have in common is made from a description (`ResourceOptions`); what is special stands below as itself.
+What the six have in common is made from a description (`ResourceOptions`); what is special stands below as itself.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ __all__ = [
     "Claim",
     "ClaimIntent",
     "Constructs",
+    "Direction",
+    "Ethertype",
     "HostConfig",
     "HostReport",
     "Kind",
@@ -32,6 +34,8 @@ __all__ = [
     "Pnic",
     "Ref",
     "ReleaseReason",
+    "SecurityGroup",
+    "SecurityRule",
     "Status",
     "SwitchStatus",
     "Teaming",
@@ -109,6 +113,16 @@ class ReleaseReason(StrEnum):
     RESUMED = "resumed"
 
 
+class Direction(StrEnum):
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+class Ethertype(StrEnum):
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
 class Kind(StrEnum):
     """Kinds of pushed object, in the order in which a host needs them."""
 
@@ -117,6 +131,7 @@ class Kind(StrEnum):
     SWITCH = "switch"
     NETWORK = "network"
     WITHDRAWAL = "withdrawal"
+    SECURITY_GROUP = "security_group"
     PORT = "port"
     LOCATION = "location"
 
@@ -176,9 +191,32 @@ class LogicalPort:
     ips: tuple[str, ...] = ()
     admin_up: bool = True
     shadow_of: UUID | None = None
+    security_groups: tuple[UUID, ...] = ()
     allow: tuple[Allowance, ...] = ()
     egress_kbps: int = 0
     ingress_kbps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityRule:
+    direction: Direction
+    ethertype: Ethertype = Ethertype.IPV4
+    protocol: str = "any"
+    port_min: int = 0
+    port_max: int = 0
+    icmp_type: int = -1
+    icmp_code: int = -1
+    remote_cidr: str = ""
+    remote_group: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityGroup:
+    uuid: UUID
+    name: str
+    stateful: bool = True
+    rules: tuple[SecurityRule, ...] = ()
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +376,9 @@ class TraceAnswer:
     ends: tuple[TraceEnd, ...] = ()
 
 
-Constructs = TransportZone | OpaqueSwitch | OpaqueNetwork | Withdrawal | LogicalPort | Location | HostConfig
+Constructs = (
+    TransportZone | OpaqueSwitch | OpaqueNetwork | Withdrawal | SecurityGroup | LogicalPort | Location | HostConfig
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,6 +404,7 @@ _KINDS: dict[type, Kind] = {
     OpaqueSwitch: Kind.SWITCH,
     OpaqueNetwork: Kind.NETWORK,
     Withdrawal: Kind.WITHDRAWAL,
+    SecurityGroup: Kind.SECURITY_GROUP,
     LogicalPort: Kind.PORT,
     Location: Kind.LOCATION,
 }

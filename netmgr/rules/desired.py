@@ -17,12 +17,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from netmgr.allocate import SEGMENT_ID_MAX, pool_room
 from netmgr.contract.types import LogicalPort, OpaqueNetwork, OpaqueSwitch, TransportZone, ZoneKind
-from netmgr.model import HostRecord, NetmgrError, World, kind_of_row
+from netmgr.model import GroupRecord, HostRecord, NetmgrError, World, kind_of_row
 from netmgr.rules.encapsulation import network_mtu_max
 from netmgr.rules.usage import NAMES_SHOWN_MAX, named, ports_held
 
 __all__ = [
     "check_host",
+    "check_name",
     "check_network",
     "check_port",
     "check_switch",
@@ -40,7 +41,7 @@ MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 def check_zone(world: World, zone: TransportZone) -> None:
     """A zone has a name of its own; its kind stays."""
-    _check_name(world, zone, what=f"zone {zone.name}")
+    check_name(world, zone, what=f"zone {zone.name}")
     before = world.zones.get(zone.uuid)
     if before is not None and before.kind is not zone.kind:
         raise NetmgrError(
@@ -52,7 +53,7 @@ def check_zone(world: World, zone: TransportZone) -> None:
 def check_switch(world: World, switch: OpaqueSwitch) -> None:
     """A switch carries zones that no other carries, over PNICs that its hosts have, with VTEPs of a pool of its own."""
     what = f"switch {switch.name}"
-    _check_name(world, switch, what=what)
+    check_name(world, switch, what=what)
     if not SWITCH_MTU_MIN <= switch.mtu <= SWITCH_MTU_MAX:
         raise NetmgrError(f"{what}: mtu must be {SWITCH_MTU_MIN} to {SWITCH_MTU_MAX}, got {switch.mtu}")
     if not switch.zone_uuids:
@@ -77,7 +78,7 @@ def check_switch(world: World, switch: OpaqueSwitch) -> None:
 def check_network(world: World, network: OpaqueNetwork) -> None:
     """A network spans a zone that a switch carries, with a segment id of its own there and an MTU that fits."""
     what = f"network {network.name}"
-    _check_name(world, network, what=what)
+    check_name(world, network, what=what)
     before = world.networks.get(network.uuid)
     if before is not None:
         _check_network_constants(world, before, network)
@@ -111,7 +112,7 @@ def check_network(world: World, network: OpaqueNetwork) -> None:
 def check_host(world: World, host: HostRecord) -> None:
     """A host has a name of its own, offers a PNIC to the switch of each zone, leaves no zone whose ports it holds."""
     what = f"host {host.name}"
-    _check_name(world, host, what=what)
+    check_name(world, host, what=what)
     if len(set(host.zone_uuids)) != len(host.zone_uuids):
         raise NetmgrError(f"{what}: names a zone twice")
     before = world.hosts.get(host.uuid)
@@ -140,7 +141,7 @@ def check_port(world: World, port: LogicalPort) -> None:
     """A port's MAC, addresses and VIF are its own, and its addresses lie in the network's subnets."""
     network = world.networks[port.network_uuid]
     what = f"port {port.name} of network {network.name}"
-    _check_name(world, port, what=what, key=("name", kind_of_row(port), port.network_uuid, port.name))
+    check_name(world, port, what=what, key=("name", kind_of_row(port), port.network_uuid, port.name))
     before = world.ports.get(port.uuid)
     if before is not None and before.network_uuid != port.network_uuid:
         raise NetmgrError(f"{what}: a port can't change its network; make a new one there", status=409)
@@ -171,13 +172,14 @@ def check_port(world: World, port: LogicalPort) -> None:
         )
 
 
-def _check_name(
+def check_name(
     world: World,
-    row: TransportZone | OpaqueSwitch | OpaqueNetwork | HostRecord | LogicalPort,
+    row: TransportZone | OpaqueSwitch | OpaqueNetwork | HostRecord | LogicalPort | GroupRecord,
     *,
     what: str,
     key: Hashable | None = None,
 ) -> None:
+    """A name is well formed, and nobody else's."""
     if not NAME.fullmatch(row.name):
         kind = kind_of_row(row)
         raise NetmgrError(f"{kind} {row.name!r}: a name is 1 to 63 of the characters A-Z a-z 0-9 . _ -")

@@ -4,7 +4,8 @@ Whoever calls a verb is already known to be allowed to. Objects go by UUID or na
 committed; refusals are `NetmgrError` and leave nothing behind. *acked* are the revisions that hosts have acknowledged,
 which end quarantines of segment ids; without it, none ends.
 
-Larger verbs have modules of their own: `apply`, `join`. `views` shows rows, `realization` says who has realized them.
+Larger verbs have modules of their own: `apply`, `join`; so have the edits of `groups`. `views` shows rows,
+`realization` says who has realized them.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from netmgr.contract.types import LogicalPort, OpaqueNetwork, OpaqueSwitch, TransportZone, Withdrawal
-from netmgr.model import HostRecord
-from netmgr.service import edits, failover, withdrawals
+from netmgr.model import GroupRecord, HostRecord
+from netmgr.service import edits, failover, groups, withdrawals
 from netmgr.service.apply import Action, Applied, apply
 from netmgr.service.document import load_document
 from netmgr.service.join import Joined, create_token, join
-from netmgr.service.lookup import find_host, find_network, find_port, find_switch, find_zone
+from netmgr.service.lookup import find_group, find_host, find_network, find_port, find_switch, find_zone
 from netmgr.service.specs import (
+    GroupPatch,
+    GroupSpec,
     HostPatch,
     NetworkPatch,
     NetworkSpec,
     PortPatch,
     PortSpec,
+    RuleSpec,
     SwitchPatch,
     SwitchSpec,
     WithdrawalSpec,
@@ -37,13 +41,16 @@ __all__ = [
     "Action",
     "Applied",
     "Joined",
+    "add_rule",
     "apply",
     "attach_port",
+    "create_group",
     "create_network",
     "create_port",
     "create_switch",
     "create_token",
     "create_zone",
+    "delete_group",
     "delete_host",
     "delete_network",
     "delete_port",
@@ -53,7 +60,9 @@ __all__ = [
     "failover_port",
     "join",
     "load_document",
+    "remove_rule",
     "restore_network",
+    "set_group",
     "set_host",
     "set_network",
     "set_port",
@@ -153,6 +162,33 @@ def failover_port(store: Store, port: str, *, force: bool = False) -> LogicalPor
     """
     with store.transaction() as tx:
         return failover.failover_port(tx, find_port(tx.world, port), force=force)
+
+
+def create_group(store: Store, spec: GroupSpec) -> GroupRecord:
+    with store.transaction() as tx:
+        return groups.add_group(tx, spec)
+
+
+def set_group(store: Store, group: str, patch: GroupPatch) -> GroupRecord:
+    with store.transaction() as tx:
+        return groups.set_group(tx, find_group(tx.world, group), patch)
+
+
+def delete_group(store: Store, group: str) -> None:
+    with store.transaction() as tx:
+        groups.drop_group(tx, find_group(tx.world, group))
+
+
+def add_rule(store: Store, group: str, spec: RuleSpec) -> GroupRecord:
+    """Allow more; a rule that is there already changes nothing."""
+    with store.transaction() as tx:
+        return groups.add_rule(tx, find_group(tx.world, group), spec)
+
+
+def remove_rule(store: Store, group: str, spec: RuleSpec) -> GroupRecord:
+    """Allow it no more, in connections that are open either."""
+    with store.transaction() as tx:
+        return groups.remove_rule(tx, find_group(tx.world, group), spec)
 
 
 def withdraw_network(store: Store, network: str, spec: WithdrawalSpec, *, by: str) -> Withdrawal:

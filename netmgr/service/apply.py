@@ -12,16 +12,19 @@ them any more. Switches that give a zone up come before those that take it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 from netmgr.contract.types import Kind
-from netmgr.model import Change, NetmgrError, World
-from netmgr.service import edits
+from netmgr.model import Change, GroupRecord, NetmgrError, World
+from netmgr.rules.groups import rule_text
+from netmgr.service import edits, groups
 from netmgr.service.document import Document
-from netmgr.service.lookup import find_host, find_network, find_switch, find_zones
+from netmgr.service.lookup import find_group, find_host, find_network, find_switch, find_zones
 from netmgr.service.specs import (
+    GroupPatch,
+    GroupSpec,
     HostPatch,
     NetworkPatch,
     PortPatch,
@@ -96,6 +99,7 @@ def _steps(tx: Transaction, document: Document, *, acked: Mapping[UUID, int], pr
     yield from _switches(tx, document)
     yield from _hosts(tx, document)
     yield from _networks(tx, document, acked)
+    yield from _groups(tx, document)
     yield from _ports(tx, document)
     if prune and document.zones is not None:
         named = {spec.name for spec in document.zones}
@@ -112,6 +116,14 @@ def _prune_users(tx: Transaction, document: Document) -> Iterator[Action]:
         for port in sorted(gone, key=lambda port: port.shadow_of is None):  # shadows before their primaries
             edits.drop_port(tx, port)
             yield _deleted("port", port.name)
+    if document.groups is not None:
+        named = {spec.name for spec in document.groups}
+        gone_groups = [group for group in world.groups.values() if group.name not in named]
+        for group in gone_groups:  # they may refer to each other
+            tx.put(replace(group, rules=()))
+        for group in gone_groups:
+            groups.drop_group(tx, world.groups[group.uuid])
+            yield _deleted("group", group.name)
     if document.networks is not None:
         names = {spec.name for spec in document.networks}
         for network in [n for n in world.networks.values() if n.name not in names]:
@@ -181,6 +193,23 @@ def _networks(tx: Transaction, document: Document, acked: Mapping[UUID, int]) ->
             )
 
 
+def _groups(tx: Transaction, document: Document) -> Iterator[Action]:
+    """All are made before any gets its rules: they may refer to each other."""
+    before: dict[str, GroupRecord | None] = {}
+    for spec in document.groups or ():
+        uuid = tx.world.unique.get(("name", Kind.SECURITY_GROUP, spec.name))
+        before[spec.name] = None if uuid is None else tx.world.groups[uuid]
+        if uuid is None:
+            groups.add_group(tx, GroupSpec(name=spec.name, stateful=spec.stateful))
+    for spec in document.groups or ():
+        group = groups.set_group(tx, find_group(tx.world, spec.name), _patch(GroupPatch, spec))
+        was = before[spec.name]
+        if was is None:
+            yield _created(tx.world, "group", group)
+        else:
+            yield from _changed(tx.world, "group", was, group)
+
+
 def _ports(tx: Transaction, document: Document) -> Iterator[Action]:
     for spec in sorted(
         document.ports or (), key=lambda spec: spec.shadow_of is not None
@@ -200,6 +229,8 @@ def _keys_of(world: World, document: Document) -> Iterator[Key]:
         yield Kind.SWITCH, find_switch(world, switch.name).uuid
     for network in document.networks or ():
         yield Kind.NETWORK, find_network(world, network.name).uuid
+    for group in document.groups or ():
+        yield Kind.SECURITY_GROUP, find_group(world, group.name).uuid
     for host in document.hosts or ():
         yield Kind.HOST, find_host(world, host.name).uuid
 
@@ -229,9 +260,14 @@ def _fields(world: World, row: Any) -> dict[str, Any]:
         fields["zone"] = world.zones[row.zone_uuid].name
     if "network_uuid" in fields:
         fields["network"] = world.networks[row.network_uuid].name
+    if isinstance(row, GroupRecord):
+        names = {group.uuid: group.name for group in world.groups.values()}
+        fields["rules"] = [rule_text(rule, names) for rule in row.rules]
+    if "security_groups" in fields:
+        fields["security_groups"] = [world.groups[uuid].name for uuid in row.security_groups]
     if fields.get("shadow_of"):
         fields["shadow_of"] = world.ports[row.shadow_of].name
-    hidden = ("zone_uuids", "zone_uuid", "switch_uuid", "network_uuid", "vteps")
+    hidden = ("zone_uuids", "zone_uuid", "switch_uuid", "network_uuid", "vteps", "members_at")
     return {name: value for name, value in fields.items() if name not in hidden}
 
 

@@ -4,7 +4,9 @@
     switches: [{name, zones, pnic_globs, mtu, vtep_pool, teaming, traffic_classes}]
     networks: [{name, zone, type, segment_id, attach_mode, mtu, subnets}]
     hosts:    [{name, zones}]            # enrolled hosts only
-    ports:    [{name, network, vif_uuid, mac, ips, admin_up, allow, egress_kbps, ingress_kbps, shadow_of}]
+    groups:   [{name, stateful, rules: [{direction, ethertype, protocol, port_min, port_max, remote_cidr, …}]}]
+    ports:    [{name, network, vif_uuid, mac, ips, admin_up, security_groups, allow, egress_kbps,
+               ingress_kbps, shadow_of}]
 
 Input is hostile until parsed: at most 1 MiB, no aliases and no anchors (a few bytes of them can mean gigabytes), depth
 at most 20, no key twice, plain data types only. What is left out of an existing object is left as it is; what is left
@@ -19,13 +21,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from netmgr.model import NetmgrError
-from netmgr.service.specs import NameList, NetworkSpec, PortSpec, SwitchSpec, ZoneSpec, parse
+from netmgr.service.specs import GroupSpec, NameList, NetworkSpec, PortSpec, SwitchSpec, ZoneSpec, parse
 
 __all__ = ["BYTES_MAX", "Document", "HostEntry", "load_document"]
 
 BYTES_MAX = 1024 * 1024
 DEPTH_MAX = 20
-_KINDS = ("zones", "switches", "networks", "hosts", "ports")
+_KINDS = ("zones", "switches", "networks", "hosts", "groups", "ports")
 
 
 class HostEntry(BaseModel):
@@ -46,6 +48,7 @@ class Document(BaseModel):
     switches: list[SwitchSpec] | None = Field(default=None)
     networks: list[NetworkSpec] | None = Field(default=None)
     hosts: list[HostEntry] | None = Field(default=None)
+    groups: list[GroupSpec] | None = Field(default=None)
     ports: list[PortSpec] | None = Field(default=None)
 
 
@@ -65,6 +68,7 @@ def load_document(raw: bytes) -> Document:
         "switches": SwitchSpec,
         "networks": NetworkSpec,
         "hosts": HostEntry,
+        "groups": GroupSpec,
         "ports": PortSpec,
     }
     for kind, model in models.items():  # entry by entry first: the sentence then knows the fields of the entry

@@ -1,8 +1,8 @@
 """Edits of one transaction: a spec becomes a row, numbers are chosen, the rules look at it, it is put.
 
 What follows from an edit is put with it: hosts' VTEPs when zones or switches change, locations' addresses when VTEPs
-change, a port's location with the port, the quarantine of a removed network's segment id. So every committed revision
-is whole. The verbs in `netmgr.service` wrap one edit in one transaction; `apply` wraps many.
+change, a port's location with the port, the members of its groups, the quarantine of a removed network's segment id. So
+every committed revision is whole. The verbs in `netmgr.service` wrap one edit in one transaction; `apply` wraps many.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 from uuid import UUID, uuid4
@@ -31,7 +32,8 @@ from netmgr.contract.types import (
 )
 from netmgr.model import FREED_SEGMENT, FreedSegment, HostRecord, NetmgrError, location_mac
 from netmgr.rules.encapsulation import network_mtu_max
-from netmgr.service.lookup import find_network, find_port, find_zone, find_zones
+from netmgr.service.groups import delete_port, put_port
+from netmgr.service.lookup import find_groups, find_network, find_port, find_zone, find_zones
 from netmgr.service.specs import (
     HostPatch,
     NetworkPatch,
@@ -161,8 +163,7 @@ def drop_network(tx: Transaction, network: OpaqueNetwork) -> None:
     for withdrawal in tx.world.withdrawals_of(network.uuid):
         tx.delete(Kind.WITHDRAWAL, withdrawal.uuid)
     for port_uuid in tuple(tx.world.ports_by_network.get(network.uuid, ())):
-        tx.delete(Kind.LOCATION, port_uuid)
-        tx.delete(Kind.PORT, port_uuid)
+        delete_port(tx, port_uuid)
     tx.delete(Kind.NETWORK, network.uuid)
     carriers = (host.uuid for host in tx.world.hosts.values() if network.zone_uuid in host.zone_uuids)
     tx.put(
@@ -209,8 +210,9 @@ def add_port(tx: Transaction, spec: PortSpec) -> LogicalPort:
         **(_of_itself(tx, network, uuid, spec) if spec.shadow_of is None else _mirrored(tx, network, spec)),
     )
     rules.check_port(tx.world, port)
+    rules.check_port_groups(tx.world, port)
     rules.check_shadow(tx.world, port)
-    tx.put(port)
+    put_port(tx, port)
     version = allocate.next_version(0, now_ms=_now_ms())
     tx.put(Location(port_uuid=port.uuid, network_uuid=network.uuid, mac=location_mac(port), version=version))
     return port
@@ -222,6 +224,7 @@ def _of_itself(tx: Transaction, network: OpaqueNetwork, uuid: UUID, spec: PortSp
         "mac": mac,
         "ips": _addresses(spec.ips),
         "admin_up": spec.admin_up,
+        "security_groups": find_groups(tx.world, spec.security_groups),
         "allow": _allowances(spec.allow),
         "egress_kbps": spec.egress_kbps,
         "ingress_kbps": spec.ingress_kbps,
@@ -232,7 +235,8 @@ def _mirrored(tx: Transaction, network: OpaqueNetwork, spec: PortSpec) -> dict[s
     """What a shadow has of its primary, but for what the user insists on: that is for the rules to refuse."""
     assert spec.shadow_of is not None
     primary = _find_primary(tx, network, spec.shadow_of)
-    given = _given(spec, mac=str.lower, ips=_addresses, allow=_allowances)
+    groups = partial(find_groups, tx.world)
+    given = _given(spec, mac=str.lower, ips=_addresses, security_groups=groups, allow=_allowances)
     same = rules.mirrored(primary)
     return {**same, **{name: value for name, value in given.items() if name in same}, "shadow_of": primary.uuid}
 
@@ -244,7 +248,8 @@ def _find_primary(tx: Transaction, network: OpaqueNetwork, text: str) -> Logical
 
 
 def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPort:
-    values = _given(patch, vif_uuid=UUID, mac=str.lower, ips=_addresses, allow=_allowances)
+    groups = partial(find_groups, tx.world)
+    values = _given(patch, vif_uuid=UUID, mac=str.lower, ips=_addresses, security_groups=groups, allow=_allowances)
     if "network" in values:
         values["network_uuid"] = find_network(tx.world, values.pop("network")).uuid
     wanted_vif = values.get("vif_uuid", port.vif_uuid)
@@ -257,11 +262,12 @@ def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPor
         _check_same_pair(tx, port, values.pop("shadow_of"))
     changed = replace(port, **values)
     rules.check_port(tx.world, changed)
+    rules.check_port_groups(tx.world, changed)
     rules.check_shadow(tx.world, changed)
-    tx.put(changed)
+    put_port(tx, changed)
     for uuid in tuple(tx.world.shadows_of.get(port.uuid, ())):
         shadow = tx.world.ports[uuid]
-        tx.put(replace(shadow, **rules.mirrored(changed)))
+        put_port(tx, replace(shadow, **rules.mirrored(changed)))
     tell_mac(tx, changed)
     return changed
 
@@ -299,8 +305,7 @@ def drop_port(tx: Transaction, port: LogicalPort, *, force: bool = False) -> Non
     rules.check_port_removal(tx.world, port)
     if not force:
         rules.check_port_release(tx.world, port, verb="delete")
-    tx.delete(Kind.LOCATION, port.uuid)
-    tx.delete(Kind.PORT, port.uuid)
+    delete_port(tx, port.uuid)
 
 
 def settle_vteps(tx: Transaction) -> None:

@@ -8,9 +8,18 @@ from typing import Any
 from uuid import UUID
 
 from netmgr.contract.types import Kind, LogicalPort, OpaqueNetwork, OpaqueSwitch, TransportZone
-from netmgr.model import HostRecord, NetmgrError, World
+from netmgr.model import GroupRecord, HostRecord, NetmgrError, World
 
-__all__ = ["find_host", "find_network", "find_port", "find_switch", "find_zone", "find_zones"]
+__all__ = [
+    "find_group",
+    "find_groups",
+    "find_host",
+    "find_network",
+    "find_port",
+    "find_switch",
+    "find_zone",
+    "find_zones",
+]
 
 
 def find_zone(world: World, text: str) -> TransportZone:
@@ -32,6 +41,16 @@ def find_switch(world: World, text: str) -> OpaqueSwitch:
 def find_network(world: World, text: str) -> OpaqueNetwork:
     network: OpaqueNetwork = _find(world, Kind.NETWORK, text)
     return network
+
+
+def find_group(world: World, text: str) -> GroupRecord:
+    group: GroupRecord = _find(world, Kind.SECURITY_GROUP, text)
+    return group
+
+
+def find_groups(world: World, texts: Iterable[str]) -> tuple[UUID, ...]:
+    """UUIDs of the groups, sorted."""
+    return tuple(sorted(find_group(world, text).uuid for text in texts))
 
 
 def find_host(world: World, text: str) -> HostRecord:
@@ -74,6 +93,9 @@ def _find(world: World, kind: Kind, text: str) -> Any:
     raise _unknown(kind, text, {row.name for row in rows.values()})  # type: ignore[union-attr]
 
 
+_WORDS = {str(Kind.SECURITY_GROUP): "group"}  # on the command line
+
+
 def _uuid(text: str) -> UUID | None:
     try:
         return UUID(text)
@@ -82,6 +104,7 @@ def _uuid(text: str) -> UUID | None:
 
 
 def _unknown(kind: str, text: str, names: set[str]) -> NetmgrError:
+    kind = _WORDS.get(kind, kind)
     nearest = difflib.get_close_matches(text, names, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"`netmgr {kind} list` shows those there are"
     return NetmgrError(f"there is no {kind} {text!r}; {hint}", status=404)

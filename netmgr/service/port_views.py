@@ -52,6 +52,7 @@ def port_view(world: World, port: LogicalPort, places: Places) -> View:
         "allow": list(port.allow),
         "egress_kbps": port.egress_kbps,
         "ingress_kbps": port.ingress_kbps,
+        "security_groups": sorted(world.groups[uuid].name for uuid in port.security_groups),
         "shadow_of": world.ports[port.shadow_of].name if port.shadow_of else None,
         "shadows": sorted(world.ports[uuid].name for uuid in world.shadows_of.get(port.uuid, ())),
         "location": _word(location),

@@ -2,7 +2,8 @@
 
 A host acknowledges a revision when its switch has confirmed it, so an object is realized on a host that has
 acknowledged the object's version or a later one and does not reject the object. Who must realize what follows from
-zones: a switch or network is for the hosts of its zones, a host's own settings are for itself.
+zones: a switch or network is for the hosts of its zones, a host's own settings are for itself; a security group is for
+the hosts of its ports, and of ports whose rules refer to it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from enum import StrEnum
 from uuid import UUID
 
 from netmgr.contract.types import Kind, OpaqueNetwork, OpaqueSwitch, TransportZone, Withdrawal
-from netmgr.model import Change, HostLive, HostRecord, World
+from netmgr.model import Change, GroupRecord, HostLive, HostRecord, World
+from netmgr.span import hosts_for
 
 __all__ = ["HostState", "Realization", "Target", "realization_of", "state_on", "targets_of"]
 
@@ -104,6 +106,8 @@ def _hosts_of(world: World, key: Key) -> list[HostRecord]:
     elif isinstance(row, Withdrawal):
         carriers = _hosts_of(world, (Kind.NETWORK, row.network_uuid))
         return [host for host in carriers if row.host_uuid in (None, host.uuid)]
+    elif isinstance(row, GroupRecord):
+        return [world.hosts[uuid] for uuid in sorted(set(hosts_for(world, key, {}))) if uuid in world.hosts]
     else:
         return []
     return [host for host in world.hosts.values() if zones & set(host.zone_uuids)]

@@ -18,11 +18,14 @@ from netmgr.contract.types import Allowance
 from netmgr.model import NetmgrError
 
 __all__ = [
+    "GroupPatch",
+    "GroupSpec",
     "HostPatch",
     "NetworkPatch",
     "NetworkSpec",
     "PortPatch",
     "PortSpec",
+    "RuleSpec",
     "SwitchPatch",
     "SwitchSpec",
     "TraceSpec",
@@ -155,6 +158,41 @@ class WithdrawalSpec(_Model):
     reason: str = Field(description="Why, in one line; people who are refused will read it.")
 
 
+class RuleSpec(_Model):
+    """What a security group allows: packets that match all of it."""
+
+    direction: Literal["ingress", "egress"] = Field(description="ingress: to the port; egress: from it.")
+    ethertype: Literal["ipv4", "ipv6"] | None = Field(
+        default=None, description="When not given: that of remote_cidr or of icmpv6, else ipv4."
+    )
+    protocol: str = Field(default="any", description="any, tcp, udp, icmp, icmpv6, or a number from 0 to 255.")
+    port_min: int | None = Field(default=None, description="Lowest destination port, of tcp and udp; none: any.")
+    port_max: int | None = Field(default=None, description="Highest one; none: port_min.")
+    icmp_type: int | None = Field(default=None, description="Of icmp and icmpv6; none: any.")
+    icmp_code: int | None = None
+    remote_cidr: str | None = Field(default=None, description="The other end has an address of this CIDR.")
+    remote_group: str | None = Field(default=None, description="The other end is a member of this group: name or UUID.")
+
+
+RuleList = Annotated[list[RuleSpec], Field(max_length=1000)]
+
+
+class GroupSpec(_Model):
+    """A security group: a set of ports, and what they may send and receive."""
+
+    name: str
+    stateful: bool = Field(default=True, description="Whether answers to what is allowed are allowed too.")
+    rules: RuleList = Field(default_factory=list, description="What is allowed; a group without rules allows nothing.")
+
+
+class GroupPatch(_Model):
+    """What may be set on a security group. Rules are replaced whole."""
+
+    name: str | None = None
+    stateful: bool | None = None
+    rules: RuleList | None = None
+
+
 class PortSpec(_Model):
     """A logical port: a network's attachment point for one VIF."""
 
@@ -164,6 +202,9 @@ class PortSpec(_Model):
     mac: str | None = Field(default=None, description="Unicast MAC; made of the port's UUID when not given.")
     ips: NameList = Field(default_factory=list, description="Addresses it may use; none: any.")
     admin_up: bool = Field(default=True, description="False keeps it dark.")
+    security_groups: NameList = Field(
+        default_factory=list, description="Names or UUIDs of its security groups; none: everything is allowed."
+    )
     allow: AllowList = Field(
         default_factory=list,
         description="What its guest may say that no other may: `dhcp-server`, `router` (advertisements, redirects).",
@@ -173,7 +214,7 @@ class PortSpec(_Model):
     shadow_of: str | None = Field(
         default=None,
         description="Name or UUID of the port that it is to be a shadow of; it then mirrors that one's MAC, addresses, "
-        "allow, limits and admin_up, and stays dark until failover.",
+        "groups, allow, limits and admin_up, and stays dark until failover.",
     )
 
 
@@ -186,6 +227,7 @@ class PortPatch(_Model):
     mac: str | None = None
     ips: NameList | None = None
     admin_up: bool | None = None
+    security_groups: NameList | None = None
     allow: AllowList | None = None
     egress_kbps: int | None = Field(default=None, description="0 takes the limit off.")
     ingress_kbps: int | None = Field(default=None, description="0 takes the limit off.")

@@ -24,7 +24,7 @@ from netmgr.contract.types import (
     TransportZone,
     Withdrawal,
 )
-from netmgr.model import FREED_SEGMENT, TOKEN, FreedSegment, HostRecord, JoinToken, Row
+from netmgr.model import FREED_SEGMENT, TOKEN, FreedSegment, GroupRecord, HostRecord, JoinToken, Row
 
 __all__ = ["ROW_TYPES", "plain", "row_of"]
 
@@ -37,6 +37,7 @@ ROW_TYPES: dict[str, type[Row]] = {
     Kind.HOST: HostRecord,
     Kind.NETWORK: OpaqueNetwork,
     Kind.WITHDRAWAL: Withdrawal,
+    Kind.SECURITY_GROUP: GroupRecord,
     Kind.PORT: LogicalPort,
     Kind.LOCATION: Location,
     TOKEN: JoinToken,

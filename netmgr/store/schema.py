@@ -123,6 +123,7 @@ port = Table(
     _list("allow"),
     Column("egress_kbps", BigInteger, nullable=False),
     Column("ingress_kbps", BigInteger, nullable=False),
+    _list("security_groups"),
     UniqueConstraint("network_uuid", "name"),
     UniqueConstraint("vif_uuid"),
 )
@@ -147,6 +148,18 @@ withdrawal = Table(
     _text("by"),
     _text("since"),
     UniqueConstraint("network_uuid", "host_uuid"),
+)
+
+# Which ports have a group, and so whether it may go, is the matter of the rules: both sides are lists.
+security_group = Table(
+    "security_group",
+    metadata,
+    _uuid("uuid", primary_key=True),
+    _text("name"),
+    Column("stateful", Boolean, nullable=False),
+    _list("rules"),
+    Column("members_at", BigInteger, nullable=False),
+    UniqueConstraint("name"),
 )
 
 location = Table(
@@ -203,6 +216,7 @@ TABLES: dict[str, Table] = {
     Kind.HOST: host,
     Kind.NETWORK: network,
     Kind.WITHDRAWAL: withdrawal,
+    Kind.SECURITY_GROUP: security_group,
     Kind.PORT: port,
     Kind.LOCATION: location,
     TOKEN: token,

@@ -218,6 +218,9 @@ class Hub:
         for host in concern.hosts:
             if host in self._streams:
                 self._streams[host].outbox.mark_whole()
+        for host, keys in concern.of_host.items():
+            if host in self._streams:
+                self._streams[host].outbox.mark(keys)
         for key in concern.keys:
             self._mark(key)
 

@@ -100,7 +100,8 @@ class Outbox:
             gone = [key for key in self._sent if key not in wanted]
             found = list(wanted.items())
         else:
-            looked = [(k, object_for(world, self.host_uuid, self.subscribed, k)) for k in self._marked]
+            held = holdings.of_host(self.host_uuid)
+            looked = [(k, object_for(world, self.host_uuid, self.subscribed, k, held)) for k in self._marked]
             gone = [key for key, item in looked if item is None and key in self._sent]
             found = [(key, item) for key, item in looked if item is not None]
         self._whole = False

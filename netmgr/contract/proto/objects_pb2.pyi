@@ -71,7 +71,7 @@ class OpaqueNetwork(_message.Message):
     def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., zone_uuid: _Optional[str] = ..., switch_uuid: _Optional[str] = ..., segment_id: _Optional[int] = ..., attach_mode: _Optional[str] = ..., mtu: _Optional[int] = ..., subnets: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LogicalPort(_message.Message):
-    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up", "shadow_of", "allow", "egress_kbps", "ingress_kbps")
+    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up", "shadow_of", "security_groups", "allow", "egress_kbps", "ingress_kbps")
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class LogicalPort(_message.Message):
     IPS_FIELD_NUMBER: _ClassVar[int]
     ADMIN_UP_FIELD_NUMBER: _ClassVar[int]
     SHADOW_OF_FIELD_NUMBER: _ClassVar[int]
+    SECURITY_GROUPS_FIELD_NUMBER: _ClassVar[int]
     ALLOW_FIELD_NUMBER: _ClassVar[int]
     EGRESS_KBPS_FIELD_NUMBER: _ClassVar[int]
     INGRESS_KBPS_FIELD_NUMBER: _ClassVar[int]
@@ -91,10 +92,47 @@ class LogicalPort(_message.Message):
     ips: _containers.RepeatedScalarFieldContainer[str]
     admin_up: bool
     shadow_of: str
+    security_groups: _containers.RepeatedScalarFieldContainer[str]
     allow: _containers.RepeatedScalarFieldContainer[str]
     egress_kbps: int
     ingress_kbps: int
-    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ..., shadow_of: _Optional[str] = ..., allow: _Optional[_Iterable[str]] = ..., egress_kbps: _Optional[int] = ..., ingress_kbps: _Optional[int] = ...) -> None: ...
+    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ..., shadow_of: _Optional[str] = ..., security_groups: _Optional[_Iterable[str]] = ..., allow: _Optional[_Iterable[str]] = ..., egress_kbps: _Optional[int] = ..., ingress_kbps: _Optional[int] = ...) -> None: ...
+
+class SecurityRule(_message.Message):
+    __slots__ = ("direction", "ethertype", "protocol", "port_min", "port_max", "icmp_type", "icmp_code", "remote_cidr", "remote_group")
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    ETHERTYPE_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    PORT_MIN_FIELD_NUMBER: _ClassVar[int]
+    PORT_MAX_FIELD_NUMBER: _ClassVar[int]
+    ICMP_TYPE_FIELD_NUMBER: _ClassVar[int]
+    ICMP_CODE_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_CIDR_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_GROUP_FIELD_NUMBER: _ClassVar[int]
+    direction: str
+    ethertype: str
+    protocol: str
+    port_min: int
+    port_max: int
+    icmp_type: int
+    icmp_code: int
+    remote_cidr: str
+    remote_group: str
+    def __init__(self, direction: _Optional[str] = ..., ethertype: _Optional[str] = ..., protocol: _Optional[str] = ..., port_min: _Optional[int] = ..., port_max: _Optional[int] = ..., icmp_type: _Optional[int] = ..., icmp_code: _Optional[int] = ..., remote_cidr: _Optional[str] = ..., remote_group: _Optional[str] = ...) -> None: ...
+
+class SecurityGroup(_message.Message):
+    __slots__ = ("uuid", "name", "stateful", "rules", "members")
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATEFUL_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    uuid: str
+    name: str
+    stateful: bool
+    rules: _containers.RepeatedCompositeFieldContainer[SecurityRule]
+    members: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., stateful: _Optional[bool] = ..., rules: _Optional[_Iterable[_Union[SecurityRule, _Mapping]]] = ..., members: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Location(_message.Message):
     __slots__ = ("port_uuid", "network_uuid", "holder_host", "holder_vtep", "incoming_host", "incoming_vtep", "parked", "version", "mac")
@@ -155,7 +193,7 @@ class HostConfig(_message.Message):
     def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., zone_uuids: _Optional[_Iterable[str]] = ..., vteps: _Optional[_Iterable[_Union[VtepAssignment, _Mapping]]] = ...) -> None: ...
 
 class Object(_message.Message):
-    __slots__ = ("version", "zone", "switch", "network", "port", "location", "host", "withdrawal")
+    __slots__ = ("version", "zone", "switch", "network", "port", "location", "host", "withdrawal", "security_group")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ZONE_FIELD_NUMBER: _ClassVar[int]
     SWITCH_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +202,7 @@ class Object(_message.Message):
     LOCATION_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     WITHDRAWAL_FIELD_NUMBER: _ClassVar[int]
+    SECURITY_GROUP_FIELD_NUMBER: _ClassVar[int]
     version: int
     zone: TransportZone
     switch: OpaqueSwitch
@@ -172,7 +211,8 @@ class Object(_message.Message):
     location: Location
     host: HostConfig
     withdrawal: Withdrawal
-    def __init__(self, version: _Optional[int] = ..., zone: _Optional[_Union[TransportZone, _Mapping]] = ..., switch: _Optional[_Union[OpaqueSwitch, _Mapping]] = ..., network: _Optional[_Union[OpaqueNetwork, _Mapping]] = ..., port: _Optional[_Union[LogicalPort, _Mapping]] = ..., location: _Optional[_Union[Location, _Mapping]] = ..., host: _Optional[_Union[HostConfig, _Mapping]] = ..., withdrawal: _Optional[_Union[Withdrawal, _Mapping]] = ...) -> None: ...
+    security_group: SecurityGroup
+    def __init__(self, version: _Optional[int] = ..., zone: _Optional[_Union[TransportZone, _Mapping]] = ..., switch: _Optional[_Union[OpaqueSwitch, _Mapping]] = ..., network: _Optional[_Union[OpaqueNetwork, _Mapping]] = ..., port: _Optional[_Union[LogicalPort, _Mapping]] = ..., location: _Optional[_Union[Location, _Mapping]] = ..., host: _Optional[_Union[HostConfig, _Mapping]] = ..., withdrawal: _Optional[_Union[Withdrawal, _Mapping]] = ..., security_group: _Optional[_Union[SecurityGroup, _Mapping]] = ...) -> None: ...
 
 class ObjectRef(_message.Message):
     __slots__ = ("kind", "uuid", "version")

@@ -22,11 +22,12 @@ from netmgr.contract.proto import objects_pb2, sync_pb2
 
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 u32 = st.integers(0, 2**32 - 1)
+i32 = st.integers(-(2**31), 2**31 - 1)
 u64 = st.integers(0, 2**64 - 1)
 st.register_type_strategy(str, text)
 
 # Integers have no width in Python; each field's is that of its message.
-WIDE = {"version", "request_id"}
+WIDTHS = {"version": u64, "request_id": u64, "icmp_type": i32, "icmp_code": i32}
 
 
 def values(kind: type) -> st.SearchStrategy[object]:
@@ -35,8 +36,7 @@ def values(kind: type) -> st.SearchStrategy[object]:
 
     hints = get_type_hints(kind)
     chosen = {
-        f.name: (u64 if f.name in WIDE else u32) if hints[f.name] is int else st.from_type(hints[f.name])
-        for f in fields(kind)
+        f.name: WIDTHS.get(f.name, u32) if hints[f.name] is int else st.from_type(hints[f.name]) for f in fields(kind)
     }
     return st.builds(kind, **chosen)
 
@@ -52,6 +52,7 @@ bodies = st.one_of(
             t.OpaqueSwitch,
             t.OpaqueNetwork,
             t.Withdrawal,
+            t.SecurityGroup,
             t.LogicalPort,
             t.Location,
             t.HostConfig,

@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netmgr.contract.types import Kind, Location, Object, Withdrawal
-from netmgr.model import Change, HostRecord, World, kind_of_row, uuid_of_row
+from netmgr.contract.types import Direction, Kind, Location, Object, SecurityGroup, SecurityRule, Withdrawal
+from netmgr.model import Change, GroupRecord, HostRecord, World, kind_of_row, uuid_of_row
 from netmgr.span import Holdings, hosts_for, object_for, objects_for, touched
 from tests.support.netmgr_worlds import (
     H1,
@@ -109,6 +109,18 @@ def test_holdings_follow_a_move() -> None:
     assert not holdings.ports_of
 
 
+def test_group_goes_where_a_port_has_it_or_is_judged_by_who_is_in_it() -> None:
+    other = replace(PORT, uuid=uid("db1"), name="db1", vif_uuid=uid("vif-db1"), mac="02:00:00:00:00:0b")
+    at_h2 = replace(held(H2), port_uuid=other.uuid)
+    web1, db1 = replace(PORT, security_groups=(WEB.uuid,)), replace(other, security_groups=(DB.uuid,))
+    world = world_of(WEB, DB, web1, db1, held(H1), at_h2)
+    groups = {h.name: {key[1] for key in keys(world, h) if key[0] is Kind.SECURITY_GROUP} for h in (H1, H2, H3)}
+    assert groups == {"h1": {WEB.uuid}, "h2": {WEB.uuid, DB.uuid}, "h3": set()}
+    told = objects_for(world, H2.uuid, frozenset())[Kind.SECURITY_GROUP, WEB.uuid].body
+    assert isinstance(told, SecurityGroup)
+    assert told.members == PORT.ips
+
+
 # --- the three directions, on random histories -----------------------------------------------------------------------
 
 vlan = replace(PORT, uuid=uid("port-b"), name="vm-b", network_uuid=NET_B.uuid, vif_uuid=uid("vb"))
@@ -124,7 +136,13 @@ def location(port_row: object, at: HostRecord | None, incoming: HostRecord | Non
 moves = st.builds(location, st.sampled_from([PORT, vlan]), places, places)
 zone_sets = st.sampled_from([(), (ZONE_A.uuid,), (ZONE_B.uuid,), (ZONE_A.uuid, ZONE_B.uuid)])
 rezonings = st.builds(lambda h, z: replace(h, zone_uuids=z), hosts, zone_sets)
-edits = st.sampled_from([replace(NET_A, mtu=1400), NET_A, PORT, vlan, replace(PORT, admin_up=False)])
+WEB = GroupRecord(uuid=uid("web"), name="web")
+DB = GroupRecord(uuid=uid("db"), name="db", rules=(SecurityRule(direction=Direction.INGRESS, remote_group=WEB.uuid),))
+grouped = [replace(PORT, security_groups=(WEB.uuid,)), replace(vlan, security_groups=(DB.uuid,))]
+group_rows = [WEB, replace(WEB, members_at=7), DB, replace(DB, rules=())]
+edits = st.sampled_from(
+    [replace(NET_A, mtu=1400), NET_A, PORT, vlan, replace(PORT, admin_up=False), *grouped, *group_rows]
+)
 renamed = st.sampled_from([replace(SWITCH_A, zone_uuids=(ZONE_A.uuid, uid("z"))), SWITCH_A, ZONE_A])
 withdrawals = st.builds(
     lambda n, h: Withdrawal(uuid=uid(f"w{n.name}{h}"), network_uuid=n.uuid, host_uuid=h.uuid if h else None),
@@ -132,7 +150,7 @@ withdrawals = st.builds(
     places,
 )
 puts = st.one_of(moves, rezonings, edits, renamed, withdrawals).map(lambda row: (row, True))
-dropped = st.one_of(st.sampled_from([held(), location(vlan, None, None), NET_A]), withdrawals)
+dropped = st.one_of(st.sampled_from([held(), location(vlan, None, None), NET_A, WEB, DB]), withdrawals)
 drops = dropped.map(lambda row: (row, False))
 subscriptions = st.dictionaries(hosts.map(lambda h: h.uuid), st.sets(st.sampled_from([NET_A.uuid, NET_B.uuid])))
 
@@ -156,6 +174,7 @@ def test_marking_what_changes_touch_keeps_every_host_exact(
             result = touched(world, [change])
             whole |= result.hosts
             concerned |= {(h, key) for key in result.keys for h in hosts_for(world, key, subscribers)}  # type: ignore[arg-type]
+            concerned |= {(h, key) for h, keys in result.of_host.items() for key in keys}
             if apply:
                 world.apply(change)
         for host, key in concerned:
