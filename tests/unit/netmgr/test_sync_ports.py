@@ -11,7 +11,7 @@ import pytest
 from netmgr import service
 from netmgr.api.ports import Role
 from netmgr.contract import codec
-from netmgr.contract.proto import opaque_view_pb2
+from netmgr.contract.proto import opaque_view_pb2, sync_pb2
 from netmgr.contract.types import (
     ClaimIntent,
     HostReport,
@@ -82,6 +82,21 @@ def test_host_initiated_sequence_makes_a_port_that_comes_back_with_its_policy(tm
         await host.until(lambda: (Kind.PORT, port.uuid) in host.have)
 
     over(tmp_path, test)
+
+
+def test_granted_host_is_sent_its_networks_ports_unasked_until_it_subscribes(tmp_path: Path) -> None:
+    """It could only ask for them once it has the answer: a way there and back before its first frame to a peer."""
+
+    async def test(rig: Rig) -> None:
+        mine, peer = uid("vif-of-mine"), (Kind.LOCATION, PORT.uuid)
+        host = await rig.host(H2).connect()
+        assert peer not in host.have
+        assert not (await host.claim(mine, NET_A.uuid, "52:54:00:00:00:02", START)).refusal  # type: ignore[attr-defined]
+        await host.until(lambda: peer in host.have)
+        await host.send(subscribe=sync_pb2.Subscribe(network_uuids=[]))
+        await host.until(lambda: peer not in host.have)
+
+    over(tmp_path, test, PORT, held(H1))
 
 
 def test_manual_network_takes_only_vifs_that_were_attached_first(tmp_path: Path) -> None:
