@@ -76,7 +76,7 @@ def standing(
     if port.security_groups:  # unprotected would be worse than dark
         return VifState.DARK, (
             f"port {port.name} has security groups, which this version of hostagent can't enforce; it stays dark until "
-            "they are taken off: netmgr port set --no-groups"
+            f"they are taken off: netmgr port set {port.name} --no-groups"
         )
     if location is None:
         return VifState.DARK, f"port {port.name}: no location is known for it on this host"
