@@ -33,6 +33,7 @@ from netmgr.contract.types import (
     Ref,
     Status,
     SwitchStatus,
+    Teaming,
     why_withdrawn,
 )
 
@@ -131,7 +132,9 @@ def _switch_findings(
     if isinstance(observed.links, Unread):
         yield _Finding(Status.WARNING, 50, f"{name}: links cannot be read: {observed.links.reason}")
         return
-    yield from _link_findings(name, intent, {link.name: link for link in observed.links})
+    links = {link.name: link for link in observed.links}
+    yield from _link_findings(name, intent, links)
+    yield from _lacp_findings(name, intent, links, _bridge(intent.uplink, observed))
     for sentence in kept_bridges(desired=desired, observed=observed).values():
         yield _Finding(Status.WARNING, 90, sentence)
 
@@ -152,6 +155,26 @@ def _link_findings(name: str, intent: SwitchIntent, links: Mapping[str, Link]) -
         yield _Finding(Status.DOWN, 0, f"{name}: no link on {', '.join(dead)}; check the cable and the switch port")
     elif dead:
         yield _Finding(Status.WARNING, 70, f"{name}: no link on {', '.join(dead)}; the uplink is not redundant")
+
+
+def _lacp_findings(
+    name: str, intent: SwitchIntent, links: Mapping[str, Link], uplink: Bridge | None
+) -> Iterator[_Finding]:
+    """PNICs with a link whose partner does not speak LACP; what has no link is told already."""
+    if intent.switch.teaming is not Teaming.LACP or len(intent.pnics) < 2 or uplink is None:
+        return
+    speaking = {one.name for port in uplink.ports for one in port.interfaces if one.lacp_current}
+    linked = [pnic for pnic in intent.pnics if pnic in links and links[pnic].carrier]
+    silent = [pnic for pnic in linked if pnic not in speaking]
+    if not silent:
+        return
+    instead = "only the others carry traffic" if len(silent) < len(linked) else "one PNIC at a time carries traffic"
+    yield _Finding(
+        Status.WARNING,
+        70,
+        f"{name}: LACP is not negotiated on {', '.join(silent)}; {instead}; put these ports of the physical switch in "
+        "one LACP channel, or give the switch another teaming",
+    )
 
 
 def _vteps(intent: SwitchIntent, observed: Observed) -> tuple[str, ...]:

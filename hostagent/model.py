@@ -127,6 +127,7 @@ class Interface:
     mtu_request: int | None = None
     link_state: str = ""
     error: str = ""
+    lacp_current: bool | None = None  # the partner's word is fresh; None where LACP is not spoken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +163,8 @@ class OvsPort:
     interfaces: tuple[Interface, ...] = ()
     external_ids: Mapping[str, str] = field(default_factory=dict)
     bond_mode: str = ""
+    lacp: str = ""
+    other_config: Mapping[str, str] = field(default_factory=dict)
     qos: Qos | None = None
 
 
@@ -261,6 +264,8 @@ class PutPort:
     interfaces: tuple[Interface, ...]
     external_ids: Mapping[str, str]
     bond_mode: str = ""
+    lacp: str = ""
+    other_config: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

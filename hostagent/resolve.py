@@ -7,7 +7,7 @@ the choices are made here, once, as a pure function of what is wanted and what w
   first by name where teaming is single, all where it is a bond. The choice looks at names only, so that a PNIC that
   fails does not silently make room for another.
 - Switches with the same PNICs share one uplink bridge. A PNIC can be in one bridge only, so of two switches that want
-  it in different sets the one with the lower UUID has it, and the other is rejected.
+  it in different sets, or in one set teamed differently, the one with the lower UUID has it, and the other is rejected.
 - A *blocked* switch is frozen: nothing of it is made and nothing of it is removed, and the flows of what exists are
   kept up. What works is not torn down because a cable was pulled.
 - An *excluded* network has no flows (another one has its segment). An *undefined* network is not given to libvirt.
@@ -81,7 +81,13 @@ def resolve(desired: Desired, observed: Observed) -> Resolved:
                 f"switch {switch.name}: PNIC {clash} is the uplink of switch {other.name} already, in another set of "
                 "PNICs; give both switches the same set, or sets that do not overlap"
             )
-        else:
+        elif len(pnics) > 1 and pnics[0] in taken and taken[pnics[0]][1].teaming is not switch.teaming:
+            other = taken[pnics[0]][1]
+            blocked.append(
+                f"switch {switch.name}: wants teaming {switch.teaming} on {', '.join(pnics)}, which is the uplink of "
+                f"switch {other.name} with teaming {other.teaming} already; give both the same teaming"
+            )
+        elif not (pnics and pnics[0] in taken):
             taken.update(dict.fromkeys(pnics, (pnics, switch)))
         foreign = _foreign_bridge(switch_bridge(uuid), observed)
         if foreign:

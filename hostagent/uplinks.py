@@ -4,6 +4,11 @@ An uplink bridge is a plain learning switch that holds a set of PNICs; its LOCAL
 switch that uses the set (userspace tunnels need exactly that). The PNIC was given to us at join, so its link is ours to
 bring up; its MTU is the operator's. LOCAL's MTU is ours: the largest that a switch on it asks for.
 
+Several PNICs are one bond, which asks nothing of the physical switch unless its teaming is LACP: balance-slb spreads
+source MACs, so the tunnels of one VTEP use one PNIC at a time; LACP with balance-tcp spreads flows. While LACP has no
+partner such a bond works as active-backup, so a physical switch that is not set up costs bandwidth, not the host. Open
+vSwitch takes 3 s to find that out, and then offers LACP every 30 s.
+
 Addresses on LOCAL are removed only if the bridge's own record says that we put them there: an operator may have added
 one. The record is written before the address, and cleaned after it, so that an agent that dies in between still knows.
 """
@@ -11,7 +16,7 @@ one. The record is written before the address, and cleaned after it, so that an 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hostagent.addresses import interface_of
 from hostagent.model import (
@@ -30,17 +35,38 @@ from hostagent.model import (
     Unread,
 )
 from hostagent.names import ADDRESSES_KEY, OWNER, PNICS_KEY, bond_port, is_ours
-from hostagent.resolve import Resolved
+from hostagent.resolve import Resolved, SwitchIntent
+from netmgr.contract.types import Teaming
 
 __all__ = ["bridge_step", "remove_uplinks", "uplink_steps"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bonding:
+    """How Open vSwitch is told a teaming: columns of Port."""
+
+    mode: str = ""
+    lacp: str = ""
+    other_config: Mapping[str, str] = field(default_factory=dict)
+
+
+_BONDINGS = {
+    Teaming.ACTIVE_BACKUP: _Bonding(mode="active-backup"),
+    Teaming.BALANCE: _Bonding(mode="balance-slb"),
+    Teaming.LACP: _Bonding(
+        mode="balance-tcp", lacp="active", other_config={"lacp-fallback-ab": "true", "lacp-time": "fast"}
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Uplink:
     name: str
     pnics: tuple[str, ...]
+    bonding: _Bonding
     mtu: int
     addresses: tuple[str, ...]  # CIDRs, sorted
+    frozen: frozenset[str]  # CIDRs of blocked switches: left as they are
 
 
 def remove_uplinks(resolved: Resolved, own: Mapping[str, Bridge], observed: Observed) -> Iterator[Step]:
@@ -87,16 +113,21 @@ def bridge_step(
 
 
 def _uplinks(resolved: Resolved) -> list[_Uplink]:
-    by_name: dict[str, list[tuple[tuple[str, ...], int, str]]] = {}
+    by_name: dict[str, list[SwitchIntent]] = {}
+    frozen: dict[str, set[str]] = {}
     for intent in resolved.switches.values():
-        if intent.uplink and not intent.blocked:
-            by_name.setdefault(intent.uplink, []).append((intent.pnics, intent.switch.mtu, intent.vtep))
+        if intent.uplink and intent.blocked:
+            frozen.setdefault(intent.uplink, set()).add(intent.vtep)
+        elif intent.uplink:
+            by_name.setdefault(intent.uplink, []).append(intent)
     return [
         _Uplink(
             name=name,
-            pnics=users[0][0],
-            mtu=max(mtu for _, mtu, _ in users),
-            addresses=tuple(sorted({vtep for _, _, vtep in users if vtep})),
+            pnics=users[0].pnics,
+            bonding=_BONDINGS[users[0].switch.teaming] if len(users[0].pnics) > 1 else _Bonding(),
+            mtu=max(user.switch.mtu for user in users),
+            addresses=tuple(sorted({user.vtep for user in users if user.vtep})),
+            frozen=frozenset(frozen.get(name, ())),
         )
         for name, users in sorted(by_name.items())
     ]
@@ -108,10 +139,11 @@ def _bridge_and_addresses(
     local = links.get(uplink.name)
     there = {_normal(address) for address in local.addresses} if local is not None else set()
     recorded = {one for one in (bridge.external_ids.get(ADDRESSES_KEY, "") if bridge else "").split(",") if one}
-    stale = sorted(one for one in recorded - set(uplink.addresses) if _normal(one) in there)
+    kept = {*uplink.addresses, *(recorded & uplink.frozen)}
+    stale = sorted(one for one in recorded - kept if _normal(one) in there)
     marks = {**OWNER, PNICS_KEY: ",".join(uplink.pnics)}
-    before = {**marks, ADDRESSES_KEY: ",".join(sorted({*uplink.addresses, *stale}))}
-    after = {**marks, ADDRESSES_KEY: ",".join(uplink.addresses)}
+    before = {**marks, ADDRESSES_KEY: ",".join(sorted({*kept, *stale}))}
+    after = {**marks, ADDRESSES_KEY: ",".join(sorted(kept))}
     yield from bridge_step(uplink.name, bridge, datapath, "standalone", before)
     yield from _ports(uplink, bridge)
     for name in (*uplink.pnics, uplink.name):
@@ -131,13 +163,19 @@ def _bridge_and_addresses(
 
 def _ports(uplink: _Uplink, bridge: Bridge | None) -> Iterator[Step]:
     ports = {port.name: port for port in bridge.ports} if bridge is not None else {}
-    bonded = len(uplink.pnics) > 1
-    name = bond_port(uplink.pnics) if bonded else uplink.pnics[0]
-    mode = "active-backup" if bonded else ""
+    name = bond_port(uplink.pnics) if len(uplink.pnics) > 1 else uplink.pnics[0]
+    bonding = uplink.bonding
     found = ports.get(name)
-    if found is None or not _holds(found, uplink.pnics) or (found.bond_mode or "") != mode:
-        interfaces = tuple(Interface(name=pnic, external_ids=OWNER) for pnic in uplink.pnics)
-        yield PutPort(bridge=uplink.name, name=name, interfaces=interfaces, external_ids=OWNER, bond_mode=mode)
+    if found is None or not _holds(found, uplink.pnics) or not _bonds(found, bonding):
+        yield PutPort(
+            bridge=uplink.name,
+            name=name,
+            interfaces=tuple(Interface(name=pnic, external_ids=OWNER) for pnic in uplink.pnics),
+            external_ids=OWNER,
+            bond_mode=bonding.mode,
+            lacp=bonding.lacp,
+            other_config=bonding.other_config,
+        )
     local = ports.get(uplink.name)
     if local is None or any(one.mtu_request != uplink.mtu for one in local.interfaces):
         interface = Interface(name=uplink.name, type="internal", mtu_request=uplink.mtu)
@@ -146,6 +184,12 @@ def _ports(uplink: _Uplink, bridge: Bridge | None) -> Iterator[Step]:
 
 def _holds(port: OvsPort, pnics: tuple[str, ...]) -> bool:
     return is_ours(port.external_ids) and tuple(sorted(one.name for one in port.interfaces)) == pnics
+
+
+def _bonds(port: OvsPort, bonding: _Bonding) -> bool:
+    """Whether it is bonded so; keys of other_config that a teaming does not speak of are the operator's."""
+    kept = all(port.other_config.get(key) == value for key, value in bonding.other_config.items())
+    return (port.bond_mode, port.lacp) == (bonding.mode, bonding.lacp) and kept
 
 
 def _normal(address: str) -> str:

@@ -58,7 +58,7 @@ DEFAULT_REMOTE = "unix:/run/openvswitch/db.sock"
 _COLUMNS = {
     "Open_vSwitch": ["bridges", "next_cfg", "cur_cfg", "ovs_version", "datapath_types"],
     "Bridge": ["name", "datapath_type", "fail_mode", "external_ids", "other_config", "ports"],
-    "Port": ["name", "interfaces", "external_ids", "bond_mode", "qos"],
+    "Port": ["name", "interfaces", "external_ids", "bond_mode", "lacp", "other_config", "qos"],
     "QoS": ["type", "queues", "other_config", "external_ids"],
     "Queue": ["other_config", "external_ids"],
     "Interface": [
@@ -71,6 +71,7 @@ _COLUMNS = {
         "mtu_request",
         "link_state",
         "error",
+        "lacp_current",
     ],
 }
 log = structlog.get_logger(__name__)
@@ -330,6 +331,8 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
             interfaces=interfaces,
             external_ids=dict(row.external_ids),
             bond_mode=_one(row.bond_mode, ""),
+            lacp=_one(row.lacp, ""),
+            other_config=dict(row.other_config),
             qos=_qos(row.qos[0]) if row.qos else None,
         )
         self._ports[row.uuid] = (rows, port)
@@ -348,6 +351,7 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
                 mtu_request=_one(row.mtu_request, None),
                 link_state=_one(row.link_state, ""),
                 error=_one(row.error, ""),
+                lacp_current=_one(row.lacp_current, None),
             )
         return value
 

@@ -94,8 +94,11 @@ def _put_port(idl: Any, txn: Any, step: PutPort) -> None:
         port = txn.insert(idl.tables["Port"])
         port.name = step.name
         port.external_ids = dict(step.external_ids)
+        port.other_config = dict(step.other_config)
         if step.bond_mode:
             port.bond_mode = [step.bond_mode]
+        if step.lacp:
+            port.lacp = [step.lacp]
         port.interfaces = [_put_interface(idl, txn, None, interface) for interface in step.interfaces]
         bridge.addvalue("ports", port)
         return
@@ -112,10 +115,12 @@ def _put_port(idl: Any, txn: Any, step: PutPort) -> None:
     for name, row in present.items():
         if name not in wanted:
             port.delvalue("interfaces", row)
-    bond_mode = [step.bond_mode] if step.bond_mode else []
-    if _value(port, "bond_mode") != bond_mode:
-        port.bond_mode = bond_mode
+    for column, word in (("bond_mode", step.bond_mode), ("lacp", step.lacp)):
+        wanted_words = [word] if word else []
+        if _value(port, column) != wanted_words:
+            setattr(port, column, wanted_words)
     _put_keys(port, "external_ids", step.external_ids)
+    _put_keys(port, "other_config", step.other_config)
 
 
 def _put_interface(idl: Any, txn: Any, row: Any, wanted: Interface) -> Any:

@@ -69,7 +69,11 @@ _PNICS = click.option(
     help="PNICs that carry it, by name; may be repeated.  [default: *]",
 )
 _SWITCH_MTU = click.option("--mtu", type=int, help="Largest underlay packet in bytes, 1280 to 9216.  [default: 1600]")
-_TEAMING = click.option("--teaming", type=click.Choice(["single", "active-backup"]), help="How several PNICs share it.")
+_TEAMING = click.option(
+    "--teaming",
+    type=click.Choice(["single", "active-backup", "balance", "lacp"]),
+    help="How several PNICs share it; lacp needs a channel on the physical switch.  [default: single]",
+)
 _LIMITS = (
     click.option("--egress-kbps", type=int, help="Most that its VIF may send, in kbit/s; 0: no limit."),
     click.option("--ingress-kbps", type=int, help="Most that is delivered to its VIF, in kbit/s; 0: no limit."),

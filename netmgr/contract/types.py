@@ -77,8 +77,12 @@ class AttachMode(StrEnum):
 
 
 class Teaming(StrEnum):
+    """How several PNICs share an uplink; only LACP asks anything of the physical switch."""
+
     SINGLE = "single"
     ACTIVE_BACKUP = "active-backup"
+    BALANCE = "balance"
+    LACP = "lacp"
 
 
 class Allowance(StrEnum):

@@ -88,7 +88,7 @@ class SwitchSpec(_Model):
     )
     mtu: int = Field(default=1600, description="Largest underlay packet in bytes, 1280 to 9216.")
     vtep_pool: str = Field(description="CIDR that VTEP addresses of hosts are taken from, IPv4 or IPv6.")
-    teaming: Literal["single", "active-backup"] = "single"
+    teaming: Literal["single", "active-backup", "balance", "lacp"] = "single"
     traffic_classes: TrafficClassesSpec = Field(
         default_factory=lambda: TrafficClassesSpec(), description="How PNICs are shared; not given, nothing is shaped."
     )
@@ -102,7 +102,7 @@ class SwitchPatch(_Model):
     pnic_globs: NameList | None = None
     mtu: int | None = None
     vtep_pool: str | None = None
-    teaming: Literal["single", "active-backup"] | None = None
+    teaming: Literal["single", "active-backup", "balance", "lacp"] | None = None
     traffic_classes: TrafficClassesSpec | None = Field(default=None, description="Replaced whole; {} ends shaping.")
 
 

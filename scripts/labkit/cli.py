@@ -73,6 +73,7 @@ def _name_option(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--vmctl/--no-vmctl", default=None, help="vmctl on the node mgr; by default where everything else is.")
 @click.option("--bare", is_flag=True, help="Open vSwitch only: no manager, agents, libvirt.")
 @click.option("--mtu", default=1700, show_default=True, help="MTU of the underlay.")
+@click.option("--pnics", default=1, show_default=True, help="PNICs of each host: pnic0, pnic1, …")
 @click.option("--store", help="URL of netmgr's store, as of `netmgr run --store`.")
 @_sentences
 def up(
@@ -85,6 +86,7 @@ def up(
     vmctl: bool | None,
     bare: bool,
     mtu: int,
+    pnics: int,
     store: str | None,
 ) -> None:
     """Make a lab. If it fails or is interrupted, nothing of it is left."""
@@ -99,6 +101,7 @@ def up(
         with_vmctl=vmctl,
         zones=_zones(zones),
         underlay_mtu=mtu,
+        pnics=pnics,
         store=store,
         progress=lambda sentence: click.echo(sentence, err=True),
     )

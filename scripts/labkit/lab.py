@@ -53,6 +53,7 @@ class Lab:
         with_vmctl: bool | None = None,
         zones: Mapping[str, str] | None = None,
         underlay_mtu: int = 1700,
+        pnics: int = 1,
         store: str | None = None,
         progress: Callable[[str], None] = lambda sentence: None,
     ) -> None:
@@ -66,6 +67,7 @@ class Lab:
             vmctl=with_manager and with_libvirt and with_agents if with_vmctl is None else with_vmctl,
             zones=dict(zones or {}),
             underlay_mtu=underlay_mtu,
+            pnics=pnics,
             store=store,
         )
         self._state = LabState(spec=spec)
@@ -292,7 +294,7 @@ class Lab:
     def _bare_host(self, name: str) -> None:
         began = time.monotonic()
         node = self._start_node(name)
-        wires.wire(node, fabric=self.node(_FABRIC), underlay_mtu=self.spec.underlay_mtu)
+        wires.wire(node, fabric=self.node(_FABRIC), underlay_mtu=self.spec.underlay_mtu, pnics=self.spec.pnics)
         self.start_daemon(name, "ovsdb-server")
         self.start_daemon(name, "ovs-vswitchd")
         self._progress(f"{name}: Open vSwitch up after {time.monotonic() - began:.1f} s")

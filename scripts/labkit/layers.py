@@ -65,7 +65,7 @@ def join_host(lab: Lab, name: str) -> None:
     options = [option for zone in zones for option in ("--zone", zone)]
     token = lab.node(MANAGER).exec(["netmgr", "host", "token", "--name", name, *options]).stdout.split()[-1]
     manager = wires.management_address(MANAGER)
-    offer = ["--name", name, "--pnic", "pnic0"]
+    offer = ["--name", name, *(option for pnic in wires.pnic_names(lab.spec.pnics) for option in ("--pnic", pnic))]
     lab.node(name).exec(["hostagent", "join", "--manager", manager, "--token", token, *offer])
 
 

@@ -41,6 +41,8 @@ class LabSpec:
     zones: dict[str, str] = field(default_factory=dict)
     """Host name → transport zones, comma-separated, made before the host enrols."""
     underlay_mtu: int = 1700
+    pnics: int = 1
+    """PNICs of each host, `pnic0`, `pnic1`, …, all on the one underlay."""
     store: str | None = None
     """URL of netmgr's store; None means its embedded default."""
 
@@ -51,6 +53,8 @@ class LabSpec:
             raise LabError(f"lab {self.name}: wanted 1 to 200 hosts, found {self.hosts}")
         if not 1280 <= self.underlay_mtu <= 9216:
             raise LabError(f"lab {self.name}: underlay MTU wanted in 1280…9216, found {self.underlay_mtu}")
+        if not 1 <= self.pnics <= 8:
+            raise LabError(f"lab {self.name}: wanted 1 to 8 PNICs a host, found {self.pnics}")
         if self.agents and not self.manager:
             raise LabError(f"lab {self.name}: agents join a manager; ask for the manager too, or for no agents")
         for host in self.zones:

@@ -1,9 +1,9 @@
 """Cables and the two networks they lead to: management, and the underlay that carries the tunnels.
 
-Each network is a Linux bridge in a node of its own, the fabric. A host has `mgmt0`, with an address, and `pnic0`,
-without: the agent decides what becomes of a PNIC. The fabric lets frames through as they are (no multicast snooping, no
-spanning tree); checksum offload is off on `pnic0` and endpoints, because the userspace datapath passes frames on
-without completing them.
+Each network is a Linux bridge in a node of its own, the fabric. A host has `mgmt0`, with an address, and `pnic0`
+(or more), without: the agent decides what becomes of a PNIC. The fabric lets frames through as they are (no multicast
+snooping, no spanning tree); checksum offload is off on PNICs and endpoints, because the userspace datapath passes
+frames on without completing them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from scripts.labkit.node import Node
 from scripts.labkit.state import MANAGER, Endpoint
 
-__all__ = ["build_fabric", "management_address", "plug_endpoint", "unplug_endpoint", "wire"]
+__all__ = ["build_fabric", "management_address", "plug_endpoint", "pnic_names", "unplug_endpoint", "wire"]
 
 MANAGEMENT = ipaddress.IPv4Network("10.255.0.0/24")
 
@@ -22,6 +22,11 @@ MANAGEMENT = ipaddress.IPv4Network("10.255.0.0/24")
 def management_address(node: str) -> str:
     """10.255.0.1 for the manager's node, 10.255.0.10 + i for the host h<i>."""
     return str(MANAGEMENT[1] if node == MANAGER else MANAGEMENT[10 + int(node.removeprefix("h"))])
+
+
+def pnic_names(count: int) -> list[str]:
+    """`pnic0`, `pnic1`, …; in the fabric their cables end at `h1-pnic0`, `h1-pnic1`, …"""
+    return [f"pnic{number}" for number in range(count)]
 
 
 def build_fabric(fabric: Node, *, underlay_mtu: int) -> None:
@@ -35,8 +40,8 @@ def build_fabric(fabric: Node, *, underlay_mtu: int) -> None:
     )
 
 
-def wire(node: Node, *, fabric: Node, underlay_mtu: int | None) -> None:
-    """Connect *node*: `mgmt0` with its address and, where *underlay_mtu* is given, `pnic0` without one."""
+def wire(node: Node, *, fabric: Node, underlay_mtu: int | None, pnics: int = 1) -> None:
+    """Connect *node*: `mgmt0` with its address and, where *underlay_mtu* is given, its PNICs without one."""
     assert node.init is not None
     space, address = node.init.pid, management_address(node.name)
     outside = [
@@ -44,18 +49,19 @@ def wire(node: Node, *, fabric: Node, underlay_mtu: int | None) -> None:
         f"link set {node.name}-mgmt master mgmt up",
     ]
     inside = [f"address add {address}/{MANAGEMENT.prefixlen} dev mgmt0", "link set mgmt0 up"]
-    if underlay_mtu is not None:
-        mtu = f"mtu {underlay_mtu}"
+    names = pnic_names(pnics) if underlay_mtu is not None else []
+    for pnic in names:
+        mtu, cable = f"mtu {underlay_mtu}", f"{node.name}-{pnic}"
         outside += [
-            f"link add name {node.name}-pnic {mtu} type veth peer name pnic0 {mtu} netns {space}",
-            f"link set {node.name}-pnic master underlay up",
+            f"link add name {cable} {mtu} type veth peer name {pnic} {mtu} netns {space}",
+            f"link set {cable} master underlay up",
         ]
-        inside += ["link set pnic0 addrgenmode none", "link set pnic0 up"]
-    _pull(fabric, f"{node.name}-mgmt", f"{node.name}-pnic")
+        inside += [f"link set {pnic} addrgenmode none", f"link set {pnic} up"]
+    _pull(fabric, f"{node.name}-mgmt", *(f"{node.name}-{pnic}" for pnic in names))
     _ip(fabric, *outside, machine_pids=True)
     _ip(node, *inside)
-    if underlay_mtu is not None:
-        node.exec(["ethtool", "-K", "pnic0", "tx", "off"])
+    for pnic in names:
+        node.exec(["ethtool", "-K", pnic, "tx", "off"])
 
 
 def _pull(fabric: Node, *cables: str) -> None:

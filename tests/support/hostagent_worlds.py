@@ -59,9 +59,8 @@ def named(name: str) -> UUID:
 
 
 def switch(
-    name: str = "s1", *, pnics: tuple[str, ...] = ("eth1",), mtu: int = 1600, bond: bool = False
+    name: str = "s1", *, pnics: tuple[str, ...] = ("eth1",), mtu: int = 1600, teaming: Teaming = Teaming.SINGLE
 ) -> OpaqueSwitch:
-    teaming = Teaming.ACTIVE_BACKUP if bond else Teaming.SINGLE
     return OpaqueSwitch(
         uuid=named(name), name=name, zone_uuids=(), pnic_globs=pnics, vtep_pool="10.0.0.0/24", mtu=mtu, teaming=teaming
     )
@@ -208,7 +207,12 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
                 replace(one, ofport=max(numbers, default=0) + 1 + index) for index, one in enumerate(step.interfaces)
             )
             new = OvsPort(
-                name=step.name, interfaces=interfaces, external_ids=step.external_ids, bond_mode=step.bond_mode
+                name=step.name,
+                interfaces=interfaces,
+                external_ids=step.external_ids,
+                bond_mode=step.bond_mode,
+                lacp=step.lacp,
+                other_config=step.other_config,
             )
             others = tuple(one for one in bridge.ports if one.name != step.name)
             bridges[step.bridge] = replace(bridge, ports=(*others, new))

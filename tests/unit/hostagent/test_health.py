@@ -7,7 +7,7 @@ from dataclasses import replace
 from hostagent.health import host_report, rejections
 from hostagent.model import Link, Phase, Unread
 from hostagent.names import switch_bridge, uplink_bridge
-from netmgr.contract.types import Kind, Status, VifState
+from netmgr.contract.types import Kind, Status, Teaming, VifState
 from tests.support.hostagent_worlds import bare, desired, location, named, network, plug, port, settled, switch
 
 OSW, UPL = switch_bridge(named("s1")), uplink_bridge(("eth1",))
@@ -61,11 +61,37 @@ def test_an_unreadable_database_is_unavailable():
 
 def test_a_pulled_cable_is_down_and_half_a_bond_a_warning():
     assert "no link on eth1" in report(observed=with_link(working(), "eth1", carrier=False)).switches[0].reasons[0]
-    bond = desired(switches=[switch(pnics=("eth*",), bond=True)], pnics=("eth1", "eth2"))
+    bond = desired(switches=[switch(pnics=("eth*",), teaming=Teaming.ACTIVE_BACKUP)], pnics=("eth1", "eth2"))
     half = with_link(settled(bond, bare("eth1", "eth2")), "eth2", carrier=False)
     said = report(bond, half).switches[0]
     assert (said.status, said.health) == (Status.WARNING, 70)
     assert "not redundant" in said.reasons[0]
+
+
+def lacp_spoken(observed, **by_pnic):
+    """*observed* where the partner's word is fresh, or not, on the PNICs named."""
+    bridges = tuple(
+        replace(bridge, ports=tuple(replace(one, interfaces=spoken(one.interfaces, by_pnic)) for one in bridge.ports))
+        for bridge in observed.bridges
+    )
+    return replace(observed, bridges=bridges)
+
+
+def spoken(interfaces, by_pnic):
+    return tuple(replace(one, lacp_current=by_pnic.get(one.name)) for one in interfaces)
+
+
+def test_lacp_that_is_not_negotiated_is_a_warning_that_says_what_carries_traffic():
+    bond = desired(switches=[switch(pnics=("eth*",), teaming=Teaming.LACP)], pnics=("eth1", "eth2"))
+    there = settled(bond, bare("eth1", "eth2"))
+    assert report(bond, lacp_spoken(there, eth1=True, eth2=True)).switches[0].status is Status.UP
+    none, one = (report(bond, lacp_spoken(there, eth1=first, eth2=False)).switches[0] for first in (False, True))
+    assert (none.status, none.health) == (one.status, one.health) == (Status.WARNING, 70)
+    assert "not negotiated on eth1, eth2; one PNIC at a time" in none.reasons[0]
+    assert "not negotiated on eth2; only the others" in one.reasons[0]
+    unplugged = with_link(lacp_spoken(there, eth1=True, eth2=False), "eth2", carrier=False)
+    (reason,) = report(bond, unplugged).switches[0].reasons
+    assert "no link on eth2" in reason
 
 
 def test_a_lost_vtep_address_is_down():

@@ -33,7 +33,7 @@ from hostagent.model import (
 )
 from hostagent.names import OWNER, network_key, switch_bridge, tunnel_port, uplink_bridge
 from hostagent.plan import kept_bridges, plan
-from netmgr.contract.types import NetworkType
+from netmgr.contract.types import NetworkType, Teaming
 from tests.support.hostagent_worlds import (
     bare,
     desired,
@@ -58,6 +58,20 @@ def kinds(steps) -> list[type]:
 
 def sentences(wanted, observed) -> str:
     return "\n".join(text for _, text in rejections(desired=wanted, observed=observed))
+
+
+def bridge_ports(observed, bridge: str, prefix: str):
+    return [one for one in bridge_of(observed, bridge).ports if one.name.startswith(prefix)]
+
+
+def with_port(observed, bridge: str, prefix: str, **changes):
+    """*observed* with the ports of *bridge* that begin with *prefix* changed."""
+
+    def changed(one):
+        ports = tuple(replace(port, **changes) if port.name.startswith(prefix) else port for port in one.ports)
+        return replace(one, ports=ports)
+
+    return replace(observed, bridges=tuple(changed(one) if one.name == bridge else one for one in observed.bridges))
 
 
 def bridge_of(observed: Observed, name: str) -> Bridge:
@@ -245,7 +259,8 @@ def test_two_switches_with_the_same_pnic_share_one_uplink_bridge():
 
 def test_of_two_switches_that_want_a_pnic_in_different_sets_the_later_is_rejected():
     first, second = sorted(
-        [switch(pnics=("eth1",)), switch("s2", pnics=("eth1", "eth2"), bond=True)], key=lambda one: one.uuid
+        [switch(pnics=("eth1",)), switch("s2", pnics=("eth1", "eth2"), teaming=Teaming.ACTIVE_BACKUP)],
+        key=lambda one: one.uuid,
     )
     wanted = desired(switches=[first, second], pnics=("eth1", "eth2"))
     text = sentences(wanted, bare("eth1", "eth2"))
@@ -255,18 +270,77 @@ def test_of_two_switches_that_want_a_pnic_in_different_sets_the_later_is_rejecte
 
 
 def test_a_bond_holds_all_pnics_that_match():
-    wanted = desired(switches=[switch(pnics=("eth*",), bond=True)], pnics=("eth2", "eth1", "wan"))
+    wanted = desired(switches=[switch(pnics=("eth*",), teaming=Teaming.ACTIVE_BACKUP)], pnics=("eth2", "eth1", "wan"))
     steps = plan(desired=wanted, observed=bare("eth1", "eth2", "wan"))
     bond = next(step for step in steps if isinstance(step, PutPort))
     assert [one.name for one in bond.interfaces] == ["eth1", "eth2"]
     assert bond.bond_mode == "active-backup"
 
 
+@pytest.mark.parametrize(
+    ("teaming", "mode", "lacp"),
+    [
+        (Teaming.ACTIVE_BACKUP, "active-backup", ""),
+        (Teaming.BALANCE, "balance-slb", ""),
+        (Teaming.LACP, "balance-tcp", "active"),
+    ],
+)
+@pytest.mark.parametrize("before", [Teaming.ACTIVE_BACKUP, Teaming.BALANCE, Teaming.LACP])
+def test_a_bond_is_teamed_anew_in_place(before, teaming, mode, lacp):
+    old = desired(switches=[switch(pnics=("eth*",), teaming=before)], pnics=("eth1", "eth2"))
+    new = desired(switches=[switch(pnics=("eth*",), teaming=teaming)], pnics=("eth1", "eth2"))
+    there = settled(old, bare("eth1", "eth2"))
+    steps = plan(desired=new, observed=there)
+    assert [type(step) for step in steps] == ([] if before is teaming else [PutPort])
+    (port,) = bridge_ports(settled(new, there), uplink_bridge(("eth1", "eth2")), "bond-")
+    assert (port.bond_mode, port.lacp) == (mode, lacp)
+    assert (port.other_config.get("lacp-fallback-ab") == "true") or not lacp
+
+
+@pytest.mark.parametrize(
+    "drift", [{"lacp": "passive"}, {"lacp": ""}, {"bond_mode": "balance-slb"}, {"other_config": {"mine": "1"}}]
+)
+def test_a_bond_that_somebody_changed_is_put_back(drift):
+    wanted = desired(switches=[switch(pnics=("eth*",), teaming=Teaming.LACP)], pnics=("eth1", "eth2"))
+    there = settled(wanted, bare("eth1", "eth2"))
+    changed = with_port(there, uplink_bridge(("eth1", "eth2")), "bond-", **drift)
+    assert [type(step) for step in plan(desired=wanted, observed=changed)] == [PutPort]
+    assert plan(desired=wanted, observed=settled(wanted, changed)) == ()
+
+
+def test_a_key_of_a_bond_that_is_not_ours_is_left_alone():
+    wanted = desired(switches=[switch(pnics=("eth*",), teaming=Teaming.BALANCE)], pnics=("eth1", "eth2"))
+    there = settled(wanted, bare("eth1", "eth2"))
+    theirs = with_port(there, uplink_bridge(("eth1", "eth2")), "bond-", other_config={"bond-rebalance-interval": "9"})
+    assert plan(desired=wanted, observed=theirs) == ()
+
+
+def test_one_pnic_is_no_bond_whatever_the_teaming():
+    wanted = desired(switches=[switch(teaming=Teaming.LACP)])
+    uplink = next(step for step in plan(desired=wanted, observed=bare()) if isinstance(step, PutPort))
+    assert (uplink.name, uplink.bond_mode, uplink.lacp) == ("eth1", "", "")
+
+
+def test_of_two_switches_that_team_the_same_pnics_differently_the_later_is_rejected_and_keeps_its_address():
+    first, second = sorted(
+        [switch(name, pnics=("eth*",), teaming=Teaming.BALANCE) for name in ("s1", "s2")], key=lambda one: one.uuid
+    )
+    where = {first.name: "10.0.0.1/24", second.name: "10.0.1.1/24"}
+    agreed = desired(switches=[first, second], pnics=("eth1", "eth2"), vteps=where)
+    there = settled(agreed, bare("eth1", "eth2"))
+    torn = replace(agreed, switches={first.uuid: first, second.uuid: replace(second, teaming=Teaming.LACP)})
+    assert f"switch {second.name}: wants teaming lacp on eth1, eth2" in sentences(torn, there)
+    assert plan(desired=torn, observed=there) == ()
+    after = settled(agreed, settled(torn, there))
+    local = next(link for link in after.links if link.name == uplink_bridge(("eth1", "eth2")))
+    assert sorted(local.addresses) == ["10.0.0.1/24", "10.0.1.1/24"]
+
+
 def test_a_single_uplink_takes_the_first_match_by_name_and_changes_bridges_without_holding_it_twice():
     one = desired(switches=[switch(pnics=("eth*",))], pnics=("eth2", "eth3"))
     there = settled(one, bare("eth1", "eth2", "eth3"))
     assert [bridge.name for bridge in there.bridges if bridge.name.startswith("upl")] == [uplink_bridge(("eth2",))]
-    both = desired(switches=[switch(pnics=("eth*",), bond=True)], pnics=("eth2", "eth3"))
+    both = desired(switches=[switch(pnics=("eth*",), teaming=Teaming.ACTIVE_BACKUP)], pnics=("eth2", "eth3"))
     after = settled(both, there)
     assert [bridge.name for bridge in after.bridges if bridge.name.startswith("upl")] == [
         uplink_bridge(("eth2", "eth3"))
@@ -421,6 +495,6 @@ def test_what_is_made_is_marked_and_all_of_it_goes_again(world):
 
 def test_remove_bridge_precedes_the_bridge_that_takes_its_pnic():
     one = settled(desired(switches=[switch()], pnics=("eth1",)), bare("eth1", "eth2"))
-    bond = desired(switches=[switch(pnics=("eth*",), bond=True)], pnics=("eth1", "eth2"))
+    bond = desired(switches=[switch(pnics=("eth*",), teaming=Teaming.ACTIVE_BACKUP)], pnics=("eth1", "eth2"))
     order = kinds(plan(desired=bond, observed=one))
     assert order.index(RemoveBridge) < order.index(PutBridge)

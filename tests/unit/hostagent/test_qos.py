@@ -27,7 +27,7 @@ from hostagent.pipeline.tables import Table
 from hostagent.plan import plan
 from hostagent.qos import FILTERS
 from hostagent.resolve import resolve
-from netmgr.contract.types import Status, TrafficClasses
+from netmgr.contract.types import Status, Teaming, TrafficClasses
 from tests.support.hostagent_worlds import bare, desired, location, named, network, obey, plug, port, settled, switch
 
 OSW, UPL = switch_bridge(named("s1")), uplink_bridge(("eth1",))
@@ -36,11 +36,15 @@ P = port("p", 1)
 
 
 def wanted(
-    *, egress: int = 0, ingress: int = 0, shares: TrafficClasses = TrafficClasses(), bond: bool = False
+    *,
+    egress: int = 0,
+    ingress: int = 0,
+    shares: TrafficClasses = TrafficClasses(),
+    teaming: Teaming = Teaming.SINGLE,
 ) -> Desired:
-    pnics = ("eth1", "eth2") if bond else ("eth1",)
+    pnics = ("eth1",) if teaming is Teaming.SINGLE else ("eth1", "eth2")
     return desired(
-        switches=[replace(switch(pnics=pnics, bond=bond), traffic_classes=shares)],
+        switches=[replace(switch(pnics=pnics, teaming=teaming), traffic_classes=shares)],
         networks=[network()],
         ports=[replace(P, egress_kbps=egress, ingress_kbps=ingress)],
         locations=[location(P, "h1")],
@@ -154,7 +158,7 @@ def test_a_pnic_is_shared_as_wanted_and_its_frames_are_sorted():
 def test_a_bond_is_shared_by_the_speed_of_its_slowest_member():
     there = bare("eth1", "eth2")
     links = tuple(replace(link, speed_mbps=mbps) for link, mbps in zip(there.links, (10_000, 1000), strict=True))
-    after = settled(wanted(shares=SHARES, bond=True), replace(there, links=links))
+    after = settled(wanted(shares=SHARES, teaming=Teaming.ACTIVE_BACKUP), replace(there, links=links))
     qos = qos_of(after, bond_port(("eth1", "eth2")))
     assert qos is not None
     assert qos.max_bps == 1_000_000_000
