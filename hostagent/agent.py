@@ -28,6 +28,7 @@ import structlog
 
 from hostagent.claims import Claims
 from hostagent.definition import desired_of, is_whole, with_plugged, without_libvirt
+from hostagent.discovery import Discovery
 from hostagent.endpoints.keeper import Endpoints
 from hostagent.guests import Guests
 from hostagent.health import host_report, rejections
@@ -38,6 +39,7 @@ from hostagent.lookup import Lookup
 from hostagent.model import DefineNetwork, Desired, Observed, RemoveNetwork, Step, Unread
 from hostagent.motion import Motion
 from hostagent.names import switch_bridge
+from hostagent.pipeline.tables import Table
 from hostagent.plan import plan
 from hostagent.pnic_load import PnicLoad
 from hostagent.presence import due_claims, due_releases, seen_vifs, tunnel_peers, wanted_networks
@@ -55,7 +57,7 @@ __all__ = ["Agent"]
 
 log = structlog.get_logger(__name__)
 
-AUDIT_S, _PROBE_S, _PRIME_S = 15, 3, 300
+AUDIT_S, _PROBE_S, _PRIME_S, _REFRESH_S = 15, 3, 300, 60
 RELAY_S = 10.0
 _ROUNDS_MAX = 20  # a plan that never becomes empty is our mistake; it must not spin
 _SUBSCRIBE_S = 1.0  # how long an agent without memory waits for the ports of its networks
@@ -105,6 +107,13 @@ class Agent:
             host_uuid=identity.host_uuid,
             netdev=identity.datapath == "netdev",
         )
+        self.discovery = Discovery(
+            learned=state.learned,
+            tell=self.sync.learned,
+            count=partial(self.host.count_table, Table.CLAIMS),
+            port_at=self.guests.port_at,
+            changed=partial(self._dirty, "hushed"),
+        )
         self._failures = Failures()
         self._network_steps: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -151,6 +160,7 @@ class Agent:
         pushed = desired_of(
             self._state, self._identity, phases=self.motion.phases(), relay_vteps=self.motion.relay_vteps()
         )
+        pushed = replace(pushed, hushed=self.discovery.hushed())
         return with_plugged(pushed, vifs=self.guests.vifs, ports=self._state.port_by_vif)
 
     @property
@@ -224,6 +234,7 @@ class Agent:
             self._state.remember_ovs_port(vif.vif_uuid, vif.ovs_port)
         if self._knows_enough():
             self.endpoints.look(observed)
+            self.discovery.look(self.desired())
         self.sync.subscribe(self._wanted_networks())
 
     def _conclude(self, observed: Observed, steps: tuple[Step, ...], dirt: int) -> float | None:
@@ -298,6 +309,8 @@ class Agent:
             if turn % (AUDIT_S // _PROBE_S) == 0:
                 self.host.forget()
                 self._dirty("audit")
+            if turn % (_REFRESH_S // _PROBE_S) == 0:
+                await self.discovery.refresh()
             if turn % (_PRIME_S // _PROBE_S) == 0:
                 self._primed = frozenset()
 
@@ -340,6 +353,8 @@ class Agent:
 
     def on_revision(self, revision: int, *, initial: bool) -> None:
         self._hold_until = 0.0
+        if initial:
+            self.discovery.restate()
         if initial and self._began_empty:
             # Begun without memory: which networks have VIFs here shows only now. What their ports need is on the
             # switch, from an earlier life, and is not swept before the manager has said what it is.
@@ -395,8 +410,10 @@ class Agent:
             self.guests.resync(states)
             self._dirty("guests")
 
-    def _packet_in(self, bridge: str, _cookie: int, in_port: int, frame: bytes) -> None:
-        if self.guests.on_frame(bridge, in_port, frame):
+    def _packet_in(self, bridge: str, table: int, in_port: int, frame: bytes) -> None:
+        if table == Table.CLAIMS:
+            self.discovery.on_frame(bridge, in_port, frame)
+        elif self.guests.on_frame(bridge, in_port, frame):
             self._dirty_after_phases("frame")
 
     def _claims_changed(self) -> None:

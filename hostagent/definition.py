@@ -24,6 +24,7 @@ def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -
         networks=state.networks,
         ports=state.ports,
         locations=state.locations,
+        learned=state.learned,
         withdrawals=state.hidden(),
         groups=state.groups,
         offered_pnics=identity.pnics,

@@ -114,9 +114,22 @@ def _port_facts(port: LogicalPort | None, desired: Desired) -> list[str]:
     location = desired.locations.get(port.uuid)
     if location is not None:
         facts.append(_where(location, desired))
+    facts += _learned_facts(port, desired)
     phase = desired.phases.get(port.uuid, Phase.STEADY)
     if phase is not Phase.STEADY:
         facts.append(f"Its migration is in phase {phase.value} here.")
+    return facts
+
+
+def _learned_facts(port: LogicalPort, desired: Desired) -> list[str]:
+    """What its guest was seen to use, and what of that it does not get."""
+    learned = desired.learned.get(port.uuid)
+    found = learned.addresses if learned is not None and not port.ips else ()
+    own = [one.address for one in found if not one.refused]
+    facts = [f"Learned from its guest: {', '.join(own)}."] if own else []
+    facts += [f"Its guest uses {one.address}, which is not its own: {one.refused}." for one in found if one.refused]
+    if port.uuid in desired.hushed:
+        facts.append("Its guest claims addresses too often, or too many: nothing more is learned of it for a while.")
     return facts
 
 

@@ -19,12 +19,13 @@ from uuid import UUID
 from hostagent.flow import Flow, mac_to_int
 from hostagent.model import Bridge, Desired, MeterLimit, Phase
 from hostagent.names import network_key, tunnel_port
+from hostagent.pipeline.answer import single_addresses
 from hostagent.pipeline.network import NetworkPorts, PortView, Wire, network_flows, vtep_flows
 from hostagent.pipeline.tables import family_of, switch_flows
 from hostagent.qos import meter_of
 from hostagent.resolve import SwitchIntent, tunnel_key
 from hostagent.vifs import Taps, standing, taps_of
-from netmgr.contract.types import Location, LogicalPort, NetworkType, OpaqueNetwork, VifState
+from netmgr.contract.types import Learned, Location, LogicalPort, NetworkType, OpaqueNetwork, VifState
 
 __all__ = ["compile_flows", "ports_by_network"]
 
@@ -96,6 +97,8 @@ class _Inputs(NamedTuple):
     wire: Wire | None
     ports: tuple[LogicalPort | None, ...]
     locations: tuple[Location | None, ...]
+    learned: tuple[tuple[UUID, Learned], ...]  # by port
+    hushed: tuple[UUID, ...]
     ofports: tuple[tuple[UUID, int], ...]  # by VIF, of this network's taps
     metered: frozenset[UUID]  # VIFs of these whose meter is there
     phases: tuple[tuple[UUID, Phase], ...]  # by port
@@ -153,6 +156,8 @@ def _inputs(
         wire=wire,
         ports=ports,
         locations=tuple(map(desired.locations.get, uuids)),
+        learned=tuple((uuid, desired.learned[uuid]) for uuid in uuids if uuid in desired.learned),
+        hushed=tuple(uuid for uuid in uuids if uuid in desired.hushed) if desired.hushed else (),
         ofports=tuple(ofports),
         metered=frozenset(metered),
         phases=tuple((uuid, phases[uuid]) for uuid in uuids if uuid in phases) if phases else (),
@@ -171,6 +176,7 @@ def _views(inputs: _Inputs) -> Iterator[PortView]:
     if inputs.host is None:
         return
     ofports, phases, relays = dict(inputs.ofports), dict(inputs.phases), dict(inputs.relay_vteps)
+    learned = {uuid: addresses_of(item) for uuid, item in inputs.learned}
     seen: set[int] = set()
     for port, location in zip(inputs.ports, inputs.locations, strict=True):
         if port is not None and port.shadow_of is not None:
@@ -184,13 +190,21 @@ def _views(inputs: _Inputs) -> Iterator[PortView]:
         seen.add(mac)
         if location is None:
             yield PortView(mac=mac, mac_text=text)
-        elif location.holder_host != inputs.host != location.incoming_host and location.port_uuid not in phases:
-            yield _remote(port, location, mac, text)
+            continue
+        known = learned.get(location.port_uuid, ()) if port is None or not port.ips else ()
+        if location.holder_host != inputs.host != location.incoming_host and location.port_uuid not in phases:
+            yield _remote(port, location, mac, text)._replace(learned=known)
         else:
             phase, relay = phases.get(location.port_uuid, Phase.STEADY), relays.get(location.port_uuid, "")
             ofport = ofports.get(port.vif_uuid, 0) if port is not None and port.vif_uuid is not None else 0
             metered = port is not None and port.vif_uuid in inputs.metered
-            yield _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay)
+            view = _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay)
+            yield view._replace(learned=known, hushed=location.port_uuid in inputs.hushed)
+
+
+def addresses_of(learned: Learned) -> tuple[tuple[int, int], ...]:
+    """The addresses that are the port's: IP version and number."""
+    return single_addresses(tuple(one.address for one in learned.addresses if not one.refused))
 
 
 def _remote(port: LogicalPort | None, location: Location, mac: int, text: str) -> PortView:

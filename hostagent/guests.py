@@ -119,6 +119,11 @@ class Guests:
             self._domains[event.domain] = Guest.GONE
             self._feed(event.domain, TapGone())
 
+    def port_at(self, bridge: str, ofport: int) -> UUID | None:
+        """The port of the tap that is *ofport* on *bridge*."""
+        vif = self._by_ofport.get((bridge, ofport))
+        return self._port_by_vif.get(vif.vif_uuid) if vif is not None and not vif.twin_of else None
+
     def on_frame(self, bridge: str, in_port: int, frame: bytes) -> bool:
         """A frame came out of a tap of a port that is incoming; True when it is the guest's own."""
         vif = self._by_ofport.get((bridge, in_port))

@@ -89,7 +89,7 @@ class Events:
     """What the host tells the agent; called on the event loop, must not wait."""
 
     dirty: Callable[[str], None]  # which part: "ovsdb", "links", "networks", "flows"
-    packet_in: Callable[[str, int, int, bytes], None]  # bridge, cookie, in_port, frame
+    packet_in: Callable[[str, int, int, bytes], None]  # bridge, table, in_port, frame
     domain: Callable[[DomainEvent], None]
     libvirt: Callable[[], None]  # connection made or lost
 
@@ -207,6 +207,14 @@ class Host:
         """
         new = ("--ct-next", "trk,new") * _CT_PASSES_MAX
         return await unixctl(self._paths.ovs_rundir, "ofproto/trace", bridge, flow, *new)
+
+    async def count_table(self, table: int) -> dict[str, tuple[Counted, ...]]:
+        """By bridge: the flows of one *table*, with what has met each.
+
+        Raises:
+            RealizeError: a switch did not answer.
+        """
+        return {name: await switch.count(table) for name, switch in sorted(self._switches.items())}
 
     def alive(self) -> dict[str, bool]:
         """By bridge: whether its switch answers; as of now, or of the last `probe`."""
@@ -434,8 +442,8 @@ class Host:
         self._stale_flows.add(bridge)
         self._events.dirty("flows")
 
-    def _packet_in(self, bridge: str, cookie: int, _table: int, in_port: int, frame: bytes) -> None:
-        self._events.packet_in(bridge, cookie, in_port, frame)
+    def _packet_in(self, bridge: str, _cookie: int, table: int, in_port: int, frame: bytes) -> None:
+        self._events.packet_in(bridge, table, in_port, frame)
 
     def _switch_lost(self, bridge: str, why: str) -> None:
         if self._switches.pop(bridge, None) is None or self._closing:

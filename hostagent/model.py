@@ -16,6 +16,7 @@ from uuid import UUID
 
 from netmgr.contract.types import (
     HostConfig,
+    Learned,
     Location,
     LogicalPort,
     OpaqueNetwork,
@@ -101,6 +102,8 @@ class Desired:
     networks: Mapping[UUID, OpaqueNetwork] = field(default_factory=dict)
     ports: Mapping[UUID, LogicalPort] = field(default_factory=dict)
     locations: Mapping[UUID, Location] = field(default_factory=dict)  # by port UUID
+    learned: Mapping[UUID, Learned] = field(default_factory=dict)  # by port UUID
+    hushed: frozenset[UUID] = frozenset()  # ports whose claims are not to be copied to the agent
     withdrawals: Mapping[UUID, Withdrawal] = field(default_factory=dict)  # by network UUID
     groups: Mapping[UUID, SecurityGroup] = field(default_factory=dict)
     offered_pnics: tuple[str, ...] = ()

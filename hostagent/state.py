@@ -30,6 +30,7 @@ from netmgr.contract.types import (
     Constructs,
     HostConfig,
     Kind,
+    Learned,
     Location,
     LogicalPort,
     Object,
@@ -93,6 +94,7 @@ class State:
         self.groups: dict[UUID, SecurityGroup] = {}
         self.ports: dict[UUID, LogicalPort] = {}
         self.locations: dict[UUID, Location] = {}
+        self.learned: dict[UUID, Learned] = {}  # by port
         self.port_by_vif: dict[UUID, UUID] = {}
         self.vifs: dict[UUID, VifRecord] = {}
         self.notes: dict[UUID, float] = {}
@@ -306,6 +308,7 @@ class State:
             Kind.SECURITY_GROUP: self.groups,
             Kind.PORT: self.ports,
             Kind.LOCATION: self.locations,
+            Kind.LEARNED: self.learned,
         }
         return tables[kind]  # type: ignore[return-value]
 
@@ -379,6 +382,7 @@ class State:
             table.clear()
         self.ports.clear()
         self.locations.clear()
+        self.learned.clear()
         for index in (self.port_by_vif, self.vifs, self.notes, self.refs, self._seen, self._hosts):
             index.clear()
 

@@ -33,6 +33,7 @@ from netmgr.contract.types import (
     Claim,
     HostReport,
     Kind,
+    Learned,
     Location,
     LogicalPort,
     Ref,
@@ -181,6 +182,11 @@ class SyncClient:
         """Answer a question of this stream; without one nobody waits for it any more."""
         if self._outbox is not None:
             self._outbox.put("trace_answer", encode(answer), key=str(answer.request_id))
+
+    def learned(self, word: Learned) -> None:
+        """What the guest of a port was seen to use, whole."""
+        if self._outbox is not None:
+            self._outbox.put("learned", encode(word), key=str(word.port_uuid))
 
     async def claim(self, claim: Claim, *, deadline_s: float = 5.0) -> Grant:
         """Ask for a port; the granted port and location are on disk when this returns.

@@ -14,6 +14,7 @@ from uuid import UUID
 from netmgr.contract.types import (
     HostReport,
     Kind,
+    Learned,
     Location,
     LogicalPort,
     OpaqueNetwork,
@@ -127,6 +128,7 @@ Row = (
     | GroupRecord
     | LogicalPort
     | Location
+    | Learned
     | HostRecord
     | JoinToken
     | FreedSegment
@@ -140,6 +142,7 @@ _ROW_KINDS: dict[type, str] = {
     GroupRecord: Kind.SECURITY_GROUP,
     LogicalPort: Kind.PORT,
     Location: Kind.LOCATION,
+    Learned: Kind.LEARNED,
     HostRecord: Kind.HOST,
     JoinToken: TOKEN,
     FreedSegment: FREED_SEGMENT,
@@ -152,8 +155,8 @@ def kind_of_row(row: Row) -> str:
 
 
 def uuid_of_row(row: Row) -> UUID:
-    """The identity of *row*; a location goes by its port's."""
-    return row.port_uuid if isinstance(row, Location) else row.uuid
+    """The identity of *row*; a location and what was learned go by their port's."""
+    return row.port_uuid if isinstance(row, Location | Learned) else row.uuid
 
 
 def unique_keys(row: Row) -> Iterator[Hashable]:
@@ -172,6 +175,10 @@ def unique_keys(row: Row) -> Iterator[Hashable]:
             yield "mac", row.network_uuid, row.mac
             for ip in row.ips:
                 yield "ip", row.network_uuid, ip
+    elif isinstance(row, Learned):
+        for one in row.addresses:
+            if not one.refused:
+                yield "learned", row.network_uuid, one.address
     elif isinstance(row, Withdrawal):
         yield "withdrawal", row.network_uuid, row.host_uuid
 
@@ -203,6 +210,7 @@ class World:
     groups: dict[UUID, GroupRecord] = field(default_factory=dict)
     ports: dict[UUID, LogicalPort] = field(default_factory=dict)
     locations: dict[UUID, Location] = field(default_factory=dict)  # by port UUID
+    learned: dict[UUID, Learned] = field(default_factory=dict)  # by port UUID
     hosts: dict[UUID, HostRecord] = field(default_factory=dict)
     tokens: dict[UUID, JoinToken] = field(default_factory=dict)
     freed_segments: dict[UUID, FreedSegment] = field(default_factory=dict)
@@ -286,6 +294,7 @@ class World:
             Kind.SECURITY_GROUP: self.groups,  # type: ignore[dict-item]
             Kind.PORT: self.ports,  # type: ignore[dict-item]
             Kind.LOCATION: self.locations,  # type: ignore[dict-item]
+            Kind.LEARNED: self.learned,  # type: ignore[dict-item]
             Kind.HOST: self.hosts,  # type: ignore[dict-item]
             TOKEN: self.tokens,  # type: ignore[dict-item]
             FREED_SEGMENT: self.freed_segments,  # type: ignore[dict-item]

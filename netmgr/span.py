@@ -24,6 +24,7 @@ from netmgr.contract.types import (
     Constructs,
     HostConfig,
     Kind,
+    Learned,
     Location,
     LogicalPort,
     Object,
@@ -51,7 +52,8 @@ __all__ = [
 Key = tuple[Kind, UUID]
 
 _PUSHED = frozenset(Kind)
-_Spanned = TransportZone | OpaqueSwitch | OpaqueNetwork | Withdrawal | LogicalPort | Location
+_OF_PORTS = (Kind.PORT, Kind.LOCATION, Kind.LEARNED)  # filed under a port's UUID, and where the port goes they go
+_Spanned = TransportZone | OpaqueSwitch | OpaqueNetwork | Withdrawal | LogicalPort | Location | Learned
 
 
 @dataclass(slots=True)
@@ -140,7 +142,7 @@ def hosts_for(world: World, key: Key, subscribers: Mapping[UUID, Collection[UUID
     kind, uuid = key
     if kind is Kind.HOST:
         yield uuid
-    elif kind in (Kind.PORT, Kind.LOCATION):
+    elif kind in _OF_PORTS:
         port, location = world.ports.get(uuid), world.locations.get(uuid)
         if port is not None:
             yield from subscribers.get(port.network_uuid, ())
@@ -163,8 +165,8 @@ def touched(world: World, changes: Iterable[Change]) -> Touched:
         kind = Kind(change.kind)
         if kind is Kind.HOST:
             result.hosts.add(change.uuid)
-        elif kind in (Kind.PORT, Kind.LOCATION):
-            result.keys |= {(Kind.PORT, change.uuid), (Kind.LOCATION, change.uuid)}
+        elif kind in _OF_PORTS:
+            result.keys |= {(one, change.uuid) for one in _OF_PORTS}
             groups = {(Kind.SECURITY_GROUP, group) for group in _groups_of_port(world, change.uuid)}
             for host in _parties(world.locations.get(change.uuid)) if groups else ():
                 result.of_host.setdefault(host, set()).update(groups)
@@ -175,7 +177,7 @@ def touched(world: World, changes: Iterable[Change]) -> Touched:
         if kind is Kind.NETWORK:  # it may have appeared, gone or changed zone: what is of it follows it
             result.keys |= {(Kind.WITHDRAWAL, withdrawal.uuid) for withdrawal in world.withdrawals_of(change.uuid)}
             for port in world.ports_by_network.get(change.uuid, ()):
-                result.keys |= {(Kind.PORT, port), (Kind.LOCATION, port)}
+                result.keys |= {(one, port) for one in _OF_PORTS}
     return result
 
 
@@ -209,7 +211,7 @@ def _keys_of_host(world: World, host_uuid: UUID, subscribed: Collection[UUID], h
     groups = set().union(*(_groups_of_port(world, port) for port in held))
     yield from ((Kind.SECURITY_GROUP, uuid) for uuid in groups)
     ports = {port for network in subscribed for port in world.ports_by_network.get(network, ())} | set(held)
-    for kind in (Kind.PORT, Kind.LOCATION):
+    for kind in _OF_PORTS:
         yield from ((kind, uuid) for uuid in ports)
 
 
@@ -223,7 +225,8 @@ def _spans(world: World, host: HostRecord, subscribed: Collection[UUID], row: _S
     if isinstance(row, Withdrawal):
         hidden = world.networks.get(row.network_uuid)
         return hidden is not None and hidden.zone_uuid in host.zone_uuids and row.host_uuid in (None, host.uuid)
-    location = row if isinstance(row, Location) else world.locations.get(row.uuid)
+    port_uuid = row.uuid if isinstance(row, LogicalPort) else row.port_uuid
+    location = world.locations.get(port_uuid)
     if host.uuid in _parties(location):
         return True
     network = world.networks.get(row.network_uuid)

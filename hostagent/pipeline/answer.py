@@ -42,14 +42,21 @@ Address = tuple[int, int]
 """IP version and number."""
 
 
-def answer_flows(key: int, bound: Iterable[tuple[int, tuple[str, ...]]]) -> Iterator[Flow]:
-    """The flows of network *key* whose live ports are *bound*: MAC and defined addresses of each."""
+def answer_flows(
+    key: int,
+    defined: Iterable[tuple[int, tuple[Address, ...]]],
+    learned: Iterable[tuple[int, tuple[Address, ...]]] = (),
+) -> Iterator[Flow]:
+    """The flows of network *key*: MACs of its live ports and their addresses. A learned one yields to a defined one."""
     owners: dict[Address, int] = {}
     shared: set[Address] = set()
-    for mac, ips in bound:
-        for address in single_addresses(ips):
+    for mac, addresses in defined:
+        for address in addresses:
             if owners.setdefault(address, mac) != mac:
                 shared.add(address)
+    for mac, addresses in learned:
+        for address in addresses:
+            owners.setdefault(address, mac)
     for (version, number), mac in owners.items():
         if (version, number) not in shared:
             yield _binding(key, version, number, mac)

@@ -1,4 +1,4 @@
-"""What a VIF may send: the flows of GUARD, CLAIMS and SOURCES for one port, and the counters of what it may not.
+"""What a VIF may send: the flows of GUARD and SOURCES for one port, and the counters of what it may not.
 
 GUARD holds a VIF to its MAC, to untagged frames, and to the truth where a protocol repeats who it is: ARP's sender
 (probes with sender address 0 included), RARP's (QEMU announces a guest with it), the link-layer options of neighbour
@@ -7,9 +7,9 @@ addresses, holds IP to them: besides these only DHCP from 0.0.0.0 to broadcast, 
 RFC 3810 send from `::`: duplicate address detection for an own address, router solicitations, MLDv2 reports. What is
 neither ARP nor IP passes with the right MAC.
 
-A port without defined addresses may use any, but not claim in ARP or ND one that is bound to another port: CLAIMS looks
-the address up. What no VIF may say, whatever its addresses, is in `tables`; a port that is allowed to be a DHCP server
-or a router may say its part of that, from its own MAC and, if it has any, from its own addresses.
+A port without defined addresses may use any, but not claim in ARP or ND one that is bound to another port: CLAIMS
+(`learn`) looks the address up. What no VIF may say, whatever its addresses, is in `tables`; a port that is allowed to
+be a DHCP server or a router may say its part of that, from its own MAC and, if it has any, from its own addresses.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ def guard_flows(
     flows = [*_guard(ofport, number, ips, cookie, allow), *_counters(ofport, ips, cookie)]
     if ips:
         flows += _sources(ofport, ips, cookie)
+    # asked for an address of its own, nobody answers a port
     own = canonical([Match("in_port", ofport), Match(OWNER_MAC, number)])
-    # asked for an address of its own, nobody answers a port; claiming it is its right
-    table, onward = (Table.REPLY, Table.FORWARD) if ips else (Table.CLAIMS, Table.SIGNAL)
-    flows.append(Flow(table=table, priority=120, cookie=cookie, match=own, actions=(Goto(onward),)))
+    flows.append(Flow(table=Table.REPLY, priority=120, cookie=cookie, match=own, actions=(Goto(Table.FORWARD),)))
     return frozenset(flows)
 
 

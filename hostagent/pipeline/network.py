@@ -42,8 +42,9 @@ from hostagent.flow import (
 )
 from hostagent.flow import address_of as to_int
 from hostagent.model import Phase
-from hostagent.pipeline.answer import answer_flows
+from hostagent.pipeline.answer import answer_flows, single_addresses
 from hostagent.pipeline.guard import guard_flows
+from hostagent.pipeline.learn import claim_flows
 from hostagent.pipeline.tables import (
     FROM_TUNNEL,
     FROM_VIF,
@@ -85,6 +86,8 @@ class PortView(NamedTuple):
     mac_text: str
     ips: tuple[str, ...] = ()
     allow: tuple[Allowance, ...] = ()
+    learned: tuple[tuple[int, int], ...] = ()  # addresses it has without their being defined: IP version, number
+    hushed: bool = False  # what it claims is not copied to the agent
     here: bool = False  # this host holds it
     state: VifState = VifState.DARK
     phase: Phase = Phase.STEADY
@@ -119,13 +122,23 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
             yield from guard_flows(
                 ofport=port.ofport, mac=port.mac_text, ips=port.ips, cookie=network.key, allow=port.allow
             )
+            if not port.ips:
+                yield from claim_flows(
+                    ofport=port.ofport,
+                    mac=port.mac,
+                    learned=port.learned,
+                    hushed=port.hushed or port.state is VifState.INCOMING,  # its holder speaks for it
+                    cookie=network.key,
+                )
             if port.state is VifState.INCOMING:
                 yield _signal(network.key, port.ofport)
         yield from _deliver(network.key, port)
         if wire is not None:
             yield from _migrate(network.key, port, family_of(wire.vtep))
             yield from _locate(network.key, port, wire.vtep)
-    yield from answer_flows(network.key, ((port.mac, port.ips) for port in network.ports if port.bound and port.ips))
+    live = [port for port in network.ports if port.bound]
+    defined = ((port.mac, single_addresses(port.ips)) for port in live if port.ips)
+    yield from answer_flows(network.key, defined, ((port.mac, port.learned) for port in live if port.learned))
     yield from _flood(network)
     if network.wire is not None:
         yield from _send(network.key, network.wire)

@@ -190,7 +190,10 @@ def switch_flows(family: Family) -> frozenset[Flow]:
             flows.append(_flow(table, 0))
     flows += _guard()
     flows += [_denied(Table.SOURCES, 90, Denied.SOURCE, match(eth_type=kind)) for kind in (0x0800, 0x86DD)]
-    # a claim to what is bound to nobody is as good as any
+    # probes and duplicate address detection claim nothing yet; a claim to what is bound to nobody is as good as any
+    nobodys = match(**{OWNER_MAC: 0})
+    for probe in (match(eth_type=0x0806, arp_spa=0), (*_icmpv6(135), *match(ipv6_src="::"))):
+        flows.append(_flow(Table.CLAIMS, 110, canonical([*nobodys, *probe]), (Goto(Table.SIGNAL),)))
     flows.append(_flow(Table.CLAIMS, 90, match(**{OWNER_MAC: 0}), (Goto(Table.SIGNAL),)))
     flows.append(_denied(Table.CLAIMS, 80, Denied.ARP, match(eth_type=0x0806)))
     flows += [_denied(Table.CLAIMS, 80, Denied.ND, _icmpv6(kind)) for kind in (135, 136)]

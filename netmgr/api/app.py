@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from netmgr.api import routes_enrolment, routes_groups, routes_ports, routes_resources, routes_trace
+from netmgr.api import routes_enrolment, routes_groups, routes_macs, routes_ports, routes_resources, routes_trace
 from netmgr.api.access import Access
 from netmgr.api.context import Context
 from netmgr.api.ports import Authority, FleetReader, HostQuestions
@@ -52,6 +52,7 @@ def create_app(
     app.include_router(routes_ports.router(context), prefix="/api/v1")
     app.include_router(routes_trace.router(context), prefix="/api/v1")
     app.include_router(routes_groups.router(context), prefix="/api/v1")
+    app.include_router(routes_macs.router(context), prefix="/api/v1")
     app.include_router(routes_enrolment.router(context), prefix="/api/v1")
     app.add_middleware(Access)
     app.add_exception_handler(NetmgrError, _refused)

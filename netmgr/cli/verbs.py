@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from netmgr.cli.client import Connection
-from netmgr.cli.output import output_option, print_late_hosts, print_object, print_objects
+from netmgr.cli.output import list_output_option, output_option, print_late_hosts, print_object, print_objects
 from netmgr.cli.resources import force_option, pass_connection, path_of, wait_options, waiting
 
-__all__ = ["network_verbs", "port_verbs"]
+__all__ = ["mac_group", "network_verbs", "port_verbs"]
 
 
 def port_verbs() -> list[click.Command]:
@@ -19,6 +19,29 @@ def port_verbs() -> list[click.Command]:
 def network_verbs() -> list[click.Command]:
     """Commands of the group `network`."""
     return [realization, withdraw, restore]
+
+
+@click.group("mac")
+def mac_group() -> None:
+    """MACs and addresses: which are known, how, and where they are."""
+
+
+@mac_group.command("list")
+@click.option("--network", metavar="NETWORK", help="Only MACs of this network.")
+@click.option("--host", metavar="HOST", help="Only MACs that this host holds.")
+@list_output_option
+@pass_connection
+def list_macs(connection: Connection, network: str | None, host: str | None, output: str) -> None:
+    """List MACs with their addresses, defined or learned from the guest, their ports and holders.
+
+    \b
+      netmgr mac list --network blue
+      netmgr mac list --host h1 -o wide
+    """
+    found = connection.get("macs", network=network, host=host)
+    columns = ("mac", "network", "port", "defined", "learned", "host", "vtep", "state")
+    more = ("vif_uuid", "learned_since", "conflicts") if output == "wide" else ()
+    print_objects(found, output=output, columns=(*columns, *more))
 
 
 @click.command("attach")

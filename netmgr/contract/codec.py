@@ -41,6 +41,8 @@ MESSAGES: dict[type, type[Message]] = {
     t.OpaqueNetwork: objects_pb2.OpaqueNetwork,
     t.LogicalPort: objects_pb2.LogicalPort,
     t.Location: objects_pb2.Location,
+    t.LearnedAddress: objects_pb2.LearnedAddress,
+    t.Learned: objects_pb2.Learned,
     t.Withdrawal: objects_pb2.Withdrawal,
     t.SecurityRule: objects_pb2.SecurityRule,
     t.SecurityGroup: objects_pb2.SecurityGroup,
@@ -105,6 +107,7 @@ _BODIES: dict[type, str] = {
     t.SecurityGroup: "security_group",
     t.LogicalPort: "port",
     t.Location: "location",
+    t.Learned: "learned",
     t.HostConfig: "host",
 }
 _TYPES = {name: kind for kind, name in _BODIES.items()}

@@ -24,6 +24,9 @@ __all__ = [
     "HostConfig",
     "HostReport",
     "Kind",
+    "Learned",
+    "LearnedAddress",
+    "LearnedSource",
     "Location",
     "LogicalPort",
     "NetworkStatus",
@@ -127,6 +130,11 @@ class Ethertype(StrEnum):
     IPV6 = "ipv6"
 
 
+class LearnedSource(StrEnum):
+    ARP = "arp"
+    ND = "nd"
+
+
 class Kind(StrEnum):
     """Kinds of pushed object, in the order in which a host needs them."""
 
@@ -138,6 +146,7 @@ class Kind(StrEnum):
     SECURITY_GROUP = "security_group"
     PORT = "port"
     LOCATION = "location"
+    LEARNED = "learned"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +243,21 @@ class Location:
     parked: bool = False
     version: int = 0
     mac: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedAddress:
+    address: str
+    source: LearnedSource
+    since: str = ""
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    port_uuid: UUID
+    network_uuid: UUID
+    addresses: tuple[LearnedAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,7 +405,15 @@ class TraceAnswer:
 
 
 Constructs = (
-    TransportZone | OpaqueSwitch | OpaqueNetwork | Withdrawal | SecurityGroup | LogicalPort | Location | HostConfig
+    TransportZone
+    | OpaqueSwitch
+    | OpaqueNetwork
+    | Withdrawal
+    | SecurityGroup
+    | LogicalPort
+    | Location
+    | Learned
+    | HostConfig
 )
 
 
@@ -411,6 +443,7 @@ _KINDS: dict[type, Kind] = {
     SecurityGroup: Kind.SECURITY_GROUP,
     LogicalPort: Kind.PORT,
     Location: Kind.LOCATION,
+    Learned: Kind.LEARNED,
 }
 
 
@@ -420,9 +453,9 @@ def kind_of(body: Constructs) -> Kind:
 
 
 def ref_of(item: Object) -> Ref:
-    """Reference to *item* at its version; a location goes by its port's UUID."""
+    """Reference to *item* at its version; a location and what was learned go by their port's UUID."""
     body = item.body
-    uuid = body.port_uuid if isinstance(body, Location) else body.uuid
+    uuid = body.port_uuid if isinstance(body, Location | Learned) else body.uuid
     return Ref(kind=kind_of(body), uuid=uuid, version=item.version)
 
 

@@ -8,6 +8,7 @@ raises `NetmgrError` with the sentence for the user.
 
 from netmgr.rules.desired import check_host, check_network, check_port, check_switch, check_zone
 from netmgr.rules.groups import check_group, check_group_removal, check_port_groups
+from netmgr.rules.learned import learned_rows, rivals_of
 from netmgr.rules.shadows import check_failover, check_shadow, failover_pair, mirrored
 from netmgr.rules.usage import (
     check_host_removal,
@@ -21,7 +22,6 @@ from netmgr.rules.usage import (
 from netmgr.rules.withdrawals import check_restoration, check_withdrawal
 
 __all__ = [
-    "MIRRORED",
     "check_failover",
     "check_group",
     "check_group_removal",
@@ -42,5 +42,7 @@ __all__ = [
     "check_zone_removal",
     "failover_pair",
     "freed_segments_to_release",
+    "learned_rows",
     "mirrored",
+    "rivals_of",
 ]

@@ -265,6 +265,8 @@ def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPor
     rules.check_port_groups(tx.world, changed)
     rules.check_shadow(tx.world, changed)
     put_port(tx, changed)
+    if changed.ips or changed.mac != port.mac:  # defined ones count; another MAC is another guest
+        tx.delete(Kind.LEARNED, port.uuid)
     for uuid in tuple(tx.world.shadows_of.get(port.uuid, ())):
         shadow = tx.world.ports[uuid]
         put_port(tx, replace(shadow, **rules.mirrored(changed)))
@@ -295,6 +297,7 @@ def detach_port(tx: Transaction, port: LogicalPort, *, force: bool = False) -> L
         rules.check_port_release(tx.world, port, verb="detach")
     detached = replace(port, vif_uuid=None)
     tx.put(detached)
+    tx.delete(Kind.LEARNED, port.uuid)
     location = tx.world.locations.get(port.uuid)
     if location is not None:
         _unbind(tx, location)

@@ -30,8 +30,9 @@ def put_port(tx: Transaction, port: LogicalPort) -> None:
 
 
 def delete_port(tx: Transaction, port_uuid: UUID) -> None:
-    """Delete a port with its location; groups whose members it alters change with it."""
+    """Delete a port with its location and what was learned of it; groups whose members it alters change with it."""
     before = tx.world.ports.get(port_uuid)
+    tx.delete(Kind.LEARNED, port_uuid)
     tx.delete(Kind.LOCATION, port_uuid)
     tx.delete(Kind.PORT, port_uuid)
     _note_members(tx, groups_altered(before, None))

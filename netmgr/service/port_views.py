@@ -13,6 +13,7 @@ from uuid import UUID
 
 from netmgr.contract.types import Location, LogicalPort, OpaqueNetwork, VifState, VifStatus
 from netmgr.model import HostLive, World
+from netmgr.service.mac_views import address_views, rival_sentences
 
 __all__ = ["Places", "binding_views", "places_of", "port_view"]
 
@@ -48,6 +49,8 @@ def port_view(world: World, port: LogicalPort, places: Places) -> View:
         "vif_uuid": str(port.vif_uuid) if port.vif_uuid else None,
         "mac": port.mac,
         "ips": list(port.ips),
+        "learned": address_views(world, port),
+        "address_conflicts": rival_sentences(world, port),
         "admin_up": port.admin_up,
         "allow": list(port.allow),
         "egress_kbps": port.egress_kbps,
@@ -84,7 +87,8 @@ def port_view(world: World, port: LogicalPort, places: Places) -> View:
 def binding_views(world: World, network: OpaqueNetwork, places: Places) -> list[View]:
     """The ports of a network that have a VIF: which, where, and how it fares; by name."""
     ports = (world.ports[uuid] for uuid in world.ports_by_network.get(network.uuid, ()))
-    wanted = ("name", "vif_uuid", "mac", "ips", "location", "host", "incoming_host", "vif_state", "shadow_of")
+    where = ("location", "host", "incoming_host", "vif_state", "shadow_of")
+    wanted = ("name", "vif_uuid", "mac", "ips", "learned", *where)
     attached = sorted((port for port in ports if port.vif_uuid is not None), key=lambda port: port.name)
     views = [port_view(world, port, places) for port in attached]
     return [{"port" if key == "name" else key: view[key] for key in wanted} for view in views]

@@ -8,6 +8,7 @@ network that is withdrawn from a host is in maintenance there at best. Ports hav
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -105,19 +106,27 @@ def network_view(world: World, network: OpaqueNetwork, lives: Lives) -> View:
 
 
 def span_views(world: World, network: OpaqueNetwork, lives: Lives) -> list[View]:
-    """The hosts that must carry a network, by name: realized or not, how it fares there, whether it is withdrawn."""
+    """The hosts that must carry a network, by name: realized or not, ports that live there, how it fares, withdrawn."""
     span = []
+    live = _live_ports(world, network)
     for host in _hosts_in(world, (network.zone_uuid,)):
         state, _reason = state_on(world, host, (Kind.NETWORK, network.uuid), lives.get(host.uuid))
         span.append(
             {
                 "host": host.name,
                 "state": state.value,
+                "live_ports": live[host.uuid],
                 "withdrawn": world.withdrawal_from(network.uuid, host.uuid) is not None,
                 **_status(_of_network(world, host, network, lives)),
             }
         )
     return span
+
+
+def _live_ports(world: World, network: OpaqueNetwork) -> Counter[UUID | None]:
+    """By host: ports of *network* that it holds, not parked. Only these hosts are told of the network's ports."""
+    places = (world.locations.get(uuid) for uuid in world.ports_by_network.get(network.uuid, ()))
+    return Counter(place.holder_host for place in places if place is not None and not place.parked)
 
 
 def host_view(world: World, host: HostRecord, lives: Lives) -> View:

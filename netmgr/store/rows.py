@@ -17,6 +17,7 @@ from uuid import UUID
 
 from netmgr.contract.types import (
     Kind,
+    Learned,
     Location,
     LogicalPort,
     OpaqueNetwork,
@@ -40,6 +41,7 @@ ROW_TYPES: dict[str, type[Row]] = {
     Kind.SECURITY_GROUP: GroupRecord,
     Kind.PORT: LogicalPort,
     Kind.LOCATION: Location,
+    Kind.LEARNED: Learned,
     TOKEN: JoinToken,
     FREED_SEGMENT: FreedSegment,
 }

@@ -176,6 +176,14 @@ location = Table(
     _text("mac"),
 )
 
+learned = Table(
+    "learned",
+    metadata,
+    _uuid("port_uuid", refers="port.uuid", primary_key=True),
+    _uuid("network_uuid", refers="network.uuid"),
+    _list("addresses"),
+)
+
 token = Table(
     "token",
     metadata,
@@ -219,6 +227,7 @@ TABLES: dict[str, Table] = {
     Kind.SECURITY_GROUP: security_group,
     Kind.PORT: port,
     Kind.LOCATION: location,
+    Kind.LEARNED: learned,
     TOKEN: token,
     FREED_SEGMENT: freed_segment,
 }

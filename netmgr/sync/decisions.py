@@ -15,11 +15,12 @@ import structlog
 from netmgr.arbiter import Refusal, decide_activation, decide_claim, decide_release
 from netmgr.contract import codec
 from netmgr.contract.proto import sync_pb2
-from netmgr.contract.types import Claim, Kind, Location, Object, ReleaseReason
+from netmgr.contract.types import Claim, Kind, Learned, Location, Object, ReleaseReason
 from netmgr.model import NetmgrError, World
+from netmgr.rules import learned_rows
 from netmgr.store import Store
 
-__all__ = ["activate", "answer_claim", "note_pnics", "release"]
+__all__ = ["activate", "answer_claim", "learn", "note_pnics", "release"]
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +76,23 @@ def release(store: Store, host: UUID, *, port_uuid: UUID, version: int, why: Rel
         return decide_release(world, host=host, port_uuid=port_uuid, version=version, why=why, now_ms=now_ms)
 
     _decide(store, host, port_uuid, f"release.{why}", decide)
+
+
+def learn(store: Store, host: UUID, word: Learned, *, since: str) -> None:
+    """Take what *host* has learned of a port, if it is its to say."""
+    try:
+        with store.transaction() as transaction:
+            for row in learned_rows(transaction.world, host=host, word=word, since=since):
+                if row.addresses:
+                    transaction.put(row)
+                else:
+                    transaction.delete(Kind.LEARNED, row.port_uuid)
+                refused = {one.address: one.refused for one in row.addresses if one.refused}
+                log.info("learned", port=str(row.port_uuid), addresses=len(row.addresses), refused=refused)
+    except NetmgrError as error:
+        if error.status >= 500:
+            raise
+        log.warning("learned.ignored", host=str(host), port=str(word.port_uuid), reason=error.sentence)
 
 
 def note_pnics(store: Store, host: UUID, pnics: tuple[str, ...]) -> None:

@@ -70,7 +70,7 @@ class Outbox:
         after = frozenset(subscribed)
         for network in self.subscribed ^ after:
             for port in world.ports_by_network.get(network, ()):
-                self.mark(((Kind.PORT, port), (Kind.LOCATION, port)))
+                self.mark(((Kind.PORT, port), (Kind.LOCATION, port), (Kind.LEARNED, port)))
         self.subscribed = after
 
     def mark(self, keys: Iterable[Key]) -> None:

@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -25,7 +26,7 @@ import structlog
 from netmgr.contract import codec
 from netmgr.contract.codec import ContractError
 from netmgr.contract.proto import sync_pb2
-from netmgr.contract.types import Claim, HostReport, Kind, ReleaseReason, TraceAnswer, TraceQuestion
+from netmgr.contract.types import Claim, HostReport, Kind, Learned, ReleaseReason, TraceAnswer, TraceQuestion
 from netmgr.identity import Peer
 from netmgr.model import NetmgrError
 from netmgr.sync import decisions
@@ -187,6 +188,10 @@ class Session:
             await self._take_activated(message.activated)
         elif body == "release":
             await self._take_release(message.release)
+        elif body == "learned":
+            word = codec.decode(Learned, message.learned)
+            since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+            await self._in_thread(lambda: decisions.learn(self._hub.store, self.host_uuid, word, since=since))
         elif body == "subscribe":
             networks = frozenset(uuid_of(x, "Subscribe.network_uuids") for x in message.subscribe.network_uuids)
             self._hub.subscribe(self, networks)

@@ -192,8 +192,30 @@ class HostConfig(_message.Message):
     vteps: _containers.RepeatedCompositeFieldContainer[VtepAssignment]
     def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., zone_uuids: _Optional[_Iterable[str]] = ..., vteps: _Optional[_Iterable[_Union[VtepAssignment, _Mapping]]] = ...) -> None: ...
 
+class LearnedAddress(_message.Message):
+    __slots__ = ("address", "source", "since", "refused")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    source: str
+    since: str
+    refused: str
+    def __init__(self, address: _Optional[str] = ..., source: _Optional[str] = ..., since: _Optional[str] = ..., refused: _Optional[str] = ...) -> None: ...
+
+class Learned(_message.Message):
+    __slots__ = ("port_uuid", "network_uuid", "addresses")
+    PORT_UUID_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    port_uuid: str
+    network_uuid: str
+    addresses: _containers.RepeatedCompositeFieldContainer[LearnedAddress]
+    def __init__(self, port_uuid: _Optional[str] = ..., network_uuid: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[LearnedAddress, _Mapping]]] = ...) -> None: ...
+
 class Object(_message.Message):
-    __slots__ = ("version", "zone", "switch", "network", "port", "location", "host", "withdrawal", "security_group")
+    __slots__ = ("version", "zone", "switch", "network", "port", "location", "host", "withdrawal", "security_group", "learned")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ZONE_FIELD_NUMBER: _ClassVar[int]
     SWITCH_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +225,7 @@ class Object(_message.Message):
     HOST_FIELD_NUMBER: _ClassVar[int]
     WITHDRAWAL_FIELD_NUMBER: _ClassVar[int]
     SECURITY_GROUP_FIELD_NUMBER: _ClassVar[int]
+    LEARNED_FIELD_NUMBER: _ClassVar[int]
     version: int
     zone: TransportZone
     switch: OpaqueSwitch
@@ -212,7 +235,8 @@ class Object(_message.Message):
     host: HostConfig
     withdrawal: Withdrawal
     security_group: SecurityGroup
-    def __init__(self, version: _Optional[int] = ..., zone: _Optional[_Union[TransportZone, _Mapping]] = ..., switch: _Optional[_Union[OpaqueSwitch, _Mapping]] = ..., network: _Optional[_Union[OpaqueNetwork, _Mapping]] = ..., port: _Optional[_Union[LogicalPort, _Mapping]] = ..., location: _Optional[_Union[Location, _Mapping]] = ..., host: _Optional[_Union[HostConfig, _Mapping]] = ..., withdrawal: _Optional[_Union[Withdrawal, _Mapping]] = ..., security_group: _Optional[_Union[SecurityGroup, _Mapping]] = ...) -> None: ...
+    learned: Learned
+    def __init__(self, version: _Optional[int] = ..., zone: _Optional[_Union[TransportZone, _Mapping]] = ..., switch: _Optional[_Union[OpaqueSwitch, _Mapping]] = ..., network: _Optional[_Union[OpaqueNetwork, _Mapping]] = ..., port: _Optional[_Union[LogicalPort, _Mapping]] = ..., location: _Optional[_Union[Location, _Mapping]] = ..., host: _Optional[_Union[HostConfig, _Mapping]] = ..., withdrawal: _Optional[_Union[Withdrawal, _Mapping]] = ..., security_group: _Optional[_Union[SecurityGroup, _Mapping]] = ..., learned: _Optional[_Union[Learned, _Mapping]] = ...) -> None: ...
 
 class ObjectRef(_message.Message):
     __slots__ = ("kind", "uuid", "version")

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HostMessage(_message.Message):
-    __slots__ = ("hello", "subscribe", "ack", "claim", "activated", "release", "report", "trace_answer")
+    __slots__ = ("hello", "subscribe", "ack", "claim", "activated", "release", "report", "learned", "trace_answer")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class HostMessage(_message.Message):
     ACTIVATED_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
+    LEARNED_FIELD_NUMBER: _ClassVar[int]
     TRACE_ANSWER_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     subscribe: Subscribe
@@ -24,8 +25,9 @@ class HostMessage(_message.Message):
     activated: Activated
     release: Release
     report: HostReport
+    learned: _objects_pb2.Learned
     trace_answer: TraceAnswer
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ..., trace_answer: _Optional[_Union[TraceAnswer, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ..., learned: _Optional[_Union[_objects_pb2.Learned, _Mapping]] = ..., trace_answer: _Optional[_Union[TraceAnswer, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("host_uuid", "boot_id", "agent_version", "store_id", "have", "network_uuids", "view_address")

@@ -25,6 +25,9 @@ from hostagent.resolve import resolve
 from netmgr.contract.types import (
     Allowance,
     HostConfig,
+    Learned,
+    LearnedAddress,
+    LearnedSource,
     Location,
     LogicalPort,
     NetworkType,
@@ -57,6 +60,7 @@ class Host:
     vtep: str
     phases: dict[UUID, Phase] = field(default_factory=dict)
     relay_vteps: dict[UUID, str] = field(default_factory=dict)
+    hushed: set[UUID] = field(default_factory=set)
     signals: list[tuple[int, int, int, bytes]] = field(default_factory=list)
 
     @property
@@ -88,6 +92,7 @@ class Fabric:
         self.networks: dict[UUID, OpaqueNetwork] = {}
         self.ports: dict[UUID, LogicalPort] = {}
         self.locations: dict[UUID, Location] = {}
+        self.learned: dict[UUID, Learned] = {}
 
     def network(self, name: str, segment: int, kind: NetworkType = NetworkType.VXLAN) -> None:
         self.networks[named(name)] = OpaqueNetwork(
@@ -127,6 +132,16 @@ class Fabric:
         if tap:
             self.plug(name, host)
 
+    def learn(self, name: str, *addresses: str, refused: str = "") -> None:
+        """What the manager has said of *addresses* that the guest of port *name* uses."""
+        port = self.ports[named(name)]
+        found = tuple(LearnedAddress(address=one, source=LearnedSource.ARP, refused=refused) for one in addresses)
+        self.learned[port.uuid] = Learned(port_uuid=port.uuid, network_uuid=port.network_uuid, addresses=found)
+
+    def hush(self, host: str, name: str) -> None:
+        """The agent of *host* wants no more copies of what the guest of *name* claims."""
+        self.hosts[host].hushed |= {named(name)}
+
     def plug(self, name: str, host: str) -> None:
         one = self.hosts[host]
         vif = named(f"vif {name}")
@@ -163,6 +178,8 @@ class Fabric:
             networks=self.networks,
             ports=self.ports,
             locations=self.locations,
+            learned=self.learned,
+            hushed=frozenset(host.hushed),
             offered_pnics=("p0",),
             phases=host.phases,
             relay_vteps=host.relay_vteps,
@@ -202,6 +219,15 @@ class Fabric:
         rows = {row["name"]: row["ofport"] for row in one.switch.interfaces()}
         ports = {rows[f"{name}-{host}"]: name for name in names}
         return {(ports.get(drop.ofport, ""), drop.reason): drop.packets for drop in asyncio.run(self._drops(one))}
+
+    def counted(self, host: str) -> list[tuple[Flow, int]]:
+        """The flows that *host* has, each with the packets that met it."""
+        self.hosts[host].switch.appctl("revalidator/wait")
+        return asyncio.run(self._counted(self.hosts[host]))
+
+    async def _counted(self, host: Host) -> list[tuple[Flow, int]]:
+        async with connected(host) as connection:
+            return [(flow, packets) for flow, packets, _ in await connection.count()]
 
     def flows(self, host: str) -> frozenset[Flow]:
         """The flows that *host* has."""
@@ -291,7 +317,7 @@ def fabric(_hosts: tuple[dict[str, Host], DummySwitch]) -> Iterator[Fabric]:
     """A fabric with nothing on it; the switches live as long as the module."""
     hosts, underlay = _hosts
     for host in hosts.values():
-        host.phases, host.relay_vteps, host.signals = {}, {}, []
+        host.phases, host.relay_vteps, host.hushed, host.signals = {}, {}, set(), []
         host.switch.sent("p0")
     yield Fabric(hosts, underlay)
     for host in hosts.values():

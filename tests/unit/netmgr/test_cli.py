@@ -47,6 +47,11 @@ def test_life_of_every_resource(netmgr: Cli) -> None:
     assert netmgr.ok("port", "attach", "blue/p", "--vif", vif, "-o", "json").json()["vif_uuid"] == vif
     assert netmgr.ok("port", "set", "p", "--up", "--no-ips", "-o", "json").json()["admin_up"] is True
     assert netmgr.ok("port", "show", "p", "-o", "json").json()["ips"] == []
+    (known,) = netmgr.ok("mac", "list", "--network", "blue", "-o", "json").json()
+    assert (known["port"], known["defined"], known["learned"], known["state"]) == ("p", [], [], "unbound")
+    assert netmgr.ok("mac", "list", "--host", "h1", "-o", "json").json() == []
+    assert "no host 'nowhere'" in netmgr("mac", "list", "--host", "nowhere").err
+    assert known["mac"] in netmgr.ok("mac", "list", "-o", "wide").out
     both = netmgr.ok("port", "set", "p", "--allow", "router", "--allow", "dhcp-server", "-o", "json")
     assert both.json()["allow"] == ["dhcp-server", "router"]
     twice = netmgr("port", "set", "p", "--allow", "router", "--allow", "router")

@@ -1,0 +1,67 @@
+"""Which ARP and ND of a port without defined addresses the agent sees: CLAIMS, for one port.
+
+GUARD has found the frame honest about its MAC and asked BINDING whose the claimed address is. Then
+
+- *nobody's*: a copy to the agent, which learns it; the frame goes on. Probes and duplicate address detection name no
+  sender yet (0.0.0.0, `::`) and are not copied (`tables`).
+- *its own*: the frame goes on, uncopied. So an address costs copies until the network manager has said whose it is, a
+  few milliseconds, and none after. Each learned address of the port has a flow of its own here, whose counter tells
+  the agent that the guest still uses it.
+- *another port's*: the frame is dropped, and copied, so that both ports can be told of the collision.
+
+A port that is hushed has no copies made at all (`learning`). Copies go over the bridge's management connection, of
+which Open vSwitch queues at most 100 while nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hostagent.flow import Action, Controller, Flow, Goto, Match, SetField, canonical, match
+from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, Denied, Table
+
+__all__ = ["claim_flows", "claimed_address"]
+
+_COPY_BYTES = 128
+
+Address = tuple[int, int]
+"""IP version and number."""
+
+
+def claim_flows(*, ofport: int, mac: int, learned: tuple[Address, ...], hushed: bool, cookie: int) -> Iterator[Flow]:
+    """What becomes of the claims of the port at *ofport*; *learned* are the addresses that are its own by now."""
+
+    def row(priority: int, conditions: tuple[Match, ...], *actions: Action) -> Flow:
+        items = canonical([Match("in_port", ofport), *conditions])
+        return Flow(table=Table.CLAIMS, priority=priority, cookie=cookie, match=items, actions=actions)
+
+    onward = Goto(Table.SIGNAL)
+    own = Match(OWNER_MAC, mac)
+    for version, number in learned:
+        address = (Match(ADDRESS4, number),) if version == 4 else (Match(ADDRESS4, 0), Match(ADDRESS6, number))
+        yield row(130, (own, *address), onward)
+    yield row(120, (own,), onward)
+    if hushed:
+        return
+    copy = Controller(_COPY_BYTES)
+    yield row(100, (Match(OWNER_MAC, 0),), copy, onward)
+    for why, message in (
+        (Denied.ARP, match(eth_type=0x0806)),
+        (Denied.ND, match(eth_type=0x86DD, nw_proto=58, icmpv6_type=135)),
+        (Denied.ND, match(eth_type=0x86DD, nw_proto=58, icmpv6_type=136)),
+    ):
+        yield row(85, message, copy, SetField(REASON, why), Goto(Table.DROPPED))
+
+
+def claimed_address(flow: Flow) -> tuple[int, Address] | None:
+    """The port number and address of a flow that counts the use of a learned address; None for every other."""
+    if flow.table != Table.CLAIMS or flow.priority != 130:
+        return None
+    values = {item.field: item.value for item in flow.match if isinstance(item, Match)}
+    if values[ADDRESS4]:
+        return values["in_port"], (4, values[ADDRESS4])
+    parts = (values.get(f"reg{index}", 0) for index in range(8, 12))
+    number = 0
+    for part in parts:
+        number = number << 32 | part
+    return values["in_port"], (6, number)

@@ -1,0 +1,70 @@
+"""The manager's MAC and address tables, as the API shows them: each MAC with its addresses, and where it is. Pure.
+
+An address is *defined* by the operator or *learned* from the guest (`netmgr.rules.learned`). What a guest claims and
+does not get is shown on its port and on the port that has it; the sentence says why.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from netmgr import rules
+from netmgr.contract.types import Location, LogicalPort
+from netmgr.model import World
+
+__all__ = ["address_views", "mac_views", "rival_sentences"]
+
+View = dict[str, Any]
+
+
+def mac_views(world: World, *, network: UUID | None = None, host: UUID | None = None) -> list[View]:
+    """One for each MAC of *network*, or of all, that *host*, or any or none, holds; by network and MAC.
+
+    A shadow has its primary's MAC, and is left out.
+    """
+    uuids = world.ports if network is None else world.ports_by_network.get(network, set())
+    views = []
+    for port in (world.ports[uuid] for uuid in uuids):
+        location = world.locations.get(port.uuid)
+        holder = location.holder_host if location is not None else None
+        if port.shadow_of is None and host in (None, holder):
+            views.append(_view(world, port, location))
+    return sorted(views, key=lambda view: (view["network"], view["mac"]))
+
+
+def address_views(world: World, port: LogicalPort) -> list[View]:
+    """What is learned of *port*, also what it was refused."""
+    learned = world.learned.get(port.uuid)
+    return [
+        {"address": one.address, "source": one.source.value, "since": one.since, "refused": one.refused}
+        for one in (learned.addresses if learned is not None else ())
+    ]
+
+
+def rival_sentences(world: World, port: LogicalPort) -> list[str]:
+    """Collisions of addresses that *port* is one side of, either side."""
+    refused = [f"{view['address']}: {view['refused']}" for view in address_views(world, port) if view["refused"]]
+    rivals = rules.rivals_of(world, port)
+    return sorted([*refused, *(f"{one.address}: the guest of port {other.name} uses it too" for other, one in rivals)])
+
+
+def _view(world: World, port: LogicalPort, location: Location | None) -> View:
+    learned = address_views(world, port)
+    holder = world.hosts.get(location.holder_host) if location is not None and location.holder_host else None
+    held = "parked" if location is not None and location.parked else "live"
+    return {
+        "mac": port.mac,
+        "network": world.networks[port.network_uuid].name,
+        "port": port.name,
+        "port_uuid": str(port.uuid),
+        "vif_uuid": str(port.vif_uuid) if port.vif_uuid else None,
+        "defined": list(port.ips),
+        "learned": [one["address"] for one in learned if not one["refused"]],
+        "learned_since": max((one["since"] for one in learned if not one["refused"]), default=""),
+        "host": holder.name if holder else None,
+        "vtep": location.holder_vtep if location is not None else "",
+        "state": held if holder else "unbound",
+        "conflicts": rival_sentences(world, port),
+        "addresses": learned,
+    }

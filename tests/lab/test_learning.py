@@ -1,0 +1,130 @@
+"""Addresses learned from guests, on real hosts: told, answered for, kept; and what the underlay then carries."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from scripts.labkit import Lab
+
+pytestmark = pytest.mark.lab
+
+APPLY = """
+switches: [{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24}]
+networks: [{name: blue, type: vxlan, zone: a, mtu: 1450}]
+"""
+GUESTS = {"h1": ("c1", "10.10.0.1"), "h2": ("c2", "10.10.0.2")}
+# Claims the address of argv 1 for the MAC of eth0, as a guest does that comes up with it.
+CLAIM = """
+import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(("eth0", 0))
+mac, ip = s.getsockname()[4], socket.inet_aton(sys.argv[1])
+arp = bytes.fromhex("0001080006040001") + mac + ip + bytes(6) + ip
+s.send(b"\\xff" * 6 + mac + b"\\x08\\x06" + arp + bytes(18))
+"""
+
+
+def within(seconds: float, claim: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def inside(lab: Lab, host: str, *command: str, check: bool = True) -> Any:
+    return lab.exec(host, ["ip", "netns", "exec", GUESTS[host][0], *command], check=check)
+
+
+def reach(lab: Lab, host: str, address: str) -> bool:
+    return inside(lab, host, "ping", "-c1", "-W1", address, check=False).returncode == 0
+
+
+def learned(lab: Lab) -> dict[str, list[str]]:
+    rows = json.loads(lab.exec("mgr", ["netmgr", "mac", "list", "--network", "blue", "-o", "json"]).stdout)
+    return {row["port"]: [one for one in row["learned"] if "." in one] for row in rows}
+
+
+def start_capture(lab: Lab, host: str) -> Any:
+    """tcpdump of the VXLAN packets at a host's PNIC, ready when this returns."""
+    words = ["tcpdump", "-n", "-l", "--immediate-mode", "-i", "pnic0", "udp port 4789"]
+    capture = lab.popen(host, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert any("listening" in line for line in iter(capture.stderr.readline, ""))
+    return capture
+
+
+def end_capture(capture: Any) -> str:
+    capture.send_signal(signal.SIGINT)
+    return str(capture.communicate(timeout=10)[0]).strip()
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Three hosts; a container on two of them, with addresses that nobody has defined."""
+    with Lab(hosts=3, with_libvirt=False, with_vmctl=False, zones=dict.fromkeys(("h1", "h2", "h3"), "a")) as made:
+        made.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
+        for host, (name, address) in GUESTS.items():
+            made.exec(host, ["ip", "netns", "add", name])
+            attach = ["hostagent", "port", "attach", "--network", "blue", "--netns", name, "--name", name]
+            made.exec(host, [*attach, "--ip", f"{address}/24"])
+        assert within(10, lambda: reach(made, "h1", "10.10.0.2"))
+        yield made
+
+
+def test_what_guests_use_is_known_to_the_manager_and_to_the_other_host(lab: Lab) -> None:
+    assert within(5, lambda: learned(lab) == {"c1": ["10.10.0.1"], "c2": ["10.10.0.2"]})
+    explained = lab.exec("h1", ["hostagent", "vif", "explain", _vif(lab, "c1")]).stdout
+    assert "Learned from its guest: 10.10.0.1" in " ".join(explained.split())
+
+
+def test_the_underlay_carries_no_arp_for_a_learned_address_and_nothing_to_a_host_without_a_port(lab: Lab) -> None:
+    captures = {host: start_capture(lab, host) for host in ("h2", "h3")}
+    inside(lab, "h1", "ping", "-c1", "-W1", "10.10.0.77", check=False)  # nobody's: flooded
+    for _ in range(3):
+        inside(lab, "h1", "ip", "neigh", "flush", "all")
+        assert reach(lab, "h1", "10.10.0.2")
+    heard = {host: end_capture(capture) for host, capture in captures.items()}
+    assert "who-has 10.10.0.77 " in heard["h2"], "the capture sees what crosses"
+    assert heard["h2"].count("ICMP echo request") == 3
+    assert "who-has 10.10.0.2 " not in heard["h2"]
+    assert "who-has 10.10.0.1 " not in heard["h2"]
+    assert heard["h3"] == ""
+
+
+def test_a_second_guest_with_the_address_is_told_on_both_ports_and_the_first_keeps_it(lab: Lab) -> None:
+    inside(lab, "h2", "python3", "-c", CLAIM, "10.10.0.1")
+    assert within(5, lambda: bool(_port(lab, "c1")["address_conflicts"]))
+    assert _port(lab, "c1")["address_conflicts"] == ["10.10.0.1: the guest of port c2 uses it too"]
+    assert _port(lab, "c2")["address_conflicts"] == ["10.10.0.1: port c1 had it before"]
+    inside(lab, "h1", "ip", "neigh", "flush", "all")
+    assert reach(lab, "h1", "10.10.0.2")
+    explained = lab.exec("h2", ["hostagent", "vif", "explain", _vif(lab, "c2")], check=False).stdout
+    assert "Its guest uses 10.10.0.1, which is not its own" in " ".join(explained.split())
+
+
+def test_what_is_learned_outlives_manager_and_agents(lab: Lab) -> None:
+    before = learned(lab)
+    lab.stop_daemon("mgr", "netmgr", number=signal.SIGKILL)
+    lab.stop_daemon("h1", "hostagent", number=signal.SIGKILL)
+    lab.start_daemon("h1", "hostagent")
+    inside(lab, "h1", "ip", "neigh", "flush", "all")
+    assert reach(lab, "h1", "10.10.0.2")
+    lab.start_daemon("mgr", "netmgr")
+    assert within(20, lambda: learned(lab) == before)
+
+
+def _vif(lab: Lab, name: str) -> str:
+    return str(_port(lab, name)["vif_uuid"])
+
+
+def _port(lab: Lab, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(lab.exec("mgr", ["netmgr", "port", "show", name, "-o", "json"]).stdout)
+    return found

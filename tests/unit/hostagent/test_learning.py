@@ -1,0 +1,137 @@
+"""Addresses from frames, and what is kept of them: the parser on good and bad frames, limits, age, hush."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6ND_RS, IPv6, IPv6ExtHdrHopByHop
+from scapy.layers.l2 import ARP, Ether
+
+from hostagent.learning import ADDRESSES_MAX, AGE_S, HUSH_S, Claimed, Learning, read_claim
+from netmgr.contract.types import LearnedSource
+
+PORT, OTHER = UUID(int=1), UUID(int=2)
+SRC = "02:00:00:00:00:01"
+
+
+def frame(payload) -> bytes:
+    return bytes(Ether(src=SRC, dst="ff:ff:ff:ff:ff:ff") / payload)
+
+
+def claimed(number: int) -> Claimed:
+    return Claimed(f"10.0.{number // 250}.{number % 250 + 1}", LearnedSource.ARP)
+
+
+ARP_FRAME = frame(ARP(hwsrc=SRC, psrc="10.0.0.5", pdst="10.0.0.9"))
+NS_FRAME = frame(IPv6(src="fd00::5", dst="ff02::1:ff00:9") / ICMPv6ND_NS(tgt="fd00::9"))
+NA_FRAME = frame(IPv6(src="fe80::1", dst="ff02::1") / ICMPv6ND_NA(tgt="fd00::5"))
+
+
+@pytest.mark.parametrize(
+    ("seen", "address", "source"),
+    [
+        (ARP_FRAME, "10.0.0.5", LearnedSource.ARP),
+        (frame(ARP(op=2, hwsrc=SRC, psrc="169.254.1.1", pdst="169.254.1.1")), "169.254.1.1", LearnedSource.ARP),
+        (NS_FRAME, "fd00::5", LearnedSource.ND),
+        (NA_FRAME, "fd00::5", LearnedSource.ND),
+        (frame(IPv6(src="fe80::1", dst="ff02::1") / IPv6ExtHdrHopByHop() / ICMPv6ND_NA(tgt="fd00::5")), "fd00::5",
+         LearnedSource.ND),
+    ],
+    ids=["arp", "announcement", "solicitation", "advertisement", "behind an extension header"],
+)  # fmt: skip
+def test_what_a_guest_says_it_has_is_read(seen: bytes, address: str, source: LearnedSource) -> None:
+    assert read_claim(seen) == Claimed(address, source)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        b"",
+        frame(ARP(hwsrc=SRC, psrc="0.0.0.0", pdst="10.0.0.9")),
+        frame(IPv6(src="::", dst="ff02::1:ff00:9") / ICMPv6ND_NS(tgt="fd00::9")),
+        frame(ARP(hwsrc=SRC, psrc="224.0.0.1")),
+        frame(ARP(hwsrc=SRC, psrc="255.255.255.255")),
+        frame(ARP(hwsrc=SRC, psrc="127.0.0.1")),
+        frame(IPv6(src="fe80::1", dst="ff02::1") / ICMPv6ND_NA(tgt="ff02::1")),
+        frame(IPv6(src="fe80::1", dst="ff02::2") / ICMPv6ND_RS()),
+        frame(ARP(hwtype=6, hwsrc=SRC, psrc="10.0.0.5")),
+        frame(ARP(hwlen=8, hwsrc=SRC, psrc="10.0.0.5")),
+        frame(IP(src="10.0.0.5", dst="10.0.0.9") / UDP()),
+        frame(IPv6(src="fe80::1", dst="ff02::1", nh=0) / bytes([0, 255] * 40)),
+    ],
+)
+def test_what_names_no_address_of_a_guest_is_nothing(seen: bytes) -> None:
+    assert read_claim(seen) is None
+
+
+@pytest.mark.parametrize("whole", [ARP_FRAME, NS_FRAME, NA_FRAME], ids=["arp", "ns", "na"])
+def test_a_frame_that_is_cut_off_before_its_address_ends_claims_nothing(whole: bytes) -> None:
+    ends = {0: 32, 1: 78, 2: 78}[[ARP_FRAME, NS_FRAME, NA_FRAME].index(whole)]
+    assert all(read_claim(whole[:length]) is None for length in range(ends))
+    assert read_claim(whole[:ends]) is not None
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"\x08\x06", b"\x86\xdd", b"\x08\x00"]))
+def test_no_frame_harms_the_reader(tail: bytes, kind: bytes) -> None:
+    found = read_claim(bytes(12) + kind + tail)
+    assert found is None or found.address
+
+
+@given(st.sampled_from([ARP_FRAME, NS_FRAME, NA_FRAME]), st.integers(12, 77), st.binary(min_size=1, max_size=4))
+def test_no_damage_to_a_good_frame_harms_the_reader(good: bytes, at: int, damage: bytes) -> None:
+    found = read_claim(good[:at] + damage + good[at + len(damage) :])
+    assert found is None or found.address
+
+
+def test_only_what_is_new_is_told() -> None:
+    learning = Learning()
+    assert learning.hear(PORT, claimed(1), now=0)
+    assert not learning.hear(PORT, claimed(1), now=1)
+    assert learning.hear(PORT, claimed(2), now=2)
+    assert learning.claims(PORT) == (claimed(1), claimed(2))
+    assert learning.claims(OTHER) == ()
+
+
+def test_an_address_too_many_is_not_learned_and_hushes_the_port_for_a_while() -> None:
+    learning = Learning()
+    for number in range(ADDRESSES_MAX):
+        assert learning.hear(PORT, claimed(number), now=0)
+    assert not learning.hushed(now=0)
+    assert not learning.hear(PORT, claimed(99), now=0)
+    assert len(learning.claims(PORT)) == ADDRESSES_MAX
+    assert learning.hushed(now=HUSH_S - 1) == {PORT}
+    assert not learning.hushed(now=HUSH_S)
+
+
+def test_a_loud_guest_is_hushed_and_a_quiet_one_beside_it_is_not() -> None:
+    learning = Learning()
+    for _ in range(60):
+        learning.hear(PORT, claimed(1), now=0)
+        learning.hear(OTHER, claimed(2), now=0) if not learning.claims(OTHER) else None
+    assert learning.hushed(now=0) == {PORT}
+    for second in range(100):
+        learning.hear(OTHER, claimed(2), now=float(second))
+    assert OTHER not in learning.hushed(now=100)
+
+
+def test_what_is_not_used_for_long_is_forgotten_and_what_is_used_stays() -> None:
+    learning = Learning()
+    learning.hear(PORT, claimed(1), now=0)
+    learning.hear(PORT, claimed(2), now=0)
+    learning.refresh(PORT, claimed(2).address, now=AGE_S / 2)
+    assert learning.age(now=AGE_S - 1) == frozenset()
+    assert learning.age(now=AGE_S) == {PORT}
+    assert learning.claims(PORT) == (claimed(2),)
+    assert learning.hear(PORT, claimed(1), now=AGE_S), "it is news again"
+
+
+def test_what_came_with_a_guest_is_its_own_and_what_left_is_forgotten() -> None:
+    learning = Learning()
+    learning.revive(PORT, [claimed(1)], now=5)
+    assert not learning.hear(PORT, claimed(1), now=6)
+    learning.keep_only({OTHER})
+    assert not learning.knows(PORT)
