@@ -5,7 +5,7 @@ third. A peer pings the guest every few milliseconds; what it saw of one move is
 kept by position, and once more for all positions together.
 
 The gap minus QEMU's own pause is what the network and the guest's waking add. Ours is judged by its distance to the
-floor; beside it stands the distance to the best of the others, because the floor's guest has clones to answer first.
+floor; beside it stands the distance to the best of the others.
 """
 
 from __future__ import annotations
@@ -173,8 +173,11 @@ def _verdicts(reached: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return ["Reach: not judged; it takes moves of ours and of floor."]
     lines = []
     for position, judged in reached.items():
-        missed = [name.replace("_", " ") for name, met in judged.items() if met is False]
-        verdict = f"missed: {', '.join(missed)}" if missed else "met"
+        missed, met = (
+            ", ".join(name.replace("_", " ") for name, said in judged.items() if said is wanted)
+            for wanted in (False, True)
+        )
+        verdict = "; ".join(words for words in (missed and f"missed: {missed}", met and f"met: {met}") if words)
         floor, best = judged["above_floor_ms"], judged["above_best_other_ms"]
         lines.append(f"Reach, {position}: ours {floor:+.0f} ms to the floor, {best:+.0f} ms to the best; {verdict}")
     return lines

@@ -7,23 +7,28 @@ between all hosts, the userspace datapath.
 to another, or the mesh would be a loop.
 
 `floor` has the answer before the question: peers send what is for the guest to both hosts between which it moves, by
-flows laid by hand before the first move, and both hosts deliver it to whatever tap they have. So there is nothing that
-must happen at the move. (It is no way to run a network: what was cloned to the destination meanwhile waits in the new
-tap and is answered again after the resume.)
+flows laid by hand before the first move. The source delivers it all the time, the destination from the guest's pause
+on: at QEMU's STOP one message, encoded beforehand, opens the last flow there (`gate`). No manager and no agent decides
+or computes anything, no path is longer than it must be, and nothing that the source still answered waits in the tap.
+(It is no way to run a network: the memory copy shares the hosts with a clone of all the guest receives.)
 """
 
 from __future__ import annotations
 
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
-from scripts.benchkit.subject import MOVERS, Port, Subject, define_network
-from scripts.labkit import Lab
+from scripts.benchkit.subject import GUEST, MOVERS, Port, Subject, define_network
+from scripts.labkit import Lab, LabError
+from scripts.labkit.node import REPOSITORY, NodeProcess
 
 __all__ = ["Floor", "MacLearning", "bare_switches", "build_tunnels", "build_uplinks", "random_port", "tunnel", "vtep"]
 
 BRIDGE, UPLINK, VNI = "br-int", "br-uplink", 5001
+_GATE = 1  # the table that delivers to the guest, or does not
 _MULTICAST = "01:00:00:00:00:00/01:00:00:00:00:00"
 
 
@@ -57,13 +62,17 @@ class MacLearning(Subject):
 
 
 class Floor(MacLearning):
-    """Flows by hand. FLOOD reaches the taps of guests and nothing else: tunnels and peers are set *no-flood*."""
+    """Flows by hand. FLOOD reaches the taps of guests and nothing else: tunnels and peers are set *no-flood*.
+
+    What is for the guest passes table 1, which is empty where the guest is not and not yet to be.
+    """
 
     name = "floor"
 
     def __init__(self, lab: Lab) -> None:
         super().__init__(lab)
         self._peers: dict[str, tuple[str, Port]] = {}
+        self._gate: NodeProcess | None = None
 
     def build(self) -> None:
         self._bridges(["fail_mode=secure"])
@@ -79,20 +88,49 @@ class Floor(MacLearning):
 
     def guest_started(self, host: str, port: Port) -> None:
         for each in self.lab.hosts:
-            flows = "\n".join(self._flows(each, port.mac))
-            self.lab.exec(each, ["ovs-ofctl", "replace-flows", BRIDGE, "-"], input=flows + "\n")
+            self._lay(each, port, here=each == host)
+
+    def before_move(self, port: Port, source: str, destination: str) -> None:
+        """The flows as they must be, whatever became of the last move; then the destination's gate is armed."""
+        self._disarm()
+        for mover in MOVERS:
+            self._lay(mover, port, here=mover == source)
+        switch = str(self.lab.path(destination, f"/run/openvswitch/{BRIDGE}.mgmt"))
+        command = [sys.executable, "-m", "scripts.benchkit.gate", GUEST, switch, str(_GATE), port.mac]
+        gate = self._gate = self.lab.popen(
+            source, command, cwd=str(REPOSITORY), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+        if gate.stdout is None or gate.stdout.readline() != "armed\n":
+            raise LabError(f"the gate of lab {self.lab.name} on {source} ended before the move")
+
+    def after_move(self, port: Port, source: str, destination: str) -> None:
+        self._disarm()
+
+    def _disarm(self) -> None:
+        if self._gate is not None:
+            self._gate.kill()
+            self._gate.communicate()
+            self._gate = None
+
+    def _lay(self, host: str, port: Port, *, here: bool) -> None:
+        flows = [
+            *self._flows(host, port.mac),
+            *([f"table={_GATE},{_flow(10, f'dl_dst={port.mac}', ['FLOOD'])}"] * here),
+        ]
+        command = ["ovs-ofctl", "-OOpenFlow13", "replace-flows", BRIDGE, "-"]
+        self.lab.exec(host, command, input="\n".join(flows) + "\n")
 
     def _flows(self, host: str, guest: str) -> Iterator[str]:
         number = {name: self._ofport(host, name) for name in self._ports(host)}
         tunnels = {peer: number[tunnel(peer)] for peer in self.lab.hosts if peer != host}
         own = number[self._peers[host][0]]
-        taps = ["FLOOD"] if host in MOVERS else []
+        taps, gate = (["FLOOD"], [f"resubmit(,{_GATE})"]) if host in MOVERS else ([], [])
         for way_in in tunnels.values():
-            yield _flow(100, f"in_port={way_in},dl_dst={guest}", taps)
+            yield _flow(100, f"in_port={way_in},dl_dst={guest}", gate)
             yield _flow(100, f"in_port={way_in},dl_dst={self._peers[host][1].mac}", [own])
             yield _flow(100, f"in_port={way_in},dl_dst={_MULTICAST}", [*taps, own])
             yield _flow(90, f"in_port={way_in}", [])
-        yield _flow(50, f"dl_dst={guest}", [*taps, *(tunnels[mover] for mover in MOVERS if mover != host)])
+        yield _flow(50, f"dl_dst={guest}", [*gate, *(tunnels[mover] for mover in MOVERS if mover != host)])
         yield _flow(50, f"dl_dst={_MULTICAST}", [*taps, own, *tunnels.values()])
         for peer, (_, port) in self._peers.items():
             yield _flow(50, f"dl_dst={port.mac}", [own if peer == host else tunnels[peer]])
@@ -166,5 +204,5 @@ def random_port(address: str) -> Port:
 
 
 def _flow(priority: int, match: str, outputs: list[str]) -> str:
-    actions = ",".join(out if out == "FLOOD" else f"output:{out}" for out in outputs)
+    actions = ",".join(f"output:{out}" if out.isdigit() else out for out in outputs)
     return f"priority={priority},{match},actions={actions or 'drop'}"

@@ -19,13 +19,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from scripts.benchkit.figures import Move, Seen
-from scripts.benchkit.subject import GUEST_ADDRESS, MOVERS, NETWORK_MTU, PEERS, PREFIX, Port, Subject, eventually
+from scripts.benchkit.subject import GUEST, GUEST_ADDRESS, MOVERS, NETWORK_MTU, PEERS, PREFIX, Port, Subject, eventually
 from scripts.labkit import Lab, LabError, domain, guest
 from scripts.labkit.node import NodeProcess
 
 __all__ = ["INTERVAL_MS", "Rig", "parse_downtime", "parse_event_times"]
 
-GUEST = "web"
 INTERVAL_MS = 5.0
 _BEFORE_S, _AFTER_S = 1.0, 2.0
 _MOVE_S, _REACHED_S = 90, 30.0

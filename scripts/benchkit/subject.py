@@ -16,6 +16,7 @@ from xml.sax.saxutils import quoteattr
 from scripts.labkit import Lab, LabError
 
 __all__ = [
+    "GUEST",
     "GUEST_ADDRESS",
     "MOVERS",
     "NETWORK_MTU",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 MOVERS = ("h1", "h2")
+GUEST = "web"  # the domain
 GUEST_ADDRESS = "10.30.0.10"
 PEERS = {"h1": "10.30.0.11", "h2": "10.30.0.12", "h3": "10.30.0.13"}
 PREFIX = 24

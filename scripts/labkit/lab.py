@@ -220,9 +220,13 @@ class Lab:
         return console.talk(vm, command, host=host, uri=uris[host], timeout_s=timeout_s)
 
     def start_ping(self, node: str, address: str, *, interval_ms: float = 5.0) -> NodeProcess:
-        """An exact ping from an endpoint or host (`pinger`), until `stop_ping`."""
+        """An exact ping from an endpoint or host (`pinger`), until `stop_ping`; returns when it has begun."""
         command = [sys.executable, "-m", "scripts.labkit.pinger", address, "--interval-ms", str(interval_ms)]
-        return self.popen(node, command, cwd=str(REPOSITORY), stdout=subprocess.PIPE, text=True)
+        ping = self.popen(node, [*command, "--announce"], cwd=str(REPOSITORY), stdout=subprocess.PIPE, text=True)
+        assert ping.stdout is not None
+        if not ping.stdout.readline():
+            raise LabError(f"the ping of {address} from {node} of lab {self.name} ended before it began")
+        return ping
 
     def stop_ping(self, ping: NodeProcess) -> dict[str, Any]:
         """End a ping; what it saw: `gap_ms`, `lost`, `duplicates` and more (`pinger.Result`)."""

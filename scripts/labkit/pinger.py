@@ -139,12 +139,15 @@ def main() -> None:
     parser.add_argument("address")
     parser.add_argument("--interval-ms", type=float, default=5.0)
     parser.add_argument("--duration-s", type=float, default=None)
+    parser.add_argument("--announce", action="store_true", help="say so, on a line of its own, when it begins")
     options = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     if options.duration_s is not None:
         threading.Timer(options.duration_s, stop.set).start()
+    if options.announce:
+        print("begun", flush=True)
     result = ping(options.address, interval_s=options.interval_ms / 1000, stop=stop)
     json.dump(asdict(result), sys.stdout)
     print()

@@ -99,6 +99,7 @@ def test_document_is_json_and_table_names_what_was_missed() -> None:
     (line,) = (line for line in table(doc).splitlines() if line.startswith("Reach, third"))
     assert "+60 ms" in line
     assert "missed: within 20 ms of floor, lost median at most 1" in line
+    assert "met: lost p95 at most 2, no duplicate" in line
 
 
 def test_qemus_times_are_read_from_virsh() -> None:
