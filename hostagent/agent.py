@@ -30,6 +30,7 @@ from hostagent.claims import Claims
 from hostagent.definition import desired_of, is_whole, with_plugged, without_libvirt
 from hostagent.discovery import Discovery
 from hostagent.endpoints.keeper import Endpoints
+from hostagent.endpoints.retirement import Retirements
 from hostagent.guests import Guests
 from hostagent.health import host_report, rejections
 from hostagent.host import Events, Host, HostPaths
@@ -99,11 +100,13 @@ class Agent:
             changed=self._claims_changed,
         )
         self.lookup = Lookup(state=state, changed=self._claims_changed)
+        self._retirements = Retirements(state=state, sync=self.sync, host_uuid=identity.host_uuid)
         self.endpoints = Endpoints(
             state=state,
             host=self.host,
             claims=self.claims,
             lookup=self.lookup,
+            retirements=self._retirements,
             host_uuid=identity.host_uuid,
             netdev=identity.datapath == "netdev",
         )
@@ -349,6 +352,7 @@ class Agent:
             if ref.kind is Kind.LOCATION:
                 self.motion.located(ref.uuid, self._state.locations.get(ref.uuid))
                 self.claims.try_again()
+        self._retirements.look()
         self._dirty_after_phases("objects")
 
     def on_revision(self, revision: int, *, initial: bool) -> None:
@@ -386,6 +390,7 @@ class Agent:
             self.claims.try_again()
             self.sync.subscribe(self._wanted_networks())
             self.motion.restate(self._state.locations.get)
+            self._retirements.restate()
         self.reporting.on_connection(connected)
         self._dirty("connection")
 

@@ -6,6 +6,9 @@ announced, a guest that ran before this host joined) is claimed from the loop, a
 Without a manager this host trusts its own record: a VIF it holds may start; one that it does not hold may not, because
 nobody else could say whether it runs elsewhere; and a migration in is always asked for, since its guest does run
 elsewhere. On a network that is withdrawn from this host nothing new is plugged, which this host knows by itself.
+
+A guest on a network that takes only ports made for it may start before its port is made: the manager says of such a VIF
+that it may be plugged dark. It is reported, claimed again from the loop, and lit once its port is attached.
 """
 
 from __future__ import annotations
@@ -61,6 +64,7 @@ class Claims:
         """By VIF: until when (monotonic) a granted claim waits for its tap."""
         self.refusals: dict[UUID, str] = {}
         """By VIF: why it was not granted, as last heard."""
+        self._let_in_dark: dict[UUID, UUID] = {}  # VIF -> network, of guests that started without a port
         self._asking: dict[UUID, UUID | None] = {}  # VIF -> network, while a claim is under way
         self._retries: dict[UUID, _Retry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,8 +82,8 @@ class Claims:
 
     # --- hooks -----------------------------------------------------------------------------------------------------
 
-    async def port_created(self, request: HookRequest) -> str:
-        """Empty when the VIF may be plugged; else the sentence for the user."""
+    async def port_created(self, request: HookRequest, *, or_dark: bool = False) -> str:
+        """Empty when the VIF may be plugged; else the sentence for the user. *or_dark*: it may before it has a port."""
         assert request.network_uuid is not None
         assert request.vif_uuid is not None
         network = self._state.networks.get(request.network_uuid)
@@ -96,8 +100,15 @@ class Claims:
         self._asking[vif] = network.uuid
         self._changed()
         try:
-            grant = await self._grant(request, network.name)
-            self._granted(request, grant)
+            try:
+                self._granted(request, await self._grant(request, network.name))
+            except Refused as error:
+                if not (or_dark and error.dark):
+                    raise
+                log.warning(
+                    "claim refused, the VIF is let in dark", vif=str(vif), vm=request.vm_name, reason=str(error)
+                )
+                self._let_in_dark[vif] = network.uuid
             sentence = await self._realized(network.uuid)
         except (Refused, ManagerAway, StateError) as error:
             log.warning("claim refused", vif=str(vif), vm=request.vm_name, network=network.name, reason=str(error))
@@ -117,6 +128,7 @@ class Claims:
     def let_go(self, vif_uuid: UUID) -> None:
         """No tap is to be waited for any more."""
         self.granted_until.pop(vif_uuid, None)
+        self._let_in_dark.pop(vif_uuid, None)
         self._changed()
 
     def migrate_begin(self, request: HookRequest) -> None:
@@ -249,15 +261,15 @@ class Claims:
         migrating = vif.vm_uuid in self._state.notes
         claim = Claim(
             vif_uuid=vif.vif_uuid,
-            network_uuid=vif.network_uuid,
+            network_uuid=vif.network_uuid or self._let_in_dark.get(vif.vif_uuid),
             mac=vif.mac,
             vm_uuid=vif.vm_uuid,
             intent=ClaimIntent.MIGRATE_IN if migrating else ClaimIntent.START,
         )
         try:
             grant = await self._sync.claim(claim, deadline_s=CLAIM_DEADLINE_S)
-            self.refusals.pop(vif.vif_uuid, None)
-            self._retries.pop(vif.vif_uuid, None)
+            for table in (self.refusals, self._retries, self._let_in_dark):
+                table.pop(vif.vif_uuid, None)
             record = VifRecord(
                 vif_uuid=vif.vif_uuid,
                 port_uuid=grant.port.uuid,

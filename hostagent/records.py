@@ -1,8 +1,9 @@
-"""What only this host knows and keeps: endpoints that it made, and phases that a timer ends.
+"""What only this host knows and keeps: endpoints that it made, ports to be retired, and phases that a timer ends.
 
-Two tables in the agent's database, beside what the manager pushed (`state`). An *endpoint* is a VIF without a virtual
+Three tables in the agent's database, beside what the manager pushed (`state`). An *endpoint* is a VIF without a virtual
 machine, made by `hostagent port attach`: the record is written before the device is made and removed after it is gone,
-so that whatever ends the agent in between, the next start knows what to make or to take away. A *relay* is a port whose
+so that whatever ends the agent in between, the next start knows what to make or to take away. A *retirement* is
+a port that the manager is to delete, because it went with its endpoint. A *relay* is a port whose
 phase lasts until a moment (see `migration`); it lets a host that has just given a port away go on relaying although its
 agent was restarted. Tables are made where they are missing: an older database needs no conversion.
 """
@@ -24,6 +25,7 @@ CREATE TABLE IF NOT EXISTS endpoints (
     device TEXT NOT NULL, netns TEXT NOT NULL, ifname TEXT NOT NULL, mac TEXT NOT NULL, addresses TEXT NOT NULL,
     name TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS retirements (port_uuid TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS relays (
     port_uuid TEXT PRIMARY KEY, phase TEXT NOT NULL, vtep TEXT NOT NULL, until_unix REAL NOT NULL
 ) WITHOUT ROWID;
@@ -61,13 +63,14 @@ class Relay:
 
 
 class Records:
-    """Both tables, held in memory too; each change is on disk when the call returns."""
+    """The tables, held in memory too; each change is on disk when the call returns."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         db.executescript(_SCHEMA)
         self.endpoints: dict[UUID, Endpoint] = {}
         self.relays: dict[UUID, Relay] = {}
+        self.retirements = {UUID(port) for (port,) in db.execute("SELECT port_uuid FROM retirements")}
         names = ", ".join(_COLUMNS)
         for row in db.execute(f"SELECT {names} FROM endpoints"):
             endpoint = _endpoint(dict(zip(_COLUMNS, row, strict=True)))
@@ -87,6 +90,18 @@ class Records:
         if self.endpoints.pop(vif_uuid, None) is not None:
             with self._db:
                 self._db.execute("DELETE FROM endpoints WHERE vif_uuid = ?", (str(vif_uuid),))
+
+    def put_retirement(self, port_uuid: UUID) -> None:
+        """Write down that the port is to be deleted."""
+        self.retirements.add(port_uuid)
+        with self._db:
+            self._db.execute("REPLACE INTO retirements VALUES (?)", (str(port_uuid),))
+
+    def drop_retirement(self, port_uuid: UUID) -> None:
+        if port_uuid in self.retirements:
+            self.retirements.discard(port_uuid)
+            with self._db:
+                self._db.execute("DELETE FROM retirements WHERE port_uuid = ?", (str(port_uuid),))
 
     def put_relay(self, relay: Relay) -> None:
         """Write one relay; a later one of the same port replaces it."""

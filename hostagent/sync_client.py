@@ -67,7 +67,11 @@ class ManagerAway(Exception):
 
 
 class Refused(Exception):
-    """The manager refused a claim; the message is its sentence."""
+    """The manager refused a claim; the message is its sentence. *dark*: the VIF may be plugged all the same."""
+
+    def __init__(self, sentence: str, *, dark: bool = False) -> None:
+        super().__init__(sentence)
+        self.dark = dark
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +191,12 @@ class SyncClient:
         """What the guest of a port was seen to use, whole."""
         if self._outbox is not None:
             self._outbox.put("learned", encode(word), key=str(word.port_uuid))
+
+    def retire(self, location: Location) -> None:
+        """What was attached to the port is gone for good."""
+        if self._outbox is not None:
+            message = sync_pb2.Retire(port_uuid=str(location.port_uuid), version=location.version)
+            self._outbox.put("retire", message, key=str(location.port_uuid))
 
     async def claim(self, claim: Claim, *, deadline_s: float = 5.0) -> Grant:
         """Ask for a port; the granted port and location are on disk when this returns.
@@ -338,7 +348,7 @@ class SyncClient:
         future = self._pending.get(answer.request_id)
         if answer.refusal:
             if future is not None and not future.done():
-                future.set_exception(Refused(answer.refusal))
+                future.set_exception(Refused(answer.refusal, dark=answer.dark))
             return
         port, location = decode_object(answer.port), decode_object(answer.location)
         if not isinstance(port.body, LogicalPort) or not isinstance(location.body, Location):

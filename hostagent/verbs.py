@@ -46,7 +46,7 @@ class Verbs:
         return await self._verbs[request.verb](request)
 
     async def _port_created(self, request: HookRequest) -> _Answer:
-        sentence = await self._agent.claims.port_created(request)
+        sentence = await self._agent.claims.port_created(request, or_dark=True)
         return {"ok": False, "sentence": sentence} if sentence else {"ok": True}
 
     async def _port_deleted(self, request: HookRequest) -> _Answer:

@@ -15,9 +15,15 @@ while a guest migrates, *incoming* at one other. A host asks before the tap exis
 A network that is *withdrawn* from the claimant takes nothing new there: what would make it holder, holder again after
 the guest had stopped, or incoming is refused. What it holds for a running guest and what is coming already goes on.
 
-A guest whose definition names no VIF gets a new VIF UUID from libvirt at each start. On a network that attaches by
-itself the port is then known by its MAC, which no other port there can have: while it is *parked*, a claim to start
-with that MAC and an unknown VIF takes the port over with all that belongs to it, and is not refused for the MAC.
+A VIF's UUID is what entitles to its port. A guest whose definition names no VIF gets a new one from libvirt at each
+start, and can show nothing but its MAC, which whoever defines a guest chooses. So the MAC alone takes nothing. A claim
+to start with the MAC of a *parked* port takes that port over, with all that belongs to it, where there is evidence that
+it is the same guest: a claim made the port, it was last granted to the VM that asks, and it asks from the host that
+holds the port or from the one that made it, where libvirt keeps a VM's UUID from being used twice. Likewise a running
+VIF is taken along by the VM that it was granted to, and by no other that claims to migrate in with its MAC.
+
+The VIF of a guest that nobody made a port for, on a network that takes only ports made for it, is refused as *dark*: it
+may be plugged, carries nothing, and is asked for again once its port is attached.
 
 Later the destination says that the guest runs there (*activation*: it becomes holder), or one side gives up
 (*release*).
@@ -51,25 +57,27 @@ from netmgr.contract.types import (
     ReleaseReason,
     why_withdrawn,
 )
-from netmgr.model import HostRecord, World, location_mac
+from netmgr.model import HostRecord, PortHistory, World, location_mac
 
 __all__ = ["Grant", "Refusal", "decide_activation", "decide_claim", "decide_release"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """The claimant may plug. `created`: the port is new. Port and location may equal those in the world."""
+    """The claimant may plug. `created`: the port is new. The three rows may equal those in the world."""
 
     port: LogicalPort
     location: Location
+    history: PortHistory
     created: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What is not done, and why, in one sentence."""
+    """What is not done, and why, in one sentence. `dark`: the VIF may be plugged all the same, it carries nothing."""
 
     sentence: str
+    dark: bool = False
 
 
 def decide_claim(world: World, *, host: UUID, claim: Claim, new_port_uuid: UUID, now_ms: int = 0) -> Grant | Refusal:
@@ -80,7 +88,7 @@ def decide_claim(world: World, *, host: UUID, claim: Claim, new_port_uuid: UUID,
     record = world.hosts.get(host)
     if record is None:
         return Refusal(f"host {host} is not enrolled; join it again")
-    port = _port_of_vif(world, claim.vif_uuid) or _left_behind(world, claim)
+    port = _port_of_vif(world, claim.vif_uuid) or _left_behind(world, record, claim)
     network_uuid = port.network_uuid if port else claim.network_uuid
     if network_uuid is None:
         return Refusal(
@@ -95,7 +103,7 @@ def decide_claim(world: World, *, host: UUID, claim: Claim, new_port_uuid: UUID,
         return out_of_reach
     if port is None:
         return _withdrawn(world, record, network) or _create(world, record, network, claim, new_port_uuid, now_ms)
-    mismatch = _mismatch(world, port, network, claim)
+    mismatch = _mismatch(world, port, network, claim) or _stranger(world, port, claim)
     if mismatch:
         return mismatch
     decided = _arbitrate(world, record, network, port, claim, now_ms)
@@ -106,7 +114,10 @@ def decide_claim(world: World, *, host: UUID, claim: Claim, new_port_uuid: UUID,
         withdrawn = _withdrawn(world, record, network)
         if withdrawn:
             return withdrawn
-    return Grant(port=port, location=decided, created=False)
+    history = world.port_histories.get(port.uuid) or PortHistory(port_uuid=port.uuid)
+    if claim.vm_uuid is not None:
+        history = replace(history, vm_uuid=claim.vm_uuid)
+    return Grant(port=port, location=decided, history=history, created=False)
 
 
 def decide_activation(
@@ -224,7 +235,8 @@ def _create(
     if network.attach_mode is AttachMode.MANUAL:
         return Refusal(
             f"VIF {claim.vif_uuid} is attached to no port, and network {network.name} takes only ports made for it "
-            f"(attach mode manual); make one and attach the VIF: netmgr port create, netmgr port attach"
+            f"(attach mode manual); make one and attach the VIF: netmgr port create, netmgr port attach",
+            dark=True,
         )
     mac = claim.mac.lower()
     if not _UNICAST_MAC.fullmatch(mac):
@@ -236,8 +248,9 @@ def _create(
     if other is not None:
         return Refusal(
             f"MAC {mac} on network {network.name} belongs to {_port_words(world, other)}, VIF "
-            f"{world.ports[other].vif_uuid or 'none'}, not to VIF {claim.vif_uuid}; "
-            "give the guest's interface that interfaceid, or another MAC"
+            f"{world.ports[other].vif_uuid or 'none'}{_last_guest(world, other)}, not to VIF {claim.vif_uuid} of VM "
+            f"{claim.vm_uuid or 'unknown'} on host {record.name}; give the guest's interface that interfaceid, or "
+            f"another MAC, or delete the port if its guest is gone (netmgr port delete)"
         )
     port = LogicalPort(
         uuid=new_port_uuid,
@@ -254,7 +267,8 @@ def _create(
         holder_vtep=_vtep(record, network),
         version=max(1, now_ms),
     )
-    return Grant(port=port, location=location, created=True)
+    history = PortHistory(port_uuid=port.uuid, made_by=record.uuid, vm_uuid=claim.vm_uuid)
+    return Grant(port=port, location=location, history=history, created=True)
 
 
 _UNICAST_MAC = re.compile(r"(?!00:00:00:00:00:00)[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
@@ -351,8 +365,8 @@ def _port_of_vif(world: World, vif_uuid: UUID) -> LogicalPort | None:
     return None if port_uuid is None else world.ports[port_uuid]
 
 
-def _left_behind(world: World, claim: Claim) -> LogicalPort | None:
-    """The parked port with the claim's MAC, with the claim's VIF in place of its own; None when there is none."""
+def _left_behind(world: World, record: HostRecord, claim: Claim) -> LogicalPort | None:
+    """The parked port that this very guest left, with the claim's VIF in place of its own; None when there is none."""
     network = world.networks.get(claim.network_uuid) if claim.network_uuid is not None else None
     if network is None or network.attach_mode is not AttachMode.AUTO or claim.intent is not ClaimIntent.START:
         return None
@@ -360,7 +374,35 @@ def _left_behind(world: World, claim: Claim) -> LogicalPort | None:
     location = world.locations.get(uuid) if uuid is not None else None
     if uuid is None or location is None or not location.parked or location.incoming_host is not None:
         return None
+    history = world.port_histories.get(uuid)
+    if history is None or history.made_by is None or history.vm_uuid is None or history.vm_uuid != claim.vm_uuid:
+        return None
+    if record.uuid not in (location.holder_host, history.made_by):
+        return None
     return replace(world.ports[uuid], vif_uuid=claim.vif_uuid)
+
+
+def _stranger(world: World, port: LogicalPort, claim: Claim) -> Refusal | None:
+    """A VM that says it migrates in with the VIF of another one that runs."""
+    location, history = world.locations.get(port.uuid), world.port_histories.get(port.uuid)
+    if claim.intent is not ClaimIntent.MIGRATE_IN or location is None or location.parked or history is None:
+        return None
+    if location.holder_host not in world.hosts or None in (claim.vm_uuid, history.vm_uuid):
+        return None
+    if claim.vm_uuid == history.vm_uuid:
+        return None
+    return Refusal(
+        f"{_port_words(world, port.uuid)} is {_whereabouts(world, location)} for VM {history.vm_uuid}, and VM "
+        f"{claim.vm_uuid} migrates in with its VIF {claim.vif_uuid}; give that VM's interface a VIF UUID and a MAC of "
+        "its own"
+    )
+
+
+def _last_guest(world: World, port_uuid: UUID) -> str:
+    """Whom a port was last granted to, and where it is, as part of a sentence."""
+    history, location = world.port_histories.get(port_uuid), world.locations.get(port_uuid)
+    vm = f", last granted to VM {history.vm_uuid}" if history is not None and history.vm_uuid is not None else ""
+    return vm + (f", {_whereabouts(world, location)}" if location is not None else "")
 
 
 def _host_name(world: World, uuid: UUID) -> str:

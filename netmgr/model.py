@@ -27,6 +27,7 @@ from netmgr.contract.types import (
 
 __all__ = [
     "FREED_SEGMENT",
+    "PORT_HISTORY",
     "TOKEN",
     "Change",
     "FreedSegment",
@@ -35,6 +36,7 @@ __all__ = [
     "HostRecord",
     "JoinToken",
     "NetmgrError",
+    "PortHistory",
     "Row",
     "World",
     "kind_of_row",
@@ -46,6 +48,7 @@ __all__ = [
 # Kinds of rows that are never pushed to hosts; all others are a `Kind`.
 TOKEN = "token"
 FREED_SEGMENT = "freed_segment"
+PORT_HISTORY = "port_history"
 
 
 class NetmgrError(Exception):
@@ -120,6 +123,15 @@ class FreedSegment:
     host_uuids: tuple[UUID, ...] = ()  # hosts in the network's zone when it was removed
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortHistory:
+    """What claims have told of a port. It says whose the port is when a guest comes that can't show its VIF."""
+
+    port_uuid: UUID
+    made_by: UUID | None = None  # host whose claim made the port; None: an operator or a CMS made it
+    vm_uuid: UUID | None = None  # VM that it was last granted to
+
+
 Row = (
     TransportZone
     | OpaqueSwitch
@@ -132,6 +144,7 @@ Row = (
     | HostRecord
     | JoinToken
     | FreedSegment
+    | PortHistory
 )
 
 _ROW_KINDS: dict[type, str] = {
@@ -146,6 +159,7 @@ _ROW_KINDS: dict[type, str] = {
     HostRecord: Kind.HOST,
     JoinToken: TOKEN,
     FreedSegment: FREED_SEGMENT,
+    PortHistory: PORT_HISTORY,
 }
 
 
@@ -155,8 +169,8 @@ def kind_of_row(row: Row) -> str:
 
 
 def uuid_of_row(row: Row) -> UUID:
-    """The identity of *row*; a location and what was learned go by their port's."""
-    return row.port_uuid if isinstance(row, Location | Learned) else row.uuid
+    """The identity of *row*; a location, what was learned and a history go by their port's."""
+    return row.port_uuid if isinstance(row, Location | Learned | PortHistory) else row.uuid
 
 
 def unique_keys(row: Row) -> Iterator[Hashable]:
@@ -193,7 +207,7 @@ class Change:
     """One entry of the change log. `row` is None for a deletion. All changes of a transaction share its revision."""
 
     revision: int
-    kind: Kind | str  # a Kind, or TOKEN or FREED_SEGMENT
+    kind: Kind | str  # a Kind, TOKEN, FREED_SEGMENT or PORT_HISTORY
     uuid: UUID
     row: Row | None
 
@@ -214,6 +228,7 @@ class World:
     hosts: dict[UUID, HostRecord] = field(default_factory=dict)
     tokens: dict[UUID, JoinToken] = field(default_factory=dict)
     freed_segments: dict[UUID, FreedSegment] = field(default_factory=dict)
+    port_histories: dict[UUID, PortHistory] = field(default_factory=dict)  # by port UUID
     versions: dict[tuple[str, UUID], int] = field(default_factory=dict)
     # indexes, kept by apply()
     ports_by_network: dict[UUID, set[UUID]] = field(default_factory=dict)
@@ -298,6 +313,7 @@ class World:
             Kind.HOST: self.hosts,  # type: ignore[dict-item]
             TOKEN: self.tokens,  # type: ignore[dict-item]
             FREED_SEGMENT: self.freed_segments,  # type: ignore[dict-item]
+            PORT_HISTORY: self.port_histories,  # type: ignore[dict-item]
         }
         return tables[kind]
 

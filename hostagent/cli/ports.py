@@ -104,7 +104,11 @@ def attach(
 @format_option
 @click.pass_obj
 def detach(settings: Settings, which: str, form: str) -> None:
-    """Take an endpoint away: by VIF, port, interface, namespace or name. Its port stays, parked at this host."""
+    """Take an endpoint away: by VIF, port, interface, namespace or name.
+
+    A port that was made by attaching is deleted with it, as soon as a manager can be asked. One that was made at the
+    manager stays there, parked at this host.
+    """
     answer = ask_agent(settings, "endpoint-detach", refused_status=1, deadline_s=_ATTACH_S, which=which)
     _tell(answer, form, "detached from")
 

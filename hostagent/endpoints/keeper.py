@@ -5,7 +5,8 @@ network's bridge with its VIF UUID; from then on it is a VIF like any other. Wha
 with what is there in each turn of the loop (`look`), and mended: after a reboot an interface of the host itself comes
 back with its addresses, one whose port was taken out of the bridge is plugged again. A network namespace is somebody
 else's: while it is missing that is reported, and once it exists the interface is made in it. `detach` takes the device
-away and then the record; the port stays with the manager, parked at this host.
+away and then the record. A port that a claim made for the endpoint goes with it (`retirement`); one that was made for
+it at the manager stays there, parked at this host.
 
 The VIF UUID of an endpoint on a network that attaches by itself follows from network, namespace or name, and interface:
 attaching it again finds the port it had.
@@ -25,7 +26,15 @@ import structlog
 
 from hostagent.claims import Claims
 from hostagent.control import HookRequest
-from hostagent.endpoints.request import EndpointRefused, canonical, check_place, place, resolve_request
+from hostagent.endpoints.request import (
+    EndpointRefused,
+    canonical,
+    check_place,
+    has_own_vif,
+    place,
+    resolve_request,
+)
+from hostagent.endpoints.retirement import Retirements
 from hostagent.host import Host
 from hostagent.lookup import Lookup
 from hostagent.model import Interface, Link, Observed, PutPort, RemovePort, Unread
@@ -49,12 +58,21 @@ class Endpoints:
     """The endpoints of one host."""
 
     def __init__(
-        self, *, state: State, host: Host, claims: Claims, lookup: Lookup, host_uuid: UUID, netdev: bool
+        self,
+        *,
+        state: State,
+        host: Host,
+        claims: Claims,
+        lookup: Lookup,
+        retirements: Retirements,
+        host_uuid: UUID,
+        netdev: bool,
     ) -> None:
         self._state = state
         self._host = host
         self._claims = claims
         self._lookup = lookup
+        self._retirements = retirements
         self._host_uuid = host_uuid
         self._netdev = netdev
         self._retry_at: dict[UUID, float] = {}
@@ -105,18 +123,17 @@ class Endpoints:
                 "sentence": f"{which!r} {problem}; `hostagent port list` shows the endpoints of this host",
             }
         endpoint = found[0]
+        described = self.describe(endpoint)
         self._busy.add(endpoint.vif_uuid)
         try:
             await self._unplug(endpoint)
+            await self._drop(endpoint)
         except RealizeError as error:
             return {"ok": False, "sentence": error.sentence}
         finally:
             self._busy.discard(endpoint.vif_uuid)
-        self._state.records.drop_endpoint(endpoint.vif_uuid)
-        self._claims.let_go(endpoint.vif_uuid)
-        self.missing.pop(endpoint.vif_uuid, None)
         log.info("endpoint detached", vif=str(endpoint.vif_uuid), device=endpoint.device)
-        return {"ok": True, **self.describe(endpoint)}
+        return {"ok": True, **described}
 
     def list(self) -> list[dict[str, Any]]:
         """All endpoints of this host, by device."""
@@ -196,6 +213,7 @@ class Endpoints:
 
     async def _make(self, network: OpaqueNetwork, port: LogicalPort | None, wanted: Endpoint) -> dict[str, Any]:
         known = wanted.vif_uuid in self._state.records.endpoints
+        await self._retirements.take_back(self._state.port_by_vif.get(wanted.vif_uuid, wanted.vif_uuid))
         request = HookRequest(
             verb="port-created",
             network_uuid=network.uuid,
@@ -218,8 +236,7 @@ class Endpoints:
         except RealizeError as error:
             if not known:
                 await self._unplug(endpoint)
-                self._state.records.drop_endpoint(endpoint.vif_uuid)
-                self._claims.let_go(endpoint.vif_uuid)
+                await self._drop(endpoint)
             raise EndpointRefused(error.sentence) from None
         log.info("endpoint attached", vif=str(endpoint.vif_uuid), device=endpoint.device, place=place(endpoint))
         return {"ok": True, **self.describe(endpoint)}
@@ -273,6 +290,14 @@ class Endpoints:
                 raise RealizeError(sentence)
         if endpoint.kind is EndpointKind.NETNS:
             await remove_link(endpoint.device)
+
+    async def _drop(self, endpoint: Endpoint) -> None:
+        """Nothing of the endpoint is wanted any more."""
+        self._state.records.drop_endpoint(endpoint.vif_uuid)
+        self._claims.let_go(endpoint.vif_uuid)
+        self.missing.pop(endpoint.vif_uuid, None)
+        if has_own_vif(endpoint, self._host_uuid):
+            await self._retirements.retire(endpoint.port_uuid)
 
     def _at_place(self, wanted: Endpoint) -> Endpoint | None:
         place = (wanted.netns, wanted.ifname)

@@ -17,7 +17,7 @@ from hostagent.records import Endpoint, EndpointKind
 from hostagent.state import State
 from netmgr.contract.types import AttachMode, LogicalPort, OpaqueNetwork
 
-__all__ = ["EndpointRefused", "canonical", "check_place", "place", "resolve_request"]
+__all__ = ["EndpointRefused", "canonical", "check_place", "has_own_vif", "place", "resolve_request"]
 
 _PORT_S = 3.0  # how long a port that was named may take to be pushed
 _IFNAME = re.compile(r"[A-Za-z0-9_.@-]{1,15}\Z")
@@ -56,8 +56,8 @@ async def resolve_request(
             f"port {port.name} has no VIF yet; give it one: netmgr port attach {port.name} --vif UUID"
         )
     netns = str(netns_path(words["netns"])) if kind is EndpointKind.NETNS else ""
-    key = f"{network.uuid}/{words['name'] or netns}/{ifname}"
-    vif = port.vif_uuid if port is not None and port.vif_uuid is not None else uuid5(host_uuid, key)
+    own = _own_vif(host_uuid, network.uuid, words["name"] or netns, ifname)
+    vif = port.vif_uuid if port is not None and port.vif_uuid is not None else own
     known = state.ports.get(state.port_by_vif.get(vif, vif))
     if port is None and known is None and network.attach_mode is AttachMode.MANUAL:
         raise EndpointRefused(
@@ -73,7 +73,7 @@ async def resolve_request(
         port_uuid=port.uuid if port is not None else vif,
         network_uuid=network.uuid,
         kind=kind,
-        device=f"opn-{vif.hex[:10]}" if kind is EndpointKind.NETNS else ifname,
+        device=_device_of(vif) if kind is EndpointKind.NETNS else ifname,
         netns=netns,
         ifname=ifname,
         mac=mac,
@@ -81,6 +81,16 @@ async def resolve_request(
         name=words["name"],
     )
     return network, port, endpoint
+
+
+def has_own_vif(endpoint: Endpoint, host_uuid: UUID) -> bool:
+    """True where nobody but this host has given the endpoint its VIF: a claim made the port."""
+    own = _own_vif(host_uuid, endpoint.network_uuid, endpoint.name or endpoint.netns, endpoint.ifname)
+    return endpoint.vif_uuid == own
+
+
+def _own_vif(host_uuid: UUID, network_uuid: UUID, name: str, ifname: str) -> UUID:
+    return uuid5(host_uuid, f"{network_uuid}/{name}/{ifname}")
 
 
 def check_place(endpoint: Endpoint, links: Mapping[str, Link], bridge: str) -> None:
@@ -142,6 +152,11 @@ def _address(text: str, network: OpaqueNetwork) -> str:
 def _mac_of(vif: UUID) -> str:
     """A locally administered unicast MAC."""
     return ":".join(f"{byte:02x}" for byte in (2, *vif.bytes[:5]))
+
+
+def _device_of(vif: UUID) -> str:
+    """A name for the host's end of a veth: of the whole UUID, because those that people write begin alike."""
+    return f"opn-{uuid5(vif, 'device').hex[:10]}"
 
 
 def place(endpoint: Endpoint) -> str:

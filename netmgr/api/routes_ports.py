@@ -1,4 +1,4 @@
-"""Ports: list, create, show, set, delete; attach and detach VIFs; let a shadow take over."""
+"""Ports: list, create, show, set, delete; attach and detach VIFs; let a shadow take over. VIFs, as hosts see them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from fastapi import APIRouter, Body, Query, Response
 
 from netmgr import service
 from netmgr.api.context import Context
-from netmgr.service.lookup import find_network, find_port
-from netmgr.service.port_views import places_of, port_view
+from netmgr.contract.types import VifState
+from netmgr.service.lookup import find_host, find_network, find_port
+from netmgr.service.port_views import places_of, port_view, vif_views
 from netmgr.service.specs import PortPatch, PortSpec, UuidText
 
 __all__ = ["router"]
@@ -33,13 +34,28 @@ def _add_resource(routes: APIRouter, context: Context) -> None:
     @routes.get("/ports", tags=["ports"])
     def list_ports(
         network: Annotated[str | None, Query(description="Of this network only.")] = None,
+        parked: Annotated[bool | None, Query(description="Those whose guest is stopped, or the others.")] = None,
     ) -> list[View]:
         places = places_of(context.fleet.lives())
         with store.read() as world:
             of = find_network(world, network).uuid if network is not None else None
             uuids = world.ports if of is None else world.ports_by_network.get(of, set())
             ports = sorted((world.ports[uuid] for uuid in uuids), key=lambda port: port.name)
-            return [port_view(world, port, places) for port in ports]
+            views = [port_view(world, port, places) for port in ports]
+        return [view for view in views if parked is None or view["parked"] is parked]
+
+    @routes.get("/vifs", tags=["ports"])
+    def list_vifs(
+        state: Annotated[VifState | None, Query(description="In this state only.")] = None,
+        host: Annotated[str | None, Query(description="On this host only.")] = None,
+    ) -> list[View]:
+        """All VIFs that are plugged on connected hosts; one without a port waits, dark, for its port to be attached."""
+        lives = context.fleet.lives()
+        with store.read() as world:
+            if host is not None:
+                one = find_host(world, host).uuid
+                lives = {uuid: live for uuid, live in lives.items() if uuid == one}
+            return [view for view in vif_views(world, lives) if state is None or view["state"] == state]
 
     @routes.post("/ports", status_code=201, tags=["ports"])
     def create_port(spec: PortSpec) -> View:

@@ -15,7 +15,7 @@ from netmgr.cli.operations import apply, cert, run, status
 from netmgr.cli.resources import resource_groups
 from netmgr.cli.rules import group_verbs
 from netmgr.cli.trace import trace
-from netmgr.cli.verbs import mac_group, network_verbs, port_verbs
+from netmgr.cli.verbs import mac_group, network_verbs, port_verbs, vif
 
 __all__ = ["cli", "main"]
 
@@ -63,6 +63,7 @@ for group in resource_groups():
         group.add_command(verb)
     cli.add_command(group)
 cli.add_command(mac_group)
+cli.add_command(vif)
 cli.add_command(apply)
 cli.add_command(cert)
 cli.add_command(status)

@@ -197,6 +197,7 @@ RESOURCE_OPTIONS = (
         columns=("name", "network", "mac", "ips", "vif_uuid", "host", "incoming_host", "parked", "vif_state", "uuid"),
         wide_columns=(
             "location",
+            "made_by",
             "location_version",
             "vtep",
             "incoming_vtep",

@@ -39,14 +39,15 @@ def _group(options: ResourceOptions) -> click.Group:
 
 def _list_command(options: ResourceOptions) -> click.Command:
     @pass_connection
-    def run(connection: Connection, /, output: str, **filters: str | None) -> None:
-        found = connection.get(options.path, **filters)
+    def run(connection: Connection, /, output: str, **filters: str | bool | None) -> None:
+        found = connection.get(options.path, **{name: value for name, value in filters.items() if value})
         more = options.wide_columns if output == "wide" else ()
         print_objects(found, output=output, columns=(*options.columns, *more))
 
     command = click.command("list", help=f"List {options.path}, with what their hosts say of them.")
     if options.kind == "port":
         run = click.option("--network", help="Only ports of this network.")(run)
+        run = click.option("--parked", is_flag=True, help="Only ports whose guest is stopped, or gone.")(run)
     return command(list_output_option(run))
 
 

@@ -1,4 +1,4 @@
-"""What only ports and networks have: attach, detach, failover; realization, withdraw, restore."""
+"""What only ports and networks have: attach, detach, failover; realization, withdraw, restore. And `netmgr vif`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from netmgr.cli.client import Connection
 from netmgr.cli.output import list_output_option, output_option, print_late_hosts, print_object, print_objects
 from netmgr.cli.resources import force_option, pass_connection, path_of, wait_options, waiting
 
-__all__ = ["mac_group", "network_verbs", "port_verbs"]
+__all__ = ["mac_group", "network_verbs", "port_verbs", "vif"]
 
 
 def port_verbs() -> list[click.Command]:
@@ -42,6 +42,26 @@ def list_macs(connection: Connection, network: str | None, host: str | None, out
     columns = ("mac", "network", "port", "defined", "learned", "host", "vtep", "state")
     more = ("vif_uuid", "learned_since", "conflicts") if output == "wide" else ()
     print_objects(found, output=output, columns=(*columns, *more))
+
+
+@click.group("vif")
+def vif() -> None:
+    """Virtual NICs, as hosts report them: plugged, with a port or without."""
+
+
+@vif.command("list")
+@click.option("--host", metavar="HOST", help="Only on this host.")
+@click.option("--state", type=click.Choice(["lit", "dark", "incoming"]), help="Only in this state.")
+@list_output_option
+@pass_connection
+def list_vifs(connection: Connection, host: str | None, state: str | None, output: str) -> None:
+    """List the VIFs that are plugged, with why they are dark.
+
+    \b
+      netmgr vif list --state dark
+    """
+    columns = ("vif_uuid", "host", "state", "port", "network", "ovs_port", "vm_uuid", "reason")
+    print_objects(connection.get("vifs", host=host, state=state), output=output, columns=columns)
 
 
 @click.command("attach")

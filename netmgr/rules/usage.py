@@ -18,6 +18,7 @@ __all__ = [
     "check_network_removal",
     "check_port_release",
     "check_port_removal",
+    "check_port_retirement",
     "check_switch_removal",
     "check_zone_removal",
     "freed_segments_to_release",
@@ -77,6 +78,25 @@ def check_port_release(world: World, port: LogicalPort, *, verb: str) -> None:
             f"{world.hosts[holder].name} holds it for a running VM; stop that VM first, or repeat with force",
             status=409,
         )
+
+
+def check_port_retirement(world: World, port: LogicalPort, *, host: UUID, version: int) -> None:
+    """*host*, which acted on *version* of the location, may have the port deleted: it holds it, and a claim made it.
+
+    What an operator or a CMS made is theirs to delete, however long nothing is attached to it.
+    """
+    what = f"port {port.name} of network {world.networks[port.network_uuid].name}"
+    asker = world.hosts[host].name if host in world.hosts else str(host)
+    history, location = world.port_histories.get(port.uuid), world.locations.get(port.uuid)
+    if history is None or history.made_by is None:
+        raise NetmgrError(f"{what} was made by an operator or a CMS, and host {asker} can't retire it", status=403)
+    if location is None or location.holder_host != host:
+        raise NetmgrError(f"{what} is not held by host {asker}, which can't retire it", status=403)
+    if location.incoming_host is not None:
+        raise NetmgrError(f"{what} is on its way to another host; host {asker} can't retire it", status=409)
+    if not location.parked and version < location.version:
+        raise NetmgrError(f"{what} has been claimed again since host {asker} retired it", status=409)
+    check_port_removal(world, port)
 
 
 def freed_segments_to_release(world: World, *, acked: Mapping[UUID, int]) -> list[FreedSegment]:

@@ -58,6 +58,7 @@ __all__ = [
     "drop_port",
     "drop_switch",
     "drop_zone",
+    "retire_port",
     "set_host",
     "set_network",
     "set_port",
@@ -308,6 +309,12 @@ def drop_port(tx: Transaction, port: LogicalPort, *, force: bool = False) -> Non
     rules.check_port_removal(tx.world, port)
     if not force:
         rules.check_port_release(tx.world, port, verb="delete")
+    delete_port(tx, port.uuid)
+
+
+def retire_port(tx: Transaction, port: LogicalPort, *, host: UUID, version: int) -> None:
+    """Delete a port that a claim made: what was attached to it is gone for good, as its *host* says."""
+    rules.check_port_retirement(tx.world, port, host=host, version=version)
     delete_port(tx, port.uuid)
 
 

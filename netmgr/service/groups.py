@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from netmgr import rules
 from netmgr.contract.types import Direction, Ethertype, Kind, LogicalPort, SecurityRule
-from netmgr.model import GroupRecord, NetmgrError
+from netmgr.model import PORT_HISTORY, GroupRecord, NetmgrError
 from netmgr.rules.groups import groups_altered, rule_text
 from netmgr.service.lookup import find_group
 from netmgr.service.specs import GroupPatch, GroupSpec, RuleSpec
@@ -30,8 +30,9 @@ def put_port(tx: Transaction, port: LogicalPort) -> None:
 
 
 def delete_port(tx: Transaction, port_uuid: UUID) -> None:
-    """Delete a port with its location and what was learned of it; groups whose members it alters change with it."""
+    """Delete a port with all that is kept of it; groups whose members it alters change with it."""
     before = tx.world.ports.get(port_uuid)
+    tx.delete(PORT_HISTORY, port_uuid)
     tx.delete(Kind.LEARNED, port_uuid)
     tx.delete(Kind.LOCATION, port_uuid)
     tx.delete(Kind.PORT, port_uuid)

@@ -15,7 +15,7 @@ from netmgr.contract.types import Location, LogicalPort, OpaqueNetwork, VifState
 from netmgr.model import HostLive, World
 from netmgr.service.mac_views import address_views, rival_sentences
 
-__all__ = ["Places", "binding_views", "places_of", "port_view"]
+__all__ = ["Places", "binding_views", "places_of", "port_view", "vif_views"]
 
 View = dict[str, Any]
 Lives = Mapping[UUID, HostLive]
@@ -64,6 +64,7 @@ def port_view(world: World, port: LogicalPort, places: Places) -> View:
         "incoming_host": _name(world, location.incoming_host),
         "incoming_vtep": location.incoming_vtep,
         "parked": location.parked,
+        "made_by": _maker(world, port),
         "location_version": location.version,
         "vif_state": at_holder.state.value if at_holder else None,
         "vif_reason": at_holder.reason if at_holder else "",
@@ -92,6 +93,35 @@ def binding_views(world: World, network: OpaqueNetwork, places: Places) -> list[
     attached = sorted((port for port in ports if port.vif_uuid is not None), key=lambda port: port.name)
     views = [port_view(world, port, places) for port in attached]
     return [{"port" if key == "name" else key: view[key] for key in wanted} for view in views]
+
+
+def vif_views(world: World, lives: Lives) -> list[View]:
+    """Every VIF that is plugged on a connected host, as that host reports it, with or without a port; by host."""
+    views = []
+    for vif_uuid, places in places_of(lives).items():
+        port = world.ports.get(world.port_by_vif.get(vif_uuid, vif_uuid))
+        for host, vif in places:
+            network = world.networks.get(port.network_uuid if port else vif.network_uuid or vif_uuid)
+            views.append(
+                {
+                    "vif_uuid": str(vif_uuid),
+                    "host": _name(world, host) or str(host),
+                    "state": vif.state.value,
+                    "port": port.name if port else None,
+                    "network": network.name if network else None,
+                    "ovs_port": vif.ovs_port,
+                    "vm_uuid": str(vif.vm_uuid) if vif.vm_uuid else None,
+                    "reason": vif.reason,
+                }
+            )
+    return sorted(views, key=lambda view: (view["host"], view["ovs_port"], view["vif_uuid"]))
+
+
+def _maker(world: World, port: LogicalPort) -> str | None:
+    """Name of the host whose claim made the port; None where an operator or a CMS did."""
+    history = world.port_histories.get(port.uuid)
+    made_by = history.made_by if history is not None else None
+    return (_name(world, made_by) or str(made_by)) if made_by is not None else None
 
 
 def _at(host: UUID | None, found: list[tuple[UUID, VifStatus]]) -> VifStatus | None:

@@ -25,7 +25,17 @@ from netmgr.contract.types import (
     TransportZone,
     Withdrawal,
 )
-from netmgr.model import FREED_SEGMENT, TOKEN, FreedSegment, GroupRecord, HostRecord, JoinToken, Row
+from netmgr.model import (
+    FREED_SEGMENT,
+    PORT_HISTORY,
+    TOKEN,
+    FreedSegment,
+    GroupRecord,
+    HostRecord,
+    JoinToken,
+    PortHistory,
+    Row,
+)
 
 __all__ = ["ROW_TYPES", "plain", "row_of"]
 
@@ -44,6 +54,7 @@ ROW_TYPES: dict[str, type[Row]] = {
     Kind.LEARNED: Learned,
     TOKEN: JoinToken,
     FREED_SEGMENT: FreedSegment,
+    PORT_HISTORY: PortHistory,
 }
 
 

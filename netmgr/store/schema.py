@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 
 from netmgr.contract.types import Kind
-from netmgr.model import FREED_SEGMENT, TOKEN
+from netmgr.model import FREED_SEGMENT, PORT_HISTORY, TOKEN
 
 __all__ = ["TABLES", "change", "meta", "metadata"]
 
@@ -205,6 +205,14 @@ freed_segment = Table(
     _list("host_uuids"),
 )
 
+port_history = Table(
+    "port_history",
+    metadata,
+    _uuid("port_uuid", refers="port.uuid", primary_key=True),
+    _uuid("made_by", nullable=True),
+    _uuid("vm_uuid", nullable=True),
+)
+
 change = Table(
     "change",
     metadata,
@@ -230,6 +238,7 @@ TABLES: dict[str, Table] = {
     Kind.LEARNED: learned,
     TOKEN: token,
     FREED_SEGMENT: freed_segment,
+    PORT_HISTORY: port_history,
 }
 
 # Where a row's version is kept: each table needs it to be loaded without reading the log from its beginning.

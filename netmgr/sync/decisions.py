@@ -18,9 +18,10 @@ from netmgr.contract.proto import sync_pb2
 from netmgr.contract.types import Claim, Kind, Learned, Location, Object, ReleaseReason
 from netmgr.model import NetmgrError, World
 from netmgr.rules import learned_rows
+from netmgr.service import edits
 from netmgr.store import Store
 
-__all__ = ["activate", "answer_claim", "learn", "note_pnics", "release"]
+__all__ = ["activate", "answer_claim", "learn", "note_pnics", "release", "retire"]
 
 log = structlog.get_logger(__name__)
 
@@ -33,12 +34,14 @@ def answer_claim(store: Store, host: UUID, claim: Claim, *, now_ms: int) -> sync
             decided = decide_claim(world, host=host, claim=claim, new_port_uuid=uuid4(), now_ms=now_ms)
             if isinstance(decided, Refusal):
                 log.info("claim.refused", host=str(host), vif=str(claim.vif_uuid), reason=decided.sentence)
-                return sync_pb2.ClaimAnswer(request_id=claim.request_id, refusal=decided.sentence)
+                return sync_pb2.ClaimAnswer(request_id=claim.request_id, refusal=decided.sentence, dark=decided.dark)
             port, location = decided.port, decided.location
             if world.ports.get(port.uuid) != port:  # new, or taken over by another VIF
                 transaction.put(port)
             if world.locations.get(port.uuid) != location:
                 transaction.put(location)
+            if decided.history.made_by or decided.history.vm_uuid:
+                transaction.put(decided.history)
             answer = sync_pb2.ClaimAnswer(
                 request_id=claim.request_id,
                 port=codec.encode_object(Object(version=world.versions[Kind.PORT, port.uuid], body=port)),
@@ -93,6 +96,20 @@ def learn(store: Store, host: UUID, word: Learned, *, since: str) -> None:
         if error.status >= 500:
             raise
         log.warning("learned.ignored", host=str(host), port=str(word.port_uuid), reason=error.sentence)
+
+
+def retire(store: Store, host: UUID, *, port_uuid: UUID, version: int) -> None:
+    """Delete the port if it is one of those that go with what was attached to them."""
+    with store.transaction() as transaction:
+        port = transaction.world.ports.get(port_uuid)
+        if port is None:
+            return
+        try:
+            edits.retire_port(transaction, port, host=host, version=version)
+        except NetmgrError as error:
+            log.warning("port.not_retired", host=str(host), port=str(port_uuid), reason=error.sentence)
+            return
+    log.info("port.retired", host=str(host), port=str(port_uuid), name=port.name)
 
 
 def note_pnics(store: Store, host: UUID, pnics: tuple[str, ...]) -> None:

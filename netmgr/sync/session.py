@@ -192,6 +192,8 @@ class Session:
             word = codec.decode(Learned, message.learned)
             since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
             await self._in_thread(lambda: decisions.learn(self._hub.store, self.host_uuid, word, since=since))
+        elif body == "retire":
+            await self._take_retire(message.retire)
         elif body == "subscribe":
             networks = frozenset(uuid_of(x, "Subscribe.network_uuids") for x in message.subscribe.network_uuids)
             self._hub.subscribe(self, networks)
@@ -247,6 +249,11 @@ class Session:
                 store, self.host_uuid, port_uuid=port_uuid, version=version, why=why, now_ms=_now_ms()
             )
         )
+
+    async def _take_retire(self, message: sync_pb2.Retire) -> None:
+        port_uuid, version = uuid_of(message.port_uuid, "Retire.port_uuid"), message.version
+        store = self._hub.store
+        await self._in_thread(lambda: decisions.retire(store, self.host_uuid, port_uuid=port_uuid, version=version))
 
     async def _take_report(self, report: HostReport) -> None:
         self._hub.fleet.report(self.host_uuid, report)

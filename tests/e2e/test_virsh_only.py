@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.e2e
 
 VIRSH = ["virsh", "-c", "qemu:///system"]
 MAC = "52:54:00:00:02:01"
+VM = "0b0b0b0b-0000-4000-8000-000000000001"
 APPLY = """
 switches: [{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24}]
 networks: [{name: blue, type: vxlan, zone: a, mtu: 1450}]
@@ -104,6 +106,7 @@ def plain(guest_image: GuestImage) -> Iterator[Plain]:
             hook.chmod(0o755)
         xml = domain_xml(name="web", image=guest_image, words="ip=10.10.0.1/24 host=web", network="blue", mac=MAC)
         assert "interfaceid" not in xml
+        xml = xml.replace("<name>", f"<uuid>{VM}</uuid><name>", 1)
         web = Plain(lab, xml)
         lab.exec("h1", [*VIRSH, "define", "/dev/stdin"], input=xml)
         web.virsh("h1", "start", "web")
@@ -195,11 +198,17 @@ def test_a_guest_that_is_migrated_while_paused_is_reached_when_it_runs_again(pla
 
 
 def test_a_domain_that_is_started_again_has_the_port_it_had(plain: Plain) -> None:
-    """libvirt invents another VIF UUID at each start of a domain that has none; the port goes by the MAC."""
+    """libvirt invents another VIF UUID at each start of a domain that has none; the port goes by MAC and VM."""
     before = plain.port()
     plain.virsh("h1", "destroy", "web")
     assert within(10, lambda: plain.port()["parked"])
     plain.virsh("h1", "undefine", "web")  # its migrations have left the UUID in its definition
+    thief = plain.xml.replace(VM, str(uuid4()))  # another VM that chooses the same MAC
+    plain.lab.exec("h1", [*VIRSH, "define", "/dev/stdin"], input=thief)
+    refused = plain.virsh("h1", "start", "web", ok=False)
+    assert f"last granted to VM {VM}" in refused
+    plain.virsh("h1", "undefine", "web")
+    assert plain.port() == plain.port() | {"uuid": before["uuid"], "vif_uuid": before["vif_uuid"], "parked": True}
     plain.lab.exec("h1", [*VIRSH, "define", "/dev/stdin"], input=plain.xml)
     plain.virsh("h1", "start", "web")
     assert within(10, lambda: plain.settled_at("h1"))

@@ -14,6 +14,8 @@ from scripts.labkit import Lab
 
 pytestmark = pytest.mark.lab
 
+C1 = "c1c1c1c1-0000-4000-8000-000000000001"
+
 APPLY = """
 switches: [{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24}]
 networks:
@@ -53,7 +55,7 @@ def lab() -> Iterator[Lab]:
     with Lab(hosts=2, with_libvirt=False, with_vmctl=False, zones={"h1": "a", "h2": "a"}) as made:
         made.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
         made.exec("mgr", ["netmgr", "port", "create", "c1", "--network", "blue", "--ip", "10.10.0.1"])
-        made.exec("mgr", ["netmgr", "port", "attach", "c1", "--vif", "c1c1c1c1-0000-4000-8000-000000000001"])
+        made.exec("mgr", ["netmgr", "port", "attach", "c1", "--vif", C1])
         made.exec("h1", ["ip", "netns", "add", "c1"])
         agent(made, "h1", "port", "attach", "c1", "--network", "blue", "--netns", "c1")
         attach = ["port", "attach", "--network", "blue", "--internal", "blue0", "--ip", "10.10.0.2/24"]
@@ -67,12 +69,12 @@ def test_a_container_and_an_interface_of_a_host_reach_each_other(lab: Lab) -> No
     assert "10.10.0.1/24" in inside  # the prefix is the subnet's
     assert port_of(lab, "host2")["host"] == "h2"
     assert within(5, lambda: port_of(lab, "c1")["vif_state"] == "lit")
-    explained = agent(lab, "h1", "vif", "explain", "c1c1c1c1")
+    explained = agent(lab, "h1", "vif", "explain", C1)
     assert explained["state"] == "lit"
     assert "port c1" in " ".join(explained["facts"])
 
 
-def test_attaching_again_changes_nothing_and_detaching_parks_the_port(lab: Lab) -> None:
+def test_attaching_again_changes_nothing_and_detaching_takes_the_port_along(lab: Lab) -> None:
     lab.exec("h1", ["ip", "netns", "add", "c2"])
     attach = ["port", "attach", "--network", "blue", "--netns", "c2", "--ip", "10.10.0.12/24", "--name", "two"]
     first = agent(lab, "h1", *attach)
@@ -81,9 +83,9 @@ def test_attaching_again_changes_nothing_and_detaching_parks_the_port(lab: Lab) 
     agent(lab, "h1", "port", "detach", "two")
     assert [one["ifname"] for one in agent(lab, "h1", "port", "list")] == ["eth0"]
     assert first["device"] not in lab.exec("h1", ["ip", "-br", "link"]).stdout
-    assert within(15, lambda: port_of(lab, "two")["parked"])
+    assert port_of(lab, "two") == {}
     again = agent(lab, "h1", *attach)
-    assert (again["vif"], again["mac"]) == (first["vif"], first["mac"])  # the port it had
+    assert (again["vif"], again["mac"]) == (first["vif"], first["mac"])
     assert within(5, lambda: reach(lab, "h1", "c2", "10.10.0.2"))
     agent(lab, "h1", "port", "detach", "c2")
 
@@ -115,7 +117,7 @@ def test_what_can_not_be_attached_is_refused_and_leaves_nothing(lab: Lab, words:
 def test_a_port_held_elsewhere_is_refused_and_its_device_not_made(lab: Lab) -> None:
     said = agent(lab, "h2", "port", "attach", "c1", "--network", "blue", "--internal", "c1", code=1)
     assert "held by host h1" in said
-    assert agent(lab, "h2", "vif", "explain", "c1c1c1c1", code=1)["state"] == "unplugged"
+    assert agent(lab, "h2", "vif", "explain", C1, code=1)["state"] == "unplugged"
 
 
 def test_a_physical_host_behind_a_nic_speaks_as_its_port(lab: Lab) -> None:
@@ -163,8 +165,35 @@ def test_a_container_runtime_attaches_by_cni(lab: Lab) -> None:
     for _ in range(2):
         assert cni(lab, "DEL", ipam={"type": "static"}) == (0, {})
     assert cni(lab, "CHECK")[1]["code"] == 100
+    assert port_of(lab, "c0ffee.eth0") == {}
     assert cni(lab, "VERSION")[1]["supportedVersions"] == ["0.4.0", "1.0.0"]
     assert cni(lab, "ADD", cniVersion="9.0")[1]["code"] == 1
+
+
+def test_port_that_was_made_at_the_manager_stays_and_one_of_a_claim_goes_once_the_manager_is_back(lab: Lab) -> None:
+    for netns in ("own", "hers"):
+        lab.exec("h1", ["ip", "netns", "add", netns])
+    lab.exec("mgr", ["netmgr", "port", "create", "hers", "--network", "blue", "--ip", "10.10.0.31"])
+    lab.exec("mgr", ["netmgr", "port", "attach", "hers", "--vif", f"{C1[:-2]}31"])
+    agent(lab, "h1", "port", "attach", "hers", "--network", "blue", "--netns", "hers")
+    own = ["port", "attach", "--network", "blue", "--netns", "own", "--ip", "10.10.0.32/24", "--name", "own"]
+    agent(lab, "h1", *own)
+    assert (port_of(lab, "own")["made_by"], port_of(lab, "hers")["made_by"]) == ("h1", None)
+    lab.stop_daemon("mgr", "netmgr")
+    try:
+        agent(lab, "h1", "port", "detach", "hers")
+        agent(lab, "h1", "port", "detach", "own")
+        agent(lab, "h1", *own)  # wanted again: nothing is to be deleted
+        assert within(8, lambda: reach(lab, "h1", "own", "10.10.0.2"))
+        agent(lab, "h1", "port", "detach", "own")
+        lab.stop_daemon("h1", "hostagent", number=signal.SIGKILL)
+        lab.start_daemon("h1", "hostagent")
+    finally:
+        lab.start_daemon("mgr", "netmgr")
+    assert within(15, lambda: port_of(lab, "own") == {} and port_of(lab, "hers")["parked"])
+    parked = json.loads(lab.exec("mgr", ["netmgr", "port", "list", "--parked", "-o", "json"]).stdout)
+    assert [port["name"] for port in parked] == ["hers"]
+    lab.exec("mgr", ["netmgr", "port", "delete", "hers"])
 
 
 def test_an_endpoint_whose_port_or_addresses_somebody_takes_away_comes_back(lab: Lab) -> None:
@@ -200,7 +229,7 @@ def test_after_a_reboot_without_a_manager_interfaces_of_the_host_are_back_and_co
             lab.boot(host)
         missing = {one["ifname"]: one["missing"] for one in agent(lab, "h1", "port", "list")}
         assert within(5, lambda: "does not exist" in agent(lab, "h1", "port", "list")[0]["missing"]), missing
-        assert "does not exist" in str(agent(lab, "h1", "vif", "explain", "c1c1c1c1", code=1)["facts"])
+        assert "does not exist" in str(agent(lab, "h1", "vif", "explain", C1, code=1)["facts"])
         lab.exec("h1", ["ip", "netns", "add", "c1"])
         assert within(15, lambda: reach(lab, "h1", "c1", "10.10.0.2"))
     finally:

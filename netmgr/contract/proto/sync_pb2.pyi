@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HostMessage(_message.Message):
-    __slots__ = ("hello", "subscribe", "ack", "claim", "activated", "release", "report", "learned", "trace_answer")
+    __slots__ = ("hello", "subscribe", "ack", "claim", "activated", "release", "report", "learned", "trace_answer", "retire")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class HostMessage(_message.Message):
     REPORT_FIELD_NUMBER: _ClassVar[int]
     LEARNED_FIELD_NUMBER: _ClassVar[int]
     TRACE_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    RETIRE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     subscribe: Subscribe
     ack: Ack
@@ -27,7 +28,8 @@ class HostMessage(_message.Message):
     report: HostReport
     learned: _objects_pb2.Learned
     trace_answer: TraceAnswer
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ..., learned: _Optional[_Union[_objects_pb2.Learned, _Mapping]] = ..., trace_answer: _Optional[_Union[TraceAnswer, _Mapping]] = ...) -> None: ...
+    retire: Retire
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ..., learned: _Optional[_Union[_objects_pb2.Learned, _Mapping]] = ..., trace_answer: _Optional[_Union[TraceAnswer, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("host_uuid", "boot_id", "agent_version", "store_id", "have", "network_uuids", "view_address")
@@ -105,6 +107,14 @@ class Release(_message.Message):
     why: str
     def __init__(self, port_uuid: _Optional[str] = ..., version: _Optional[int] = ..., why: _Optional[str] = ...) -> None: ...
 
+class Retire(_message.Message):
+    __slots__ = ("port_uuid", "version")
+    PORT_UUID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    port_uuid: str
+    version: int
+    def __init__(self, port_uuid: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
 class HostReport(_message.Message):
     __slots__ = ("pnics", "switches", "networks", "vifs")
     PNICS_FIELD_NUMBER: _ClassVar[int]
@@ -160,16 +170,18 @@ class Update(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., upserts: _Optional[_Iterable[_Union[_objects_pb2.Object, _Mapping]]] = ..., removals: _Optional[_Iterable[_Union[_objects_pb2.ObjectRef, _Mapping]]] = ..., last: _Optional[bool] = ..., initial: _Optional[bool] = ...) -> None: ...
 
 class ClaimAnswer(_message.Message):
-    __slots__ = ("request_id", "refusal", "port", "location")
+    __slots__ = ("request_id", "refusal", "port", "location", "dark")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
     LOCATION_FIELD_NUMBER: _ClassVar[int]
+    DARK_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     refusal: str
     port: _objects_pb2.Object
     location: _objects_pb2.Object
-    def __init__(self, request_id: _Optional[int] = ..., refusal: _Optional[str] = ..., port: _Optional[_Union[_objects_pb2.Object, _Mapping]] = ..., location: _Optional[_Union[_objects_pb2.Object, _Mapping]] = ...) -> None: ...
+    dark: bool
+    def __init__(self, request_id: _Optional[int] = ..., refusal: _Optional[str] = ..., port: _Optional[_Union[_objects_pb2.Object, _Mapping]] = ..., location: _Optional[_Union[_objects_pb2.Object, _Mapping]] = ..., dark: _Optional[bool] = ...) -> None: ...
 
 class TraceFrame(_message.Message):
     __slots__ = ("eth_src", "eth_dst", "protocol", "ip_src", "ip_dst", "source_port", "destination_port")

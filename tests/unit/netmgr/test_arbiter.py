@@ -1,13 +1,13 @@
 """Every row of the arbiter's table, and what becomes of words that come late, twice or from the wrong host."""
 
 from dataclasses import replace
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from netmgr.arbiter import Grant, Refusal, decide_activation, decide_claim, decide_release
 from netmgr.contract.types import AttachMode, Claim, ClaimIntent, Kind, Location, ReleaseReason
-from netmgr.model import HostRecord, World
+from netmgr.model import HostRecord, PortHistory, World
 from tests.support.netmgr_worlds import H1, H2, H3, H4, NET_A, NET_B, PORT, VIF, drop, held, put, uid, vtep, world_of
 
 START, MIGRATE = ClaimIntent.START, ClaimIntent.MIGRATE_IN
@@ -171,7 +171,20 @@ def test_name_of_a_created_port_is_fit_and_free(vm_name: str, taken: list[str], 
 
 def test_unknown_vif_on_a_manual_network_is_refused_with_how_to_proceed() -> None:
     assert NET_B.attach_mode is AttachMode.MANUAL
-    refused(claim(world_of(), H3, network_uuid=NET_B.uuid), "net-b", "manual", "netmgr port create", "attach")
+    decided = claim(world_of(), H3, network_uuid=NET_B.uuid)
+    refused(decided, "net-b", "manual", "netmgr port create", "attach")
+    assert isinstance(decided, Refusal)
+    assert decided.dark  # it may be plugged meanwhile
+
+
+def test_what_is_refused_for_another_reason_may_not_be_plugged_dark() -> None:
+    for decided in (
+        claim(world_of(PORT, held(H2)), H1),
+        claim(world_of(), H1, mac="nonsense"),
+        claim(world_of(), H1, network_uuid=NET_B.uuid),  # of a zone that the host is not in
+    ):
+        assert isinstance(decided, Refusal)
+        assert not decided.dark
 
 
 @pytest.mark.parametrize("mac", ["", "nonsense", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"])
@@ -307,23 +320,71 @@ def test_version_grows_with_the_clock_and_without_it(now_ms: int, version: int) 
     assert moved.version == version
 
 
-def test_guest_without_a_fixed_vif_finds_its_stopped_port_by_mac() -> None:
-    fresh = uid("vif-of-the-next-start")
-    decided = claim(world_of(PORT, held(H2, parked=True)), H1, vif_uuid=fresh)
+VM, FRESH = uid("vm-1"), uid("vif-of-the-next-start")
+
+
+def left(made_by: HostRecord | None = H1, vm: UUID | None = VM) -> PortHistory:
+    return PortHistory(port_uuid=PORT.uuid, made_by=made_by.uuid if made_by else None, vm_uuid=vm)
+
+
+@pytest.mark.parametrize("at", [H1, H2])
+def test_guest_without_a_fixed_vif_finds_the_stopped_port_that_was_made_for_it(at: HostRecord) -> None:
+    decided = claim(world_of(PORT, held(at, parked=True), left()), H1, vif_uuid=FRESH, vm_uuid=VM)
     assert granted(decided) == HOLDER_1
     assert isinstance(decided, Grant)
-    assert (decided.port, decided.created) == (replace(PORT, vif_uuid=fresh), False)
+    assert (decided.port, decided.history) == (replace(PORT, vif_uuid=FRESH), left())
+    assert not decided.created
+
+
+@pytest.mark.parametrize(
+    ("history", "host", "vm"),
+    [
+        (left(), H1, uid("another-vm")),  # whoever defines a guest chooses its MAC
+        (left(), H1, None),
+        (left(vm=None), H1, None),
+        (left(vm=None), H1, VM),
+        (left(), H4, VM),  # neither holds the port nor made it: the VM's UUID may be used twice
+        (left(made_by=None), H2, VM),  # an operator's port is entered by the VIF that the operator attached
+        (None, H2, VM),
+    ],
+)
+def test_stopped_port_is_not_left_to_whoever_comes_with_its_mac(
+    history: PortHistory | None, host: HostRecord, vm: UUID | None
+) -> None:
+    world = world_of(PORT, held(H2, parked=True), *([history] if history else []))
+    said = (PORT.mac, "belongs to port vm1", str(VIF), "parked at host h2", host.name, "netmgr port delete")
+    refused(claim(world, host, vif_uuid=FRESH, vm_uuid=vm), *said)
+
+
+def test_history_of_a_port_tells_who_made_it_and_whom_it_was_granted_to() -> None:
+    made = claim(world_of(), H1, vm_uuid=VM)
+    assert isinstance(made, Grant)
+    assert made.history == PortHistory(port_uuid=NEW, made_by=H1.uuid, vm_uuid=VM)
+    world = world_of(PORT, held(H1, parked=True), left())
+    for vm, then in ((uid("vm-2"), uid("vm-2")), (None, VM)):
+        again = claim(world, H1, vm_uuid=vm)
+        assert isinstance(again, Grant)
+        assert again.history == left(vm=then)
+
+
+def test_running_vif_is_taken_along_by_its_own_vm_only() -> None:
+    world = world_of(PORT, held(H2), left(made_by=None))
+    thief = uid("thief")
+    refused(claim(world, H1, MIGRATE, vm_uuid=thief), "held by host h2", str(VM), str(thief))
+    assert granted(claim(world, H1, MIGRATE, vm_uuid=VM)) == held(H2, incoming=H1, version=8)
+    assert granted(claim(world, H1, MIGRATE)) == held(H2, incoming=H1, version=8)  # a host that names no VM
+    put(world, held(H2, parked=True))
+    assert granted(claim(world, H1, MIGRATE, vm_uuid=thief)) == HOLDER_1  # the VIF's UUID entitles to what is free
 
 
 @pytest.mark.parametrize("found", [None, held(), held(H1), held(H2, incoming=H1, parked=True)])
 def test_port_of_a_guest_that_may_run_is_never_taken_over_by_mac(found: Location | None) -> None:
-    world = world_of(PORT, *([found] if found else []))
-    refused(claim(world, H1, vif_uuid=uid("another-vif")), PORT.mac, "belongs to")
+    world = world_of(PORT, left(), *([found] if found else []))
+    refused(claim(world, H1, vif_uuid=FRESH, vm_uuid=VM), PORT.mac, "belongs to")
 
 
 def test_only_a_start_on_a_network_that_attaches_by_itself_takes_a_port_over() -> None:
-    other = uid("another-vif")
-    refused(claim(world_of(PORT, held(H2, parked=True)), H1, MIGRATE, vif_uuid=other), "belongs to")
-    world = world_of(PORT, held(H2, parked=True))
+    world = world_of(PORT, held(H2, parked=True), left())
+    refused(claim(world, H1, MIGRATE, vif_uuid=FRESH, vm_uuid=VM), "belongs to")
     put(world, replace(NET_A, attach_mode=AttachMode.MANUAL))
-    refused(claim(world, H1, vif_uuid=other), "attach mode manual")
+    refused(claim(world, H1, vif_uuid=FRESH, vm_uuid=VM), "attach mode manual")

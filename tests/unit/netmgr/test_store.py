@@ -31,7 +31,7 @@ from netmgr.contract.types import (
     VtepAssignment,
     Withdrawal,
 )
-from netmgr.model import FREED_SEGMENT, TOKEN, FreedSegment, HostRecord, JoinToken, NetmgrError, Row
+from netmgr.model import FREED_SEGMENT, TOKEN, FreedSegment, HostRecord, JoinToken, NetmgrError, PortHistory, Row
 from netmgr.store import Store, migrate
 from netmgr.store.schema import metadata
 
@@ -86,7 +86,8 @@ def one_of_each() -> list[Row]:
     freed = FreedSegment(uuid=uuid4(), network_name="old", switch_uuid=switch.uuid, segment_id=5001)
     hidden = Withdrawal(uuid=uuid4(), network_uuid=network.uuid, host_uuid=host.uuid, reason="r", by="b", since="s")
     shadow = replace(port, uuid=uuid4(), name="s", vif_uuid=None, shadow_of=port.uuid)
-    return [a, switch, host, network, port, location, token, freed, hidden, shadow]
+    history = PortHistory(port_uuid=port.uuid, made_by=host.uuid, vm_uuid=uuid4())
+    return [a, switch, host, network, port, location, token, freed, hidden, shadow, history]
 
 
 def test_every_kind_of_row_comes_back_equal_after_reopening(open_store: Open) -> None:
