@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -186,3 +187,16 @@ def test_vif_that_is_plugged_on_two_hosts_stays_dark_on_the_second_and_both_are_
     assert ports.reach("peer", 31)
     for name in ("second", "first"):
         ports.lab.detach(name)
+
+
+def test_manager_killed_between_create_and_attach_has_lost_neither(ports: Ports) -> None:
+    late = ports.plug("h2", "late", 15)
+    create(ports, "late", 15, network="hand")
+    ports.lab.stop_daemon("mgr", "netmgr", number=signal.SIGKILL)
+    ports.lab.start_daemon("mgr", "netmgr")
+    ports.netmgr("port", "attach", "late", "--vif", late)
+    ports.lab.stop_daemon("mgr", "netmgr", number=signal.SIGKILL)
+    ports.lab.start_daemon("mgr", "netmgr")
+    assert ports.within(15, lambda: ports.vif("h2", "late")["state"] == "lit")
+    assert ports.within(15, lambda: ports.port("late")["host"] == "h2")
+    ports.lab.detach("late")
