@@ -47,7 +47,7 @@ def print_objects(objects: Sequence[dict[str, Any]], *, output: str, columns: Se
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("uuid", "name"))
+        table.add_column(column, overflow="fold", no_wrap=column in ("uuid", "name", "mac"))
     for item in objects:
         table.add_row(*(_cell(item.get(column)) for column in columns))
     _print_table(table)
