@@ -90,10 +90,6 @@ class Discovery:
         """Ports of whose frames no copies are to be made now."""
         return self._learning.hushed(now=time.monotonic())
 
-    def full(self, port: UUID) -> bool:
-        """True when *port* claims more addresses than are learned."""
-        return self._learning.full(port)
-
     async def refresh(self) -> None:
         """Read which addresses are still used; forget those that have not been for long."""
         try:

@@ -91,7 +91,6 @@ class _Port:
     tokens: float = _TOKENS_MAX
     counted_at: float = 0.0
     hushed_until: float = 0.0
-    full: bool = False  # an address more than there is room for was claimed
 
 
 class Learning:
@@ -111,7 +110,6 @@ class Learning:
             known.seen[claimed.address] = now
             return False
         if len(known.seen) >= ADDRESSES_MAX:
-            known.full = True
             known.hushed_until = now + HUSH_S
             return False
         known.seen[claimed.address] = now
@@ -140,7 +138,6 @@ class Learning:
             for address in old:
                 del known.seen[address], known.sources[address]
             if old:
-                known.full = False
                 changed.add(port)
         return frozenset(changed)
 
@@ -157,11 +154,6 @@ class Learning:
         """What the guest of *port* claims, in the order of first sight."""
         known = self._ports.get(port)
         return tuple(Claimed(address, known.sources[address]) for address in known.seen) if known is not None else ()
-
-    def full(self, port: UUID) -> bool:
-        """True when *port* claims more addresses than are learned."""
-        known = self._ports.get(port)
-        return known is not None and known.full
 
     def hushed(self, *, now: float) -> frozenset[UUID]:
         """Ports whose frames are not to be copied to the agent now."""

@@ -9,7 +9,6 @@ asked.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
@@ -27,6 +26,7 @@ from netmgr.contract.types import (
     TraceQuestion,
 )
 from netmgr.model import NetmgrError, World
+from netmgr.rules.desired import MAC
 from netmgr.service.lookup import find_port
 from netmgr.service.port_views import Places, port_view
 from netmgr.service.specs import TraceSpec
@@ -34,7 +34,6 @@ from netmgr.service.specs import TraceSpec
 __all__ = ["Hop", "Plan", "own_vtep", "plan", "trace_view"]
 
 _BROADCAST = "ff:ff:ff:ff:ff:ff"
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 
 Address = IPv4Address | IPv6Address
 
@@ -185,7 +184,7 @@ def _addresses(
 
 
 def _mac(text: str) -> str:
-    if not _MAC.match(text.lower()):
+    if not MAC.fullmatch(text.lower()):
         raise NetmgrError(f"source_mac: {text[:40]!r} is no MAC with colons")
     return text.lower()
 
