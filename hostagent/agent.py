@@ -47,6 +47,7 @@ from hostagent.presence import due_claims, due_releases, seen_vifs, tunnel_peers
 from hostagent.progress import Failures, failed_objects
 from hostagent.realize.domains import DomainEventKind
 from hostagent.realize.neighbours import prime_neighbours
+from hostagent.repairs import Repairs
 from hostagent.reporting import Reporting
 from hostagent.state import State
 from hostagent.steps import log_steps
@@ -118,6 +119,7 @@ class Agent:
             changed=partial(self._dirty, "hushed"),
         )
         self._failures = Failures()
+        self.repairs = Repairs()
         self._network_steps: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._switchover = Switchover(
@@ -204,6 +206,10 @@ class Agent:
                 break
             desired = replace(self.desired(), plugs=self.guests.plugs(observed))
             steps = plan(desired=desired, observed=observed)
+            if steps:
+                self.repairs.note(steps, observed, now_unix=time.time())
+            elif is_whole(observed):
+                self.repairs.rest(observed)
             self._failures.keep_only(steps)
             ready = self._failures.ready(steps, now=time.monotonic())
             at_libvirt = [step for step in ready if isinstance(step, DefineNetwork | RemoveNetwork)]
@@ -272,6 +278,7 @@ class Agent:
                 self.reporting.acknowledge(self._state.revision, refused)
             alive = self.host.alive()
             report = host_report(desired=desired, observed=seen, openflow_alive=alive, steps=steps)
+            report = replace(report, repairs=self.repairs.latest(), repairs_total=self.repairs.total)
             self.reporting.tell(report, refusals=self.claims.refusals, missing=self.endpoints.missing)
         if not [step for step in pending if not isinstance(step, DefineNetwork | RemoveNetwork)]:
             self._settled = max(self._settled, dirt)

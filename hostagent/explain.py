@@ -25,7 +25,7 @@ def explain(
     missing: Mapping[UUID, str],
     away: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
-    """One for each VIF that *which* names: by UUID or its beginning, OVS port, or MAC. Never empty.
+    """One for each VIF that *which* names: by UUID or its beginning, OVS port, MAC, port or VM. Never empty.
 
     *records* is the mapping table (`state.VifRecord`), *missing* says why endpoints of this host are not there, *away*
     why there is no manager. Each answer has `vif`, `state` ("lit", "incoming", "dark", "unplugged", "unknown"), `facts`
@@ -38,7 +38,10 @@ def explain(
     macs = {uuid for uuid, port in by_vif.items() if port.mac == wanted}
     macs |= {uuid for uuid, record in records.items() if record.mac == wanted}
     taps = {status.vif_uuid for status in statuses if status.ovs_port.lower() == wanted}
-    found = {uuid for uuid in known if wanted and str(uuid).startswith(wanted)} | macs | taps
+    ports = {uuid for uuid, port in by_vif.items() if wanted in (port.name.lower(), str(port.uuid))}
+    vms = {uuid for uuid, record in records.items() if wanted in (record.vm_name.lower(), str(record.vm_uuid))}
+    beginnings = {uuid for uuid in known if str(uuid).startswith(wanted)}
+    found = beginnings | macs | taps | ports | vms if wanted else set()
     if not found:
         return [_unknown(which, away)]
     answers = []
@@ -98,7 +101,7 @@ def _unplugged(
 
 def _unknown(which: str, away: tuple[str, ...]) -> dict[str, Any]:
     advice = [
-        "Give the VIF's UUID, its beginning, its OVS port, or its MAC; `hostagent vif list` shows what is plugged."
+        "Give a VIF's UUID, its beginning, OVS port, MAC, port or VM; `hostagent vif list` shows what is plugged."
     ]
     advice += [f"What the manager knows can't be asked now ({away[0]})." for _ in away]
     fact = "Nothing here has that name: no VIF plugged, no line of the mapping table, no port pushed to this host."

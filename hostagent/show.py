@@ -79,6 +79,8 @@ def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
         "networks": networks,
         "vifs": vifs_of(agent, state),
         "failures": list(agent.failures()),
+        "repairs": [{"at_unix": one.at_unix, "what": one.what} for one in report.repairs],
+        "repairs_total": report.repairs_total,
         "motion": {
             str(port): {"phase": phase.value, "vtep": desired.relay_vteps.get(port, "")}
             for port, phase in desired.phases.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -35,11 +36,18 @@ def show(settings: Settings, form: str) -> None:
         "Networks", answer["networks"], ("name", "status", "health", "type", "segment", "switch", "mtu", "uuid")
     )
     print_table("VIFs", answer["vifs"], _VIF_COLUMNS)
+    if answer["repairs"]:
+        repairs = [{"when": _time(one["at_unix"]), "what": one["what"]} for one in answer["repairs"]]
+        print_table(f"Put back after others ({answer['repairs_total']} times)", repairs, ("when", "what"))
     reasons = [*answer["failures"]]
     for part in ("switches", "networks"):
         reasons += [f"{item['name']}: {reason}" for item in answer[part] for reason in item["reasons"]]
     for reason in dict.fromkeys(reasons):
         click.echo(f"! {reason}")
+
+
+def _time(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @click.group()
@@ -64,10 +72,11 @@ def vif_list(settings: Settings, form: str) -> None:
 @format_option
 @click.pass_obj
 def vif_show(settings: Settings, which: str, form: str) -> None:
-    """One VIF, by its UUID, its beginning, its OVS port or its MAC."""
+    """One VIF, by its UUID, its beginning, its OVS port, its MAC, its port or its VM."""
     vifs = ask_agent(settings, "vifs")["vifs"]
     wanted = which.lower()
-    found = [item for item in vifs if item["vif"].startswith(wanted) or wanted in (item["ovs_port"], item["mac"])]
+    names = ("ovs_port", "mac", "port", "port_uuid", "vm")
+    found = [one for one in vifs if one["vif"].startswith(wanted) or wanted in (one[key].lower() for key in names)]
     if not found:
         raise Failure(f"no VIF {which!r} on this host; `hostagent vif list` shows those there are")
     if form != "table":
@@ -83,8 +92,8 @@ def vif_show(settings: Settings, which: str, form: str) -> None:
 @format_option
 @click.pass_obj
 def vif_explain(settings: Settings, which: str, form: str) -> None:
-    """Why a VIF is, or is not, connected, and what to do. By UUID, its beginning, OVS port or MAC; also one that is not
-    plugged now.
+    """Why a VIF is, or is not, connected, and what to do. By UUID, its beginning, OVS port, MAC, port or VM; also one
+    that is not plugged now.
 
     Exit status: 0 lit, 1 anything else.
     """

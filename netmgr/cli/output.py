@@ -43,18 +43,11 @@ def print_objects(objects: Sequence[dict[str, Any]], *, output: str, columns: Se
     if output not in ("table", "wide"):
         _print_data(objects, output)
         return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("uuid", "name", "mac"))
-    for item in objects:
-        table.add_row(*(_cell(item.get(column)) for column in columns))
-    _print_table(table)
+    _print_table(_rows(objects, columns))
 
 
 def print_object(item: dict[str, Any], *, output: str) -> None:
-    """One object, every field."""
+    """One object, every field; a field that is a list of objects is a table of its own, below the others."""
     if output != "table":
         _print_data(item, output)
         return
@@ -63,9 +56,34 @@ def print_object(item: dict[str, Any], *, output: str) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
+    below = {name: value for name, value in item.items() if _is_list_of_objects(value)}
     for name, value in item.items():
-        table.add_row(name, _cell(value))
+        if name not in below:
+            table.add_row(name, _cell(value))
     _print_table(table)
+    for name, objects in below.items():
+        click.echo(f"\n{name}:")
+        _print_table(_rows([{key: _brief(value) for key, value in one.items()} for one in objects], tuple(objects[0])))
+
+
+def _rows(objects: Sequence[dict[str, Any]], columns: Sequence[str]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in ("uuid", "name", "mac"))
+    for item in objects:
+        table.add_row(*(_cell(item.get(column)) for column in columns))
+    return table
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and one for one in value)
+
+
+def _brief(value: Any) -> Any:
+    """Objects within a row by their first field, which names them; -o json has the rest."""
+    return [next(iter(one.values())) for one in value] if _is_list_of_objects(value) else value
 
 
 def print_late_hosts(answer: dict[str, Any]) -> bool:

@@ -54,6 +54,7 @@ MESSAGES: dict[type, type[Message]] = {
     t.VifStatus: objects_pb2.VifStatus,
     t.Ref: objects_pb2.ObjectRef,
     t.HostReport: sync_pb2.HostReport,
+    t.Repair: sync_pb2.Repair,
     t.Claim: sync_pb2.Claim,
     t.TraceFrame: sync_pb2.TraceFrame,
     t.TraceQuestion: sync_pb2.TraceQuestion,

@@ -37,6 +37,7 @@ __all__ = [
     "Pnic",
     "Ref",
     "ReleaseReason",
+    "Repair",
     "SecurityGroup",
     "SecurityRule",
     "Status",
@@ -324,11 +325,19 @@ class VifStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    what: str
+    at_unix: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostReport:
     pnics: tuple[Pnic, ...] = ()
     switches: tuple[SwitchStatus, ...] = ()
     networks: tuple[NetworkStatus, ...] = ()
     vifs: tuple[VifStatus, ...] = ()
+    repairs: tuple[Repair, ...] = ()
+    repairs_total: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 from uuid import UUID
@@ -152,8 +153,14 @@ def host_view(world: World, host: HostRecord, lives: Lives) -> View:
         "in_sync": bool(live and live.connected and live.acked_revision >= live.wanted_revision),
         "acked_revision": live.acked_revision if live else 0,
         "vifs": len(report.vifs) if report else 0,
+        "repairs_total": report.repairs_total if report else 0,
+        "repairs": [{"at": _utc(one.at_unix), "what": one.what} for one in (report.repairs if report else ())],
         **_status(roll_up(zone_names=(), entries=entries) if entries else _alone(live)),
     }
+
+
+def _utc(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def roll_up(*, zone_names: Iterable[str], entries: list[tuple[HostRecord, RollUp]]) -> RollUp:

@@ -44,5 +44,12 @@ class _Collector(Collector):
         yield GaugeMetricFamily("netmgr_hosts_in_sync", "Hosts that have confirmed all they were sent", value=in_sync)
         rejections = sum(len(live.rejections) for live in lives.values())
         yield GaugeMetricFamily("netmgr_rejections", "Objects that hosts can't realize", value=rejections)
+        repairs = CounterMetricFamily(
+            "netmgr_host_repairs", "What others changed on a host and its agent put back", labels=["host"]
+        )
+        for live in connected:
+            host = hub.world.hosts.get(live.host_uuid)
+            repairs.add_metric([host.name if host is not None else str(live.host_uuid)], live.report.repairs_total)
+        yield repairs
         for name, words in _COUNTS.items():
             yield CounterMetricFamily(f"netmgr_{name}", words, value=hub.counts[name])

@@ -186,6 +186,8 @@ def test_what_somebody_does_to_our_network_is_put_back_within_two_seconds(agents
         return live == kept == wanted and "blue" in _virsh(agents, "h1", "net-list", "--autostart").stdout
 
     assert _within(2, mended)
+    repairs = json.loads(agents.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["repairs"]
+    assert re.fullmatch("libvirt network blue was (undefined|stopped|edited)", repairs[0]["what"])
 
 
 def test_a_foreign_network_of_the_same_name_is_left_alone_and_rejected_with_its_name(agents: Lab) -> None:

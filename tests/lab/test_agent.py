@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
@@ -106,6 +107,19 @@ def test_what_somebody_breaks_is_mended_within_two_seconds(agents: Agents, what:
     assert agents.within(2, lambda: agents.verify("h1")[0] == 0)
     assert agents.within(2, lambda: agents.reach("e1", "10.10.0.2"))
     assert time.monotonic() - began < 4  # the two looks themselves take most of it
+    told = {
+        "flows": rf"flows of bridge {agents.bridge}: \d+ deleted",
+        "tunnel": rf"port vxlan-\w+ of bridge {agents.bridge} was taken out",
+        "foreign flow": f"flows of bridge {agents.bridge}: 1 added",
+        "VTEP": f"address 10.200.0.1/24 was removed from {uplink}",
+        "fail mode": f"bridge {agents.bridge} was changed",
+    }[what]
+
+    def manager_knows() -> bool:
+        repairs = json.loads(agents.lab.exec("mgr", ["netmgr", "host", "show", "h1", "-o", "json"]).stdout)["repairs"]
+        return any(re.fullmatch(told, repair["what"]) for repair in repairs)
+
+    assert agents.within(2, manager_knows), agents.show("h1")["repairs"]
 
 
 def test_foreign_objects_stay_as_they_are_while_ours_come_and_go(agents: Agents) -> None:

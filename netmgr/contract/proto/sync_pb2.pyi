@@ -116,16 +116,28 @@ class Retire(_message.Message):
     def __init__(self, port_uuid: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class HostReport(_message.Message):
-    __slots__ = ("pnics", "switches", "networks", "vifs")
+    __slots__ = ("pnics", "switches", "networks", "vifs", "repairs", "repairs_total")
     PNICS_FIELD_NUMBER: _ClassVar[int]
     SWITCHES_FIELD_NUMBER: _ClassVar[int]
     NETWORKS_FIELD_NUMBER: _ClassVar[int]
     VIFS_FIELD_NUMBER: _ClassVar[int]
+    REPAIRS_FIELD_NUMBER: _ClassVar[int]
+    REPAIRS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     pnics: _containers.RepeatedCompositeFieldContainer[_objects_pb2.Pnic]
     switches: _containers.RepeatedCompositeFieldContainer[_objects_pb2.SwitchStatus]
     networks: _containers.RepeatedCompositeFieldContainer[_objects_pb2.NetworkStatus]
     vifs: _containers.RepeatedCompositeFieldContainer[_objects_pb2.VifStatus]
-    def __init__(self, pnics: _Optional[_Iterable[_Union[_objects_pb2.Pnic, _Mapping]]] = ..., switches: _Optional[_Iterable[_Union[_objects_pb2.SwitchStatus, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[_objects_pb2.NetworkStatus, _Mapping]]] = ..., vifs: _Optional[_Iterable[_Union[_objects_pb2.VifStatus, _Mapping]]] = ...) -> None: ...
+    repairs: _containers.RepeatedCompositeFieldContainer[Repair]
+    repairs_total: int
+    def __init__(self, pnics: _Optional[_Iterable[_Union[_objects_pb2.Pnic, _Mapping]]] = ..., switches: _Optional[_Iterable[_Union[_objects_pb2.SwitchStatus, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[_objects_pb2.NetworkStatus, _Mapping]]] = ..., vifs: _Optional[_Iterable[_Union[_objects_pb2.VifStatus, _Mapping]]] = ..., repairs: _Optional[_Iterable[_Union[Repair, _Mapping]]] = ..., repairs_total: _Optional[int] = ...) -> None: ...
+
+class Repair(_message.Message):
+    __slots__ = ("what", "at_unix")
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_FIELD_NUMBER: _ClassVar[int]
+    what: str
+    at_unix: int
+    def __init__(self, what: _Optional[str] = ..., at_unix: _Optional[int] = ...) -> None: ...
 
 class ManagerMessage(_message.Message):
     __slots__ = ("welcome", "update", "answer", "try_again", "trace")

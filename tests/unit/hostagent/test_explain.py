@@ -89,7 +89,7 @@ def test_a_vif_without_a_port_says_what_to_do(reason: str, advice: str) -> None:
 
 
 def test_a_lit_vif_needs_no_advice_and_is_found_by_port_mac_and_beginning() -> None:
-    for which in (str(VIF)[:8], "vnet0", P.mac.upper()):
+    for which in (str(VIF)[:8], "vnet0", P.mac.upper(), "Web1", str(PORT)):
         answer = explained(which=which)
         assert (answer["vif"], answer["state"], answer["advice"]) == (str(VIF), "lit", [])
         assert "port web1" in " ".join(answer["facts"])

@@ -81,6 +81,16 @@ def test_output_has_three_forms_that_say_the_same(netmgr: Cli) -> None:
     assert ["uuid", as_json[0]["uuid"]] in [line.split() for line in shown.splitlines()]
 
 
+def test_lists_of_objects_are_tables_of_their_own(netmgr: Cli) -> None:
+    make_zone_and_switch(netmgr)
+    netmgr.ok("network", "create", "blue", "--zone", "a", "--mtu", "1400")
+    netmgr.ok("port", "create", "web1", "--network", "blue", "--vif", "00000000-0000-4000-8000-000000000001")
+    shown = [line.split() for line in netmgr.ok("network", "show", "blue").out.splitlines()]
+    at = shown.index(["bindings:"])
+    assert shown[at + 1][:2] == ["port", "vif_uuid"]
+    assert shown[at + 2][:2] == ["web1", "00000000-0000-4000-8000-000000000001"]
+
+
 def test_names_and_uuids_are_taken_alike(netmgr: Cli) -> None:
     zone = netmgr.ok("zone", "create", "a", "-o", "json").json()
     assert netmgr.ok("zone", "show", zone["uuid"], "-o", "json").json() == zone
