@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from scripts.labkit import Lab
 from scripts.labkit.domain import domain_xml
 from scripts.labkit.guest import GuestImage
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.e2e
 
@@ -25,15 +26,6 @@ networks: [{name: hand, type: vxlan, zone: a, mtu: 1450, attach_mode: manual}]
 """
 MAC, ADDRESS = "52:54:00:00:07:01", "10.10.0.1"
 VIFS = {name: f"77777777-0000-4000-8000-00000000000{n}" for n, name in enumerate(("web", "standby", "other", "peer"))}
-
-
-def within(seconds: float, claim: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def netmgr(lab: Lab, *words: str) -> Any:

@@ -21,6 +21,7 @@ from hostagent.realize.libvirt_networks import LibvirtNetworks
 from scripts.labkit import Lab, hypervisor
 from scripts.labkit.domain import domain_xml
 from scripts.labkit.guest import GuestImage
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.e2e
 
@@ -137,15 +138,6 @@ def _virsh(lab: Lab, host: str, *command: str) -> CompletedProcess[str]:
     return lab.exec(host, [*VIRSH, *command], check=False)
 
 
-def _within(seconds: float, claim: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 def _port(lab: Lab, vm: str) -> dict[str, Any]:
     ports = json.loads(lab.exec("mgr", ["netmgr", "port", "list", "-o", "json"]).stdout)
     return next((port for port in ports if port["vif_uuid"] == VIFS[vm]), {})
@@ -159,7 +151,7 @@ def _vif(lab: Lab, host: str, vm: str) -> dict[str, Any]:
 def _stopped(lab: Lab, vm: str) -> None:
     for host in lab.hosts:
         _virsh(lab, host, "destroy", vm)
-    assert _within(10, lambda: _port(lab, vm).get("parked", True))
+    assert within(10, lambda: _port(lab, vm).get("parked", True))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +177,7 @@ def test_what_somebody_does_to_our_network_is_put_back_within_two_seconds(agents
         kept = _virsh(agents, "h1", "net-dumpxml", "--inactive", "blue").stdout
         return live == kept == wanted and "blue" in _virsh(agents, "h1", "net-list", "--autostart").stdout
 
-    assert _within(2, mended)
+    assert within(2, mended)
     repairs = json.loads(agents.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["repairs"]
     assert re.fullmatch("libvirt network blue was (undefined|stopped|edited)", repairs[0]["what"])
 
@@ -196,27 +188,27 @@ def test_a_foreign_network_of_the_same_name_is_left_alone_and_rejected_with_its_
     before = _virsh(agents, "h1", "net-dumpxml", "red").stdout
     agents.exec("mgr", ["netmgr", "network", "create", "red", "--zone", "a", "--mtu", "1450"])
     try:
-        assert _within(5, lambda: "red" in _virsh(agents, "h2", "net-list").stdout)
+        assert within(5, lambda: "red" in _virsh(agents, "h2", "net-list").stdout)
 
         def rejected() -> bool:
             networks = json.loads(agents.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["networks"]
             return any(n["name"] == "red" and n["status"] != "up" and n["reasons"] for n in networks)
 
-        assert _within(5, rejected)
+        assert within(5, rejected)
         assert _virsh(agents, "h1", "net-dumpxml", "red").stdout == before
     finally:
         agents.exec("mgr", ["netmgr", "network", "delete", "red"])
         _virsh(agents, "h1", "net-undefine", "red")
-    assert _within(5, lambda: "red" not in _virsh(agents, "h2", "net-list", "--all").stdout)
+    assert within(5, lambda: "red" not in _virsh(agents, "h2", "net-list", "--all").stdout)
 
 
 def test_a_guest_starts_lit_talks_and_leaves_its_port_parked(agents: Lab) -> None:
     for host, vm in (("h1", "vm1"), ("h2", "vm2")):
         assert _virsh(agents, host, "start", vm).returncode == 0
-    assert _within(5, lambda: _vif(agents, "h1", "vm1").get("state") == "lit")
+    assert within(5, lambda: _vif(agents, "h1", "vm1").get("state") == "lit")
     assert _vif(agents, "h1", "vm1")["vm"] == "vm1"
     ping = ["ping", "-c", "1", "-W", "1", "10.10.0.1"]
-    assert _within(40, lambda: agents.guest("vm2", ping).returncode == 0)
+    assert within(40, lambda: agents.guest("vm2", ping).returncode == 0)
     for vm in VIFS:
         _stopped(agents, vm)
     assert _port(agents, "vm1")["host"] == "h1"
@@ -252,20 +244,20 @@ def test_without_the_manager_a_guest_starts_on_its_recorded_holder_only(agents: 
         assert refused.returncode != 0
         assert "not the recorded holder" in refused.stderr
         assert _virsh(agents, "h1", "start", "vm1").returncode == 0
-        assert _within(5, lambda: _vif(agents, "h1", "vm1").get("state") == "lit")
+        assert within(5, lambda: _vif(agents, "h1", "vm1").get("state") == "lit")
     finally:
         agents.start_daemon("mgr", "netmgr")
-    assert _within(15, lambda: _port(agents, "vm1").get("parked") is False)
+    assert within(15, lambda: _port(agents, "vm1").get("parked") is False)
     _stopped(agents, "vm1")
 
 
 def test_a_tap_taken_out_of_ovs_by_hand_is_put_back(agents: Lab) -> None:
     assert _virsh(agents, "h1", "start", "vm1").returncode == 0
     try:
-        assert _within(5, lambda: _vif(agents, "h1", "vm1").get("state") == "lit")
+        assert within(5, lambda: _vif(agents, "h1", "vm1").get("state") == "lit")
         tap = _vif(agents, "h1", "vm1")["ovs_port"]
         agents.exec("h1", ["ovs-vsctl", "del-port", tap])
-        assert _within(2, lambda: _vif(agents, "h1", "vm1").get("state") == "lit")
+        assert within(2, lambda: _vif(agents, "h1", "vm1").get("state") == "lit")
         assert _port(agents, "vm1")["parked"] is False
     finally:
         _stopped(agents, "vm1")
@@ -288,11 +280,11 @@ def test_plain_virsh_migrate_moves_the_port_there_and_straight_back(agents: Lab)
                 f"tcp://{address}",
             )
             assert moved.returncode == 0, moved.stderr
-            arrived = _within(5, lambda at=destination: _port(agents, "vm1")["host"] == at)  # type: ignore[misc]
+            arrived = within(5, lambda at=destination: _port(agents, "vm1")["host"] == at)  # type: ignore[misc]
             assert arrived
             assert _port(agents, "vm1")["incoming_host"] is None
             assert _vif(agents, destination, "vm1")["state"] == "lit"
-            assert _within(5, lambda at=source: not _vif(agents, at, "vm1"))  # type: ignore[misc]
+            assert within(5, lambda at=source: not _vif(agents, at, "vm1"))  # type: ignore[misc]
         time.sleep(2)  # nobody claims it back once the tap of the source is gone
         assert _port(agents, "vm1")["host"] == "h1"
     finally:
@@ -307,10 +299,10 @@ def test_a_failed_migration_leaves_the_port_where_it_was(agents: Lab) -> None:
         command = [*VIRSH, "migrate", "--live", "--bandwidth", "1", "vm1"]
         command += [hypervisor.remote_uri(address), "--migrateuri", f"tcp://{address}"]
         migration = agents.popen("h1", command)
-        assert _within(10, lambda: _port(agents, "vm1")["incoming_host"] == "h2")
+        assert within(10, lambda: _port(agents, "vm1")["incoming_host"] == "h2")
         assert _virsh(agents, "h1", "domjobabort", "vm1").returncode == 0
         assert migration.wait(timeout=30) != 0
-        assert _within(10, lambda: _port(agents, "vm1")["incoming_host"] is None)
+        assert within(10, lambda: _port(agents, "vm1")["incoming_host"] is None)
         assert _port(agents, "vm1")["host"] == "h1"
         assert _vif(agents, "h1", "vm1")["state"] == "lit"
     finally:

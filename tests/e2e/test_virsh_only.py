@@ -9,7 +9,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +18,7 @@ import pytest
 from scripts.labkit import Lab, hypervisor
 from scripts.labkit.domain import domain_xml
 from scripts.labkit.guest import GuestImage
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.e2e
 
@@ -33,15 +34,6 @@ THEIR_HOOK = """#!/bin/sh
 [ "$2 $3" = "migrate begin" ] || exit 0
 exec sed 's|<memory |<description>seen by their hook</description><memory |'
 """
-
-
-def within(seconds: float, claim: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 class Plain:

@@ -7,13 +7,14 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
 
@@ -33,7 +34,7 @@ class Agents:
         self.vifs: dict[str, str] = {}
         for number, host in enumerate(lab.hosts, 1):
             self.plug(host, f"e{number}", number)
-        assert self.within(10, lambda: self.reach("e1", "10.10.0.2"))
+        assert within(10, lambda: self.reach("e1", "10.10.0.2"))
 
     def plug(self, host: str, endpoint: str, number: int, *, vif: str = "", known: bool = True) -> str:
         mac = f"52:54:00:00:00:{number:02x}"
@@ -63,15 +64,6 @@ class Agents:
 
     def reach(self, endpoint: str, address: str) -> bool:
         return self.lab.exec(endpoint, ["ping", "-c1", "-W1", address], check=False).returncode == 0
-
-    @staticmethod
-    def within(seconds: float, claim: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + seconds
-        while not claim():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +96,8 @@ def test_what_somebody_breaks_is_mended_within_two_seconds(agents: Agents, what:
     }[what]
     agents.lab.exec("h1", command)
     began = time.monotonic()
-    assert agents.within(2, lambda: agents.verify("h1")[0] == 0)
-    assert agents.within(2, lambda: agents.reach("e1", "10.10.0.2"))
+    assert within(2, lambda: agents.verify("h1")[0] == 0)
+    assert within(2, lambda: agents.reach("e1", "10.10.0.2"))
     assert time.monotonic() - began < 4  # the two looks themselves take most of it
     told = {
         "flows": rf"flows of bridge {agents.bridge}: \d+ deleted",
@@ -119,7 +111,7 @@ def test_what_somebody_breaks_is_mended_within_two_seconds(agents: Agents, what:
         repairs = json.loads(agents.lab.exec("mgr", ["netmgr", "host", "show", "h1", "-o", "json"]).stdout)["repairs"]
         return any(re.fullmatch(told, repair["what"]) for repair in repairs)
 
-    assert agents.within(2, manager_knows), agents.show("h1")["repairs"]
+    assert within(2, manager_knows), agents.show("h1")["repairs"]
 
 
 def test_foreign_objects_stay_as_they_are_while_ours_come_and_go(agents: Agents) -> None:
@@ -146,7 +138,7 @@ def test_foreign_objects_stay_as_they_are_while_ours_come_and_go(agents: Agents)
         lab.stop_daemon("h1", "hostagent")
         lab.start_daemon("h1", "hostagent")
         lab.exec("mgr", ["netmgr", "network", "delete", "green"])
-        assert agents.within(5, lambda: agents.verify("h1")[0] == 0 and len(agents.show("h1")["networks"]) == 1)
+        assert within(5, lambda: agents.verify("h1")[0] == 0 and len(agents.show("h1")["networks"]) == 1)
         assert look() == before
     finally:
         lab.exec("h1", ["ovs-vsctl", "del-br", "theirs"])
@@ -171,7 +163,7 @@ def test_an_agent_killed_and_started_again_loses_no_packet(agents: Agents, manag
     finally:
         if manager == "without the manager":
             lab.start_daemon("mgr", "netmgr")
-            assert agents.within(15, lambda: agents.show("h1")["sync"]["connected"])
+            assert within(15, lambda: agents.show("h1")["sync"]["connected"])
 
 
 def test_a_vswitchd_that_restarts_gets_its_flows_back_and_nobody_is_parked(agents: Agents) -> None:
@@ -180,8 +172,8 @@ def test_a_vswitchd_that_restarts_gets_its_flows_back_and_nobody_is_parked(agent
     lab.stop_daemon("h1", "ovs-vswitchd")
     time.sleep(2.5)
     lab.start_daemon("h1", "ovs-vswitchd")
-    assert agents.within(3, lambda: agents.reach("e1", "10.10.0.2"))
-    assert agents.within(3, lambda: agents.verify("h1")[0] == 0)
+    assert within(3, lambda: agents.reach("e1", "10.10.0.2"))
+    assert within(3, lambda: agents.verify("h1")[0] == 0)
     assert agents.port("e1")["location_version"] == before
 
 
@@ -193,21 +185,21 @@ def test_a_damaged_memory_is_moved_aside_and_everything_sent_again(agents: Agent
     for part in state.glob("state.db*"):
         part.write_bytes(b"damaged" * 1000)
     lab.start_daemon("h1", "hostagent")
-    assert agents.within(5, lambda: agents.show("h1")["sync"]["in_sync"])
-    assert agents.within(5, lambda: agents.vif("h1", "ep-e1").get("state") == "lit")
+    assert within(5, lambda: agents.show("h1")["sync"]["in_sync"])
+    assert within(5, lambda: agents.vif("h1", "ep-e1").get("state") == "lit")
     assert lab.stop_ping(ping)["lost"] == 0
     assert list(state.glob("state.db.damaged-*"))
 
 
 def test_an_unplugged_vif_leaves_its_port_parked_and_may_be_plugged_elsewhere(agents: Agents) -> None:
     vif = agents.plug("h1", "e3", 3)
-    assert agents.within(5, lambda: agents.port("e3")["vif_state"] == "lit")
+    assert within(5, lambda: agents.port("e3")["vif_state"] == "lit")
     agents.lab.detach("e3")
-    assert agents.within(15, lambda: agents.port("e3")["parked"] is True)  # an agent that just began is patient
+    assert within(15, lambda: agents.port("e3")["parked"] is True)  # an agent that just began is patient
     agents.plug("h2", "e3", 3, vif=vif, known=False)
     try:
-        assert agents.within(5, lambda: agents.port("e3")["host"] == "h2" and agents.port("e3")["vif_state"] == "lit")
-        assert agents.within(3, lambda: agents.reach("e1", "10.10.0.3"))
+        assert within(5, lambda: agents.port("e3")["host"] == "h2" and agents.port("e3")["vif_state"] == "lit")
+        assert within(3, lambda: agents.reach("e1", "10.10.0.3"))
     finally:
         agents.lab.detach("e3")
 
@@ -215,7 +207,7 @@ def test_an_unplugged_vif_leaves_its_port_parked_and_may_be_plugged_elsewhere(ag
 def test_a_vif_held_elsewhere_stays_dark_and_says_so(agents: Agents) -> None:
     agents.plug("h2", "imposter", 1, vif=agents.vifs["e1"], known=False)
     try:
-        assert agents.within(5, lambda: "held by host h1" in agents.vif("h2", "ep-imposter").get("reason", ""))
+        assert within(5, lambda: "held by host h1" in agents.vif("h2", "ep-imposter").get("reason", ""))
         assert agents.vif("h2", "ep-imposter")["state"] == "dark"
         assert agents.reach("e1", "10.10.0.2")
         assert not agents.reach("imposter", "10.10.0.2")
@@ -226,7 +218,7 @@ def test_a_vif_held_elsewhere_stays_dark_and_says_so(agents: Agents) -> None:
 def test_a_vif_that_nobody_knows_stays_dark_with_what_to_do(agents: Agents) -> None:
     agents.plug("h1", "stranger", 8, known=False)
     try:
-        assert agents.within(5, lambda: "attach it to a port" in agents.vif("h1", "ep-stranger").get("reason", ""))
+        assert within(5, lambda: "attach it to a port" in agents.vif("h1", "ep-stranger").get("reason", ""))
         assert not agents.reach("stranger", "10.10.0.2")
     finally:
         agents.lab.detach("stranger")
@@ -255,4 +247,4 @@ def test_frames_that_a_vif_must_not_send_are_counted_with_the_reason(agents: Age
             for drop in drops
         )
 
-    assert agents.within(2, counted)
+    assert within(2, counted)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
 
@@ -22,15 +23,6 @@ networks:
   - {name: blue, type: vxlan, zone: a, mtu: 1450, subnets: [10.10.0.0/24]}
   - {name: cms, type: vxlan, zone: a, mtu: 1450, attach_mode: manual}
 """
-
-
-def within(seconds: float, claim: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def agent(lab: Lab, host: str, *command: str, code: int = 0) -> Any:

@@ -7,13 +7,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
 
@@ -63,15 +64,6 @@ while (left := end - time.monotonic()) > 0:
         break
 print(seen)
 """
-
-
-def within(seconds: float, claim: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 class Three:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
 
@@ -29,15 +29,6 @@ mac, ip = s.getsockname()[4], socket.inet_aton(sys.argv[1])
 arp = bytes.fromhex("0001080006040001") + mac + ip + bytes(6) + ip
 s.send(b"\\xff" * 6 + mac + b"\\x08\\x06" + arp + bytes(18))
 """
-
-
-def within(seconds: float, claim: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def inside(lab: Lab, host: str, *command: str, check: bool = True) -> Any:

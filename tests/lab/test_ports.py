@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
 
@@ -31,7 +32,7 @@ class Ports:
         lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
         self.bridge = self.agent("h1")["switches"][0]["bridge"]
         create(self, "peer", 1, "--vif", self.plug("h1", "peer", 1))
-        assert self.within(5, lambda: self.port("peer")["vif_state"] == "lit")
+        assert within(5, lambda: self.port("peer")["vif_state"] == "lit")
 
     def netmgr(self, *words: str) -> Any:
         return json.loads(self.lab.exec("mgr", ["netmgr", *words, "-o", "json"]).stdout)
@@ -70,15 +71,6 @@ class Ports:
         command = ["ping", "-c1", "-W1", f"10.10.0.{number}"]
         return self.lab.exec(endpoint, command, check=False).returncode == 0
 
-    @staticmethod
-    def within(seconds: float, claim: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + seconds
-        while not claim():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
-
 
 def mac(number: int) -> str:
     return f"52:54:00:00:00:{number:02x}"
@@ -98,25 +90,25 @@ def test_shadow_is_dark_until_failover_lights_it_and_peers_follow_at_once(ports:
     web, standby = (ports.plug(host, name, 2) for host, name in (("h2", "web"), ("h3", "standby")))
     create(ports, "web", 2, "--vif", web)
     ports.netmgr("port", "create", "standby", "--shadow-of", "blue/web", "--vif", standby)
-    assert ports.within(5, lambda: ports.port("web")["vif_state"] == "lit")
-    assert ports.within(5, lambda: ports.port("standby")["host"] == "h3")
-    assert ports.within(2, lambda: "is a shadow of port web" in ports.vif("h3", "standby")["reason"])
+    assert within(5, lambda: ports.port("web")["vif_state"] == "lit")
+    assert within(5, lambda: ports.port("standby")["host"] == "h3")
+    assert within(2, lambda: "is a shadow of port web" in ports.vif("h3", "standby")["reason"])
     assert ports.vif("h3", "standby")["state"] == "dark"
-    assert ports.within(3, lambda: ports.reach("peer", 2))
+    assert within(3, lambda: ports.reach("peer", 2))
     assert not ports.reach("standby", 1)  # it may plug, it may not speak
 
     ping = ports.lab.start_ping("peer", "10.10.0.2", interval_ms=10)
     time.sleep(0.3)
     done = ports.netmgr("port", "failover", "web")
     assert (done["name"], done["shadow_of"], done["shadows"]) == ("standby", None, ["web"])
-    assert ports.within(2, lambda: ports.vif("h3", "standby")["state"] == "lit")
-    assert ports.within(2, lambda: "is a shadow of port standby" in ports.vif("h2", "web")["reason"])
+    assert within(2, lambda: ports.vif("h3", "standby")["state"] == "lit")
+    assert within(2, lambda: "is a shadow of port standby" in ports.vif("h2", "web")["reason"])
     time.sleep(0.3)
     seen = ports.lab.stop_ping(ping)
     assert seen["duplicates"] == 0
     assert seen["gap_ms"] < 1000  # three hosts change one after the other, with nothing in between but their own work
     ports.lab.detach("web")  # nobody but the standby is left to answer
-    assert ports.within(2, lambda: ports.reach("peer", 2))
+    assert within(2, lambda: ports.reach("peer", 2))
     assert ports.reach("standby", 1)
     assert all(ports.lab.exec(host, ["hostagent", "verify"], check=False).returncode == 0 for host in ports.lab.hosts)
     ports.lab.detach("standby")
@@ -125,23 +117,23 @@ def test_shadow_is_dark_until_failover_lights_it_and_peers_follow_at_once(ports:
 def test_vif_on_a_manual_network_is_dark_until_its_port_is_attached_and_dark_again_when_detached(ports: Ports) -> None:
     first, second = ports.plug("h1", "m1", 11), ports.plug("h2", "m2", 12)
     for host, name in (("h1", "m1"), ("h2", "m2")):
-        assert ports.within(5, lambda host=host, name=name: "attach it to a port" in ports.vif(host, name)["reason"])  # type: ignore[misc]
+        assert within(5, lambda host=host, name=name: "attach it to a port" in ports.vif(host, name)["reason"])  # type: ignore[misc]
     time.sleep(4)  # the agents' own pauses between tries have grown
     create(ports, "m2", 12, "--vif", second, network="hand")
     create(ports, "m1", 11, network="hand")
     assert ports.port("m1")["location"] == "unbound"
     assert not ports.reach("m1", 12)
     ports.netmgr("port", "attach", "m1", "--vif", first)
-    assert ports.within(1, lambda: ports.vif("h1", "m1")["state"] == "lit")
-    assert ports.within(1, lambda: ports.vif("h2", "m2")["state"] == "lit")
-    assert ports.within(2, lambda: ports.reach("m1", 12))
+    assert within(1, lambda: ports.vif("h1", "m1")["state"] == "lit")
+    assert within(1, lambda: ports.vif("h2", "m2")["state"] == "lit")
+    assert within(2, lambda: ports.reach("m1", 12))
     assert "can't detach it" in ports.refused("port", "detach", "m1")
     ports.netmgr("port", "detach", "m1", "--force")
-    assert ports.within(1, lambda: ports.vif("h1", "m1")["state"] == "dark")
+    assert within(1, lambda: ports.vif("h1", "m1")["state"] == "dark")
     assert not ports.reach("m1", 12)
     assert not ports.reach("m2", 11)
     ports.netmgr("port", "attach", "m1", "--vif", first)
-    assert ports.within(1, lambda: ports.vif("h1", "m1")["state"] == "lit")
+    assert within(1, lambda: ports.vif("h1", "m1")["state"] == "lit")
     for name in ("m1", "m2"):
         ports.lab.detach(name)
 
@@ -149,8 +141,8 @@ def test_vif_on_a_manual_network_is_dark_until_its_port_is_attached_and_dark_aga
 def test_withdrawn_network_keeps_what_runs_and_takes_nothing_new_until_it_is_restored(ports: Ports) -> None:
     old = ports.plug("h2", "old", 21)
     create(ports, "old", 21, "--vif", old)
-    assert ports.within(3, lambda: ports.port("old")["vif_state"] == "lit")
-    assert ports.within(3, lambda: ports.reach("peer", 21))
+    assert within(3, lambda: ports.port("old")["vif_state"] == "lit")
+    assert within(3, lambda: ports.reach("peer", 21))
     ping = ports.lab.start_ping("peer", "10.10.0.21", interval_ms=10)
     ports.netmgr("network", "withdraw", "blue", "--host", "h2", "--reason", "uplink flaps", "--wait", "realized")
     (network,) = (one for one in ports.agent("h2")["networks"] if one["name"] == "blue")
@@ -158,18 +150,18 @@ def test_withdrawn_network_keeps_what_runs_and_takes_nothing_new_until_it_is_res
     assert "withdrawn from host h2 by operator" in network["reasons"][0]
     new = ports.plug("h2", "new", 22)
     create(ports, "new", 22, "--vif", new)
-    assert ports.within(3, lambda: "withdrawn from host h2" in ports.port("new")["vif_reason"])
+    assert within(3, lambda: "withdrawn from host h2" in ports.port("new")["vif_reason"])
     assert not ports.reach("peer", 22)
     ports.lab.stop_daemon("h2", "hostagent")
     ports.lab.start_daemon("h2", "hostagent")
-    assert ports.within(5, lambda: ports.vif("h2", "old").get("state") == "lit")
+    assert within(5, lambda: ports.vif("h2", "old").get("state") == "lit")
     assert ports.lab.stop_ping(ping)["lost"] == 0
-    assert ports.within(5, lambda: ports.agent("h2")["sync"]["connected"])
+    assert within(5, lambda: ports.agent("h2")["sync"]["connected"])
     time.sleep(4)
     assert ports.vif("h2", "new")["state"] == "dark"
     ports.netmgr("network", "restore", "blue", "--host", "h2")
-    assert ports.within(1.5, lambda: ports.vif("h2", "new")["state"] == "lit")
-    assert ports.within(2, lambda: ports.reach("peer", 22))
+    assert within(1.5, lambda: ports.vif("h2", "new")["state"] == "lit")
+    assert within(2, lambda: ports.reach("peer", 22))
     for name in ("old", "new"):
         ports.lab.detach(name)
 
@@ -177,9 +169,9 @@ def test_withdrawn_network_keeps_what_runs_and_takes_nothing_new_until_it_is_res
 def test_vif_that_is_plugged_on_two_hosts_stays_dark_on_the_second_and_both_are_named(ports: Ports) -> None:
     twin = ports.plug("h2", "first", 31)
     create(ports, "first", 31, "--vif", twin)
-    assert ports.within(3, lambda: ports.port("first")["vif_state"] == "lit")
+    assert within(3, lambda: ports.port("first")["vif_state"] == "lit")
     ports.plug("h3", "second", 31, vif=twin)
-    assert ports.within(3, lambda: [one["host"] for one in ports.port("first")["conflicts"]] == ["h3"])
+    assert within(3, lambda: [one["host"] for one in ports.port("first")["conflicts"]] == ["h3"])
     found = ports.port("first")
     assert (found["host"], found["plugged_on"], found["vif_state"]) == ("h2", ["h2", "h3"], "lit")
     assert found["conflicts"][0]["state"] == "dark"
@@ -197,6 +189,6 @@ def test_manager_killed_between_create_and_attach_has_lost_neither(ports: Ports)
     ports.netmgr("port", "attach", "late", "--vif", late)
     ports.lab.stop_daemon("mgr", "netmgr", number=signal.SIGKILL)
     ports.lab.start_daemon("mgr", "netmgr")
-    assert ports.within(15, lambda: ports.vif("h2", "late")["state"] == "lit")
-    assert ports.within(15, lambda: ports.port("late")["host"] == "h2")
+    assert within(15, lambda: ports.vif("h2", "late")["state"] == "lit")
+    assert within(15, lambda: ports.port("late")["host"] == "h2")
     ports.lab.detach("late")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
 
@@ -18,15 +18,6 @@ APPLY = """
 switches: [{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24, teaming: active-backup}]
 networks: [{name: blue, type: vxlan, zone: a, mtu: 1450}]
 """
-
-
-def within(seconds: float, claim: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def reach(lab: Lab) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -11,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
 
@@ -31,15 +31,6 @@ def trace(lab: Lab, source: str, destination: str, *more: str) -> tuple[int, str
     """Exit status and last line."""
     done = lab.exec("mgr", ["netmgr", "trace", "--from", source, "--to", destination, *more], check=False)
     return done.returncode, (done.stdout + done.stderr).splitlines()[-1]
-
-
-def within(seconds: float, claim: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def reaches(lab: Lab, source: str, number: int) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.support.waiting import within
 
 if TYPE_CHECKING:
     from scripts.labkit import Lab
@@ -27,10 +28,7 @@ def ask(lab: Lab, *command: str, code: int = 0) -> Any:
 
 
 def until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about in time"
-        time.sleep(0.05)
+    assert within(within_s, condition), "did not come about in time"
 
 
 def running(lab: Lab, host: str) -> list[str]:

@@ -1,0 +1,18 @@
+"""Waiting for what comes about in other processes: a claim is asked again until it holds, or its time is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+PAUSE_S = 0.05
+
+
+def within(seconds: float, claim: Callable[[], object]) -> bool:
+    """True as soon as *claim* holds; False when it does not within that time."""
+    deadline = time.monotonic() + seconds
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(PAUSE_S)
+    return True
