@@ -43,16 +43,18 @@ from hostagent.names import switch_bridge
 from hostagent.pipeline.tables import Table
 from hostagent.plan import plan
 from hostagent.pnic_load import PnicLoad
-from hostagent.presence import due_claims, due_releases, seen_vifs, tunnel_peers, wanted_networks
+from hostagent.presence import due_claims, due_releases, seen_vifs, wanted_networks
+from hostagent.probing import Probing
 from hostagent.progress import Failures, failed_objects
 from hostagent.realize.domains import DomainEventKind
-from hostagent.realize.neighbours import prime_neighbours
 from hostagent.repairs import Repairs
 from hostagent.reporting import Reporting
+from hostagent.resolve import resolve
 from hostagent.state import State
 from hostagent.steps import log_steps
 from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
+from hostagent.underlay import tunnel_ofports, wanted_paths
 from netmgr.contract.types import Kind, Location, ReleaseReason, TraceAnswer, TraceQuestion
 
 __all__ = ["Agent"]
@@ -133,7 +135,7 @@ class Agent:
         self._began_empty = state.revision == 0
         self._hold_until = 0.0
         self.load = PnicLoad()
-        self._primed: frozenset[tuple[str, str]] = frozenset()
+        self.probing = Probing(host=self.host, own=str(identity.host_uuid), changed=partial(self._dirty, "paths"))
 
     # --- for the daemon --------------------------------------------------------------------------------------------
 
@@ -146,10 +148,12 @@ class Agent:
         self.sync.subscribe(self._wanted_networks())
         self.sync.start()
         audit = asyncio.create_task(self._audit(), name="audit")
+        probing = asyncio.create_task(self.probing.run(), name="probing")
         try:
             await self._loop()
         finally:
             audit.cancel()
+            probing.cancel()
             self.motion.close()
             self._switchover.close()
             await self.claims.close()
@@ -197,7 +201,7 @@ class Agent:
         observed = Observed()
         steps: tuple[Step, ...] = ()
         dirt = self._dirt
-        for _ in range(_ROUNDS_MAX):
+        for turn in range(_ROUNDS_MAX):
             self.beat = time.monotonic()
             dirt = self._dirt
             observed = await self.host.observe()
@@ -205,6 +209,8 @@ class Agent:
             if not self._knows_enough():
                 break
             desired = replace(self.desired(), plugs=self.guests.plugs(observed))
+            if turn == 0:
+                self._watch_peers(desired, observed)
             steps = plan(desired=desired, observed=observed)
             if steps:
                 self.repairs.note(steps, observed, now_unix=time.time())
@@ -246,6 +252,17 @@ class Agent:
             self.discovery.look(self.desired())
         self.sync.subscribe(self._wanted_networks())
 
+    def _watch_peers(self, desired: Desired, observed: Observed) -> None:
+        """Before the flows that lead to a new peer: the first frame shall find its MAC known."""
+        if isinstance(observed.bridges, Unread):
+            return
+        resolved = resolve(desired, observed)
+        self.probing.want(
+            wanted_paths(desired, resolved),
+            own_vteps={uuid: intent.vtep_address for uuid, intent in resolved.switches.items()},
+            tunnels=tunnel_ofports(resolved, observed.bridges),
+        )
+
     def _conclude(self, observed: Observed, steps: tuple[Step, ...], dirt: int) -> float | None:
         """Release, claim, acknowledge, report; seconds until the next look."""
         now, desired, host = time.monotonic(), self.desired(), self._identity.host_uuid
@@ -254,9 +271,6 @@ class Agent:
             pauses.append(self._release_and_claim(desired, now))
             pauses.append(self.guests.next_look(now=now))
         unlit = {bridge for step in steps if (bridge := getattr(step, "bridge", None)) is not None}
-        peers = tunnel_peers(desired)
-        prime_neighbours(peers - self._primed)
-        self._primed = peers
         self._lit_bridges = frozenset(
             name for name, flows in observed.flows.items() if not isinstance(flows, Unread) and name not in unlit
         )
@@ -322,7 +336,7 @@ class Agent:
             if turn % (_REFRESH_S // _PROBE_S) == 0:
                 await self.discovery.refresh()
             if turn % (_PRIME_S // _PROBE_S) == 0:
-                self._primed = frozenset()
+                self.probing.prime()
 
     def _dirty(self, _part: str) -> None:
         self._switchover.outdated()
@@ -423,7 +437,9 @@ class Agent:
             self._dirty("guests")
 
     def _packet_in(self, bridge: str, table: int, in_port: int, frame: bytes) -> None:
-        if table == Table.CLAIMS:
+        if table == Table.PROBE:
+            self.probing.on_frame(frame)
+        elif table == Table.CLAIMS:
             self.discovery.on_frame(bridge, in_port, frame)
         elif self.guests.on_frame(bridge, in_port, frame):
             self._dirty_after_phases("frame")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
@@ -21,6 +22,7 @@ from hostagent.model import Bridge, Desired, MeterLimit, Phase
 from hostagent.names import network_key, tunnel_port
 from hostagent.pipeline.answer import single_addresses
 from hostagent.pipeline.network import NetworkPorts, PortView, Wire, network_flows, vtep_flows
+from hostagent.pipeline.probe import entry_flow, probe_flows
 from hostagent.pipeline.tables import family_of, switch_flows
 from hostagent.qos import meter_of
 from hostagent.resolve import SwitchIntent, tunnel_key
@@ -57,10 +59,13 @@ def compile_flows(
         wire = _wire(network, intent, bridge)
         inputs = _inputs(desired, network, by_network.get(network.uuid, ()), taps, wire, meters)
         known = before.get(network.uuid)
-        now[network.uuid] = known if known is not None and known.inputs == inputs else _compile(inputs)
+        now[network.uuid] = known if known is not None and _yields(known, inputs) else _compile(inputs)
     flows: set[Flow] = set(switch_flows(family_of(own_vtep)))
     flows.update(*(one.flows for one in now.values()))
     if own_vtep:
+        flows.update(probe_flows(family_of(own_vtep)))
+        tunnels = (_tunnel_ofport(kind, intent, bridge) for kind in intent.types)
+        flows.update(entry_flow(tunnel) for tunnel in tunnels if tunnel)
         vteps: set[str] = set().union(*(one.vteps for one in now.values()))
         flows.update(vtep_flows(sorted(vteps - {"", own_vtep}), family_of(own_vtep)))
     if remember:
@@ -165,10 +170,23 @@ def _inputs(
     )
 
 
+def _yields(known: _Compiled, inputs: _Inputs) -> bool:
+    """Whether *inputs* would give what is known: equal, or different in peers only that the network has no part in."""
+    if known.inputs == inputs:
+        return True
+    before, after = known.inputs.wire, inputs.wire
+    if before is None or after is None:
+        return False
+    changed = before.cut ^ after.cut
+    if not known.vteps.isdisjoint(changed) or any(vtep in changed for _, vtep in inputs.relay_vteps):
+        return False
+    return known.inputs._replace(wire=replace(before, cut=after.cut)) == inputs
+
+
 def _compile(inputs: _Inputs) -> _Compiled:
     views = tuple(_views(inputs))
     ports = NetworkPorts(key=network_key(inputs.network.uuid), wire=inputs.wire, ports=views)
-    vteps = {view.holder_vtep for view in views} | {view.incoming_vtep for view in views}
+    vteps = {vtep for view in views for vtep in (view.holder_vtep, view.incoming_vtep)}
     return _Compiled(inputs=inputs, flows=frozenset(network_flows(ports)), vteps=frozenset(vteps))
 
 
@@ -271,7 +289,8 @@ def _wire(network: OpaqueNetwork, intent: SwitchIntent, bridge: Bridge) -> Wire 
     ofport = _tunnel_ofport(network.type, intent, bridge)
     if not ofport or not intent.vtep:
         return None
-    return Wire(vtep=intent.vtep_address, tunnel=ofport, tun_id=tunnel_key(network))
+    cut = intent.cut.get(network.type, frozenset())
+    return Wire(vtep=intent.vtep_address, tunnel=ofport, tun_id=tunnel_key(network), cut=cut)
 
 
 def _tunnel_ofport(kind: NetworkType, intent: SwitchIntent, bridge: Bridge) -> int:

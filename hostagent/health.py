@@ -23,6 +23,7 @@ from hostagent.names import is_ours, network_key, tunnel_port
 from hostagent.plan import kept_bridges, plan
 from hostagent.qos import qos_problems
 from hostagent.resolve import Resolved, SwitchIntent, resolve
+from hostagent.underlay import peer_findings, peer_names
 from hostagent.vif_report import vif_statuses
 from netmgr.contract.types import (
     HostReport,
@@ -135,6 +136,8 @@ def _switch_findings(
     links = {link.name: link for link in observed.links}
     yield from _link_findings(name, intent, links)
     yield from _lacp_findings(name, intent, links, _bridge(intent.uplink, observed))
+    for status, health, sentence in peer_findings(intent.switch, observed.paths, peer_names(desired)):
+        yield _Finding(Status(status), health, sentence)
     for sentence in kept_bridges(desired=desired, observed=observed).values():
         yield _Finding(Status.WARNING, 90, sentence)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import structlog
 
-from hostagent.flow import Flow
+from hostagent.flow import Action, Flow
 from hostagent.model import (
     AddAddress,
     Bridge,
@@ -35,6 +35,7 @@ from hostagent.model import (
     Link,
     MeterLimit,
     Observed,
+    PathStatus,
     RemoveAddress,
     RemoveNetwork,
     SetClassifier,
@@ -116,6 +117,8 @@ class Host:
         self._removed_from: set[str] = set()  # bridges whose cached megaflows may still know removed flows
         self._settling: asyncio.Task[None] | None = None
         self._closing = False
+        self.paths: tuple[PathStatus, ...] = ()
+        """What is known of the ways to peers; whoever probes them says it."""
         self._ovsdb = OvsDb(paths.ovsdb, on_change=partial(events.dirty, "ovsdb"))
         self._netlink = Netlink(on_change=self._links_changed)
         self.libvirt = LibvirtLink(paths.libvirt_uri) if paths.libvirt_uri != NO_LIBVIRT else None
@@ -219,6 +222,23 @@ class Host:
     def alive(self) -> dict[str, bool]:
         """By bridge: whether its switch answers; as of now, or of the last `probe`."""
         return {name: not connection.closed for name, connection in self._switches.items()}
+
+    def connected(self, bridge: str) -> bool:
+        """Whether there is an OpenFlow connection to *bridge*."""
+        return bridge in self._switches
+
+    def packets_out(self, bridge: str, packets: Iterable[tuple[tuple[Action, ...], bytes]]) -> None:
+        """Have the switch do the actions with each frame; lost without a word where there is no connection."""
+        if bridge in self._switches:
+            self._switches[bridge].packets_out(packets)
+
+    async def echo(self, bridge: str, timeout_s: float) -> bool:
+        """Whether the switch of *bridge* answers an echo within *timeout_s*; if not, the connection is ended."""
+        try:
+            await self._switch(bridge).echo(timeout_s)
+        except RealizeError:
+            return False
+        return True
 
     async def probe(self) -> None:
         """Ask every switch for an echo; a connection whose switch does not answer is ended."""
@@ -428,6 +448,7 @@ class Host:
             flows=flows,
             meters={name: meters for name, meters in self._meters.items() if name in self._switches},
             loose_qos=self._ovsdb.read_loose_qos(),
+            paths=self.paths,
         )
 
     def _links_changed(self) -> None:

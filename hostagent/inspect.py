@@ -1,6 +1,7 @@
 """The host beside its definition, read independently of the running agent: for `hostagent plan` and `verify`.
 
-One thing only the agent can know, and is asked for if it runs: which ports are in motion (a migration's phases).
+Two things only the agent can know, and is asked for if it runs: which ports are in motion (a migration's phases), and
+what probes tell of the ways to peers.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from hostagent.definition import desired_of
 from hostagent.health import rejections
 from hostagent.host import NO_LIBVIRT, Events, Host, HostPaths
 from hostagent.identity import IdentityError, load_identity
-from hostagent.model import Observed, Phase, Unread
+from hostagent.model import Observed, PathKey, PathState, PathStatus, Phase, Unread
 from hostagent.plan import plan
 from hostagent.presence import seen_vifs, unpark
 from hostagent.state import State
 from hostagent.steps import describe
+from netmgr.contract.types import NetworkType
 
 __all__ = ["InspectError", "inspect_host"]
 
@@ -60,7 +62,9 @@ def inspect_host(state_dir: Path, *, socket: Path, ovs_rundir: Path, libvirt_uri
             locations = unpark(
                 state.locations, vifs=vifs, host=host, ports=state.port_by_vif, hidden=desired.withdrawals.keys()
             )
-            phases, vteps = _motion(socket)
+            told = _ask(socket)
+            phases, vteps = _motion(told)
+            observed = replace(observed, paths=_paths(told))
             desired = desired_of(state, identity, locations=locations, phases=phases, relay_vteps=vteps)
         steps = plan(desired=desired, observed=observed)
         return {
@@ -75,13 +79,39 @@ def inspect_host(state_dir: Path, *, socket: Path, ovs_rundir: Path, libvirt_uri
         state.close()
 
 
-def _motion(socket: Path) -> tuple[dict[UUID, Phase], dict[UUID, str]]:
+def _ask(socket: Path) -> dict[str, Any]:
     try:
-        motion = ask(socket, "show").get("motion", {})
+        return ask(socket, "show")
+    except (OSError, RequestError):
+        return {}  # no agent runs: nothing is in motion that anybody would know of, and nobody asks the peers
+
+
+def _motion(told: dict[str, Any]) -> tuple[dict[UUID, Phase], dict[UUID, str]]:
+    try:
+        motion = told.get("motion", {})
         phases = {UUID(port): Phase(item["phase"]) for port, item in motion.items()}
         return phases, {UUID(port): item["vtep"] for port, item in motion.items() if item["vtep"]}
-    except (OSError, RequestError, KeyError, TypeError, ValueError):
-        return {}, {}  # no agent runs: nothing is in motion that anybody would know of
+    except (KeyError, TypeError, ValueError):
+        return {}, {}  # an agent of another version
+
+
+def _paths(told: dict[str, Any]) -> tuple[PathStatus, ...]:
+    try:
+        return tuple(
+            PathStatus(
+                key=PathKey(UUID(peer["switch_uuid"]), NetworkType(peer["type"]), peer["vtep"]),
+                state=PathState(peer["state"]),
+                shared=peer["shared"],
+                cut=peer["cut"],
+                mtu_wanted=peer["mtu_wanted"],
+                mtu_passed=peer["mtu_passed"],
+                mtu_refused=peer["mtu_refused"],
+                mtu_settled=peer["mtu_settled"],
+            )
+            for peer in told.get("peers", ())
+        )
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
 async def _observe(paths: HostPaths) -> Observed:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from netmgr.contract.types import (
@@ -19,6 +19,7 @@ from netmgr.contract.types import (
     Learned,
     Location,
     LogicalPort,
+    NetworkType,
     OpaqueNetwork,
     OpaqueSwitch,
     SecurityGroup,
@@ -44,6 +45,9 @@ __all__ = [
     "MeterLimit",
     "Observed",
     "OvsPort",
+    "PathKey",
+    "PathState",
+    "PathStatus",
     "Phase",
     "Plug",
     "PutBridge",
@@ -225,6 +229,37 @@ class LibvirtNetwork:
     as_defined: bool = True  # False: something else in its XML differs from what we define
 
 
+class PathKey(NamedTuple):
+    """The way from this host to one peer: a switch, a tunnel type on it, and the peer's VTEP."""
+
+    switch: UUID
+    type: NetworkType
+    vtep: str
+
+
+class PathState(StrEnum):
+    """What probes tell of a path (see `liveness`)."""
+
+    NEW = "new"  # asked for the first time, a few seconds ago at most
+    UNHEARD = "unheard"  # never answered: whether it can is not known, so nothing is taken from it
+    UP = "up"
+    DOWN = "down"  # has answered, and does not any more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathStatus:
+    """What is known of one path. Sizes are of the outer IP packet, in bytes."""
+
+    key: PathKey
+    state: PathState
+    shared: bool = True  # a port that needs it lives there; False where it is only asked for comparison
+    cut: bool = False  # nothing is sent there
+    mtu_wanted: int = 0
+    mtu_passed: int = 0  # the largest known to arrive
+    mtu_refused: int = 0  # the smallest known not to; 0 while none is
+    mtu_settled: bool = False  # `mtu_wanted` has passed, or what passes is known to the byte
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """One reading of the host."""
@@ -235,6 +270,7 @@ class Observed:
     flows: Mapping[str, frozenset[Flow] | Unread] = field(default_factory=dict)  # by bridge; only our bridges are read
     meters: Mapping[str, frozenset[MeterLimit]] = field(default_factory=dict)  # by bridge; absent: not read
     loose_qos: tuple[UUID, ...] = ()  # rows of ours that no port has any more
+    paths: tuple[PathStatus, ...] = ()  # what probes tell of the underlay; empty where nobody asks
 
 
 # --- steps --------------------------------------------------------------------------------------------------------

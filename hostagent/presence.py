@@ -28,7 +28,6 @@ __all__ = [
     "due_claims",
     "due_releases",
     "seen_vifs",
-    "tunnel_peers",
     "unpark",
     "wanted_networks",
 ]
@@ -188,17 +187,3 @@ def _uuid(text: str) -> UUID | None:
         return UUID(text) if text else None
     except ValueError:
         return None
-
-
-def tunnel_peers(desired: Desired) -> frozenset[tuple[str, str]]:
-    """(own VTEP, other VTEP) of every host that holds, or is to get, a port of the networks known here."""
-    if desired.host is None:
-        return frozenset()
-    own = {item.switch_uuid: item.address.partition("/")[0] for item in desired.host.vteps}
-    pairs: set[tuple[str, str]] = set()
-    for location in desired.locations.values():
-        network = desired.networks.get(location.network_uuid)
-        mine = own.get(network.switch_uuid) if network is not None else None
-        if mine:
-            pairs.update((mine, other) for other in (location.holder_vtep, location.incoming_vtep) if other)
-    return frozenset(pair for pair in pairs if pair[0] != pair[1])

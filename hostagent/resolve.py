@@ -18,7 +18,7 @@ Problems are sentences: the object, what was wanted, what was found, what to do.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from uuid import UUID
 
@@ -40,6 +40,7 @@ class SwitchIntent:
     pnics: tuple[str, ...]  # sorted; empty while none fits
     uplink: str  # bridge of the PNICs; empty without them
     networks: tuple[OpaqueNetwork, ...]  # by UUID, without those excluded
+    cut: Mapping[NetworkType, frozenset[str]] = field(default_factory=dict)  # VTEPs that nothing is sent to
     blocked: tuple[str, ...] = ()  # why it cannot be realized as wanted
     foreign: bool = False  # a bridge of its name exists and is not ours: hands off
 
@@ -102,6 +103,7 @@ def resolve(desired: Desired, observed: Observed) -> Resolved:
             pnics=pnics,
             uplink=uplink_bridge(pnics) if pnics else "",
             networks=networks.get(uuid, ()),
+            cut=_cut(uuid, observed),
             blocked=tuple(blocked),
             foreign=foreign,
         )
@@ -115,6 +117,14 @@ def tunnel_key(network: OpaqueNetwork) -> int:
 
 
 # --- switches -----------------------------------------------------------------------------------------------------
+
+
+def _cut(switch: UUID, observed: Observed) -> dict[NetworkType, frozenset[str]]:
+    found: dict[NetworkType, set[str]] = {}
+    for path in observed.paths:
+        if path.cut and path.key.switch == switch:
+            found.setdefault(path.key.type, set()).add(path.key.vtep)
+    return {kind: frozenset(vteps) for kind, vteps in found.items()}
 
 
 def _vtep(desired: Desired, switch: UUID) -> str:

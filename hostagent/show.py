@@ -9,10 +9,11 @@ from hostagent.identity import Identity
 from hostagent.model import Unread
 from hostagent.names import network_key, switch_bridge
 from hostagent.state import State
+from hostagent.underlay import peer_names
 from hostagent.view import host_view
 from netmgr.contract.proto import opaque_view_pb2
 
-__all__ = ["drops_of", "flows_of", "show_of", "view_of", "vifs_of"]
+__all__ = ["drops_of", "flows_of", "peers_of", "show_of", "view_of", "vifs_of"]
 
 
 def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
@@ -78,6 +79,7 @@ def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
         "switches": switches,
         "networks": networks,
         "vifs": vifs_of(agent, state),
+        "peers": peers_of(agent),
         "failures": list(agent.failures()),
         "repairs": [{"at_unix": one.at_unix, "what": one.what} for one in report.repairs],
         "repairs_total": report.repairs_total,
@@ -86,6 +88,37 @@ def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
             for port, phase in desired.phases.items()
         },
     }
+
+
+def peers_of(agent: Agent) -> list[dict[str, Any]]:
+    """The peers that are asked whether the tunnel to them works, and what they answer. Times in s and ms."""
+    desired, measures = agent.desired(), agent.probing.measures()
+    names, result = peer_names(desired), []
+    for path in agent.host.paths:
+        on, measure = desired.switches.get(path.key.switch), measures.get(path.key)
+        if measure is None:
+            continue
+        result.append(
+            {
+                "host": names.get(path.key.vtep, ""),
+                "vtep": path.key.vtep,
+                "switch": on.name if on else "",
+                "switch_uuid": str(path.key.switch),
+                "type": path.key.type.value,
+                "state": path.state.value,
+                "age_s": round(measure.since_s, 1),
+                "rtt_ms": round(measure.rtt_s * 1000, 2) if measure.rtt_s is not None else None,
+                "loss_percent": measure.loss_percent,
+                "answered_s": round(measure.answered_s, 1) if measure.answered_s is not None else None,
+                "shared": path.shared,
+                "cut": path.cut,
+                "mtu_wanted": path.mtu_wanted,
+                "mtu_passed": path.mtu_passed,
+                "mtu_refused": path.mtu_refused,
+                "mtu_settled": path.mtu_settled,
+            }
+        )
+    return result
 
 
 def view_of(agent: Agent) -> opaque_view_pb2.HostView | None:

@@ -11,6 +11,7 @@ from hostagent.cli.output import Failure, Settings, format_option, print_table, 
 
 __all__ = ["COMMANDS", "ask_agent"]
 
+_PEER_COLUMNS = ("host", "vtep", "switch", "type", "state", "for_s", "rtt_ms", "loss", "mtu", "sends")
 _VIF_COLUMNS = ("vif", "state", "network", "ovs_port", "mac", "vm", "reason")
 
 
@@ -36,6 +37,8 @@ def show(settings: Settings, form: str) -> None:
         "Networks", answer["networks"], ("name", "status", "health", "type", "segment", "switch", "mtu", "uuid")
     )
     print_table("VIFs", answer["vifs"], _VIF_COLUMNS)
+    if answer.get("peers"):
+        print_table("Peers", [_peer_row(peer) for peer in answer["peers"]], _PEER_COLUMNS)
     if answer["repairs"]:
         repairs = [{"when": _time(one["at_unix"]), "what": one["what"]} for one in answer["repairs"]]
         print_table(f"Put back after others ({answer['repairs_total']} times)", repairs, ("when", "what"))
@@ -257,3 +260,16 @@ def _inspect(settings: Settings) -> dict[str, Any]:
 
 
 COMMANDS = (show, vif, flows, drops, plan, verify)
+
+
+def _peer_row(peer: dict[str, Any]) -> dict[str, Any]:
+    """A peer in the words of the table: how large packets to it may be, and whether anything is sent there."""
+    mtu = peer["mtu_passed"] if peer["mtu_settled"] else "measuring" if peer["state"] == "up" else ""
+    return {
+        **peer,
+        "for_s": peer["age_s"],
+        "rtt_ms": "" if peer["rtt_ms"] is None else peer["rtt_ms"],
+        "loss": f"{peer['loss_percent']} %",
+        "mtu": mtu,
+        "sends": "no" if peer["cut"] else "yes" if peer["shared"] else "no port there",
+    }

@@ -50,6 +50,7 @@ _TABLES: Final[Mapping[int, str]] = {
     Table.FORWARD: "destination on this host is dark, or would go in a circle",
     Table.REMOTE: "destination that came by tunnel lives elsewhere",
     Table.FLOOD: "nobody to flood to",
+    Table.SEND: "tunnel to the destination's host does not answer",
 }
 
 

@@ -77,6 +77,7 @@ class Wire:
     vtep: str  # of this host on the switch
     tunnel: int  # ofport of the tunnel port of the network's type
     tun_id: int  # the network's segment as the tunnel's key
+    cut: frozenset[str] = frozenset()  # VTEPs that nothing is sent to
 
 
 class PortView(NamedTuple):
@@ -142,6 +143,7 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
     yield from _flood(network)
     if network.wire is not None:
         yield from _send(network.key, network.wire)
+        yield from _spare(network)
 
 
 def vtep_flows(vteps: Iterable[str], family: Family) -> Iterator[Flow]:
@@ -249,7 +251,7 @@ def _flood(network: NetworkPorts) -> Iterator[Flow]:
     away: tuple[Action, ...] = ()
     if network.wire is not None:
         wire, family = network.wire, family_of(network.wire.vtep)
-        vteps = sorted({port.holder_vtep for port in network.ports if port.live} - {wire.vtep, ""})
+        vteps = sorted({port.holder_vtep for port in network.ports if port.live} - {wire.vtep, ""} - wire.cut)
         copies = [
             tuple(action for vtep in part for action in (SetField(family.tun_dst, to_int(vtep)), Output(wire.tunnel)))
             for part in (vteps[at : at + _VTEPS_A_FLOW] for at in range(0, len(vteps), _VTEPS_A_FLOW))
@@ -275,6 +277,16 @@ def _send(key: int, wire: Wire) -> Iterator[Flow]:
     network_match = Match("metadata", key)
     yield _row(Table.SEND, 100, key, (network_match, FROM_VIF), (segment, Output(wire.tunnel)))
     yield _row(Table.SEND, 100, key, (network_match, FROM_TUNNEL), (segment, Output(IN_PORT)))
+
+
+def _spare(network: NetworkPorts) -> Iterator[Flow]:
+    """SEND: what is for a VTEP that does not answer ends here, and is counted."""
+    assert network.wire is not None
+    family = family_of(network.wire.vtep)
+    used = {vtep for port in network.ports for vtep in (port.holder_vtep, port.incoming_vtep, port.relay_vtep)}
+    for vtep in sorted(used & network.wire.cut):
+        conditions = (Match("metadata", network.key), Match(family.tun_dst, to_int(vtep)))
+        yield _row(Table.SEND, 110, network.key, conditions, Drop)
 
 
 def _row(table: Table, priority: int, cookie: int, conditions: tuple[Match, ...], actions: tuple[Action, ...]) -> Flow:

@@ -9,8 +9,8 @@ nobody wanted is dropped and counted where it failed.
                           ╲         ╲                      ╲      │
                            DROPPED   DROPPED                REPLY → ADVERTISE → back to the asker
     tunnel  CLASSIFY → TUNNEL ────────────────────────────────────┴→ FORWARD → tap
-                          └→ tap (sent on to us)                        ├→ REMOTE → SEND → tunnel
-                                                                        └→ FLOOD → taps, tunnel to each VTEP
+               │          └→ tap (sent on to us)                        ├→ REMOTE → SEND → tunnel
+               └→ PROBE → back, or the agent                            └→ FLOOD → taps, tunnel to each VTEP
 
 LOCATE and BINDING are subroutines. LOCATE: MAC in, VTEPs out; it is asked for the source of what a tunnel brings and
 for the destination of what a VIF sends, so one flow a remote port serves both. BINDING: address in, MAC out; it is
@@ -59,6 +59,7 @@ class Table(IntEnum):
     """Tables by number. There is room between them: a packet only ever goes to a higher one."""
 
     CLASSIFY = 0  # port → network, kind of origin
+    PROBE = 5  # tunnel, segment id 0: questions of peers are turned around, answers go to the agent
     GUARD = 10  # VIFs: own MAC, untagged, honest ARP, RARP and ND, no server's or router's messages
     TUNNEL = 20  # tunnel: the source MAC must live at the outer source; frames sent on to an incoming port
     SOURCES = 30  # VIFs with defined addresses: own IP sources only
@@ -71,7 +72,7 @@ class Table(IntEnum):
     REMOTE = 60  # MACs of other hosts
     FLOOD = 70  # broadcast, multicast and unknown
     REPLICATE = 72  # subroutine of FLOOD: more VTEPs than one flow can hold
-    SEND = 80  # segment id and out: to the tunnel, or back into it
+    SEND = 80  # segment id and out: to the tunnel, or back into it; what is for a peer that is gone ends here
     LOCATE = 200  # subroutine: MAC → VTEP of its holder and of its incoming host
     BINDING = 201  # subroutine: address → MAC of the port that it is bound to
     DROPPED = 240  # what a VIF must not say, counted by port and reason

@@ -21,10 +21,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from hostagent.flow import Flow, Match
+from hostagent.flow import Action, Flow, Match
 from hostagent.model import MeterLimit
 from hostagent.pipeline.drops import Counted
 from hostagent.realize.errors import RealizeError
@@ -39,6 +39,7 @@ from hostagent.realize.openflow_codec import (
     encode_flow_mod,
     encode_meter_deletion,
     encode_meter_mod,
+    encode_packet_out,
 )
 from hostagent.realize.openflow_errors import error_name
 
@@ -47,6 +48,7 @@ __all__ = ["OpenFlowConnection", "OpenFlowError"]
 _VERSION: Final = 6  # OpenFlow 1.5
 _HEADER: Final = struct.Struct("!BBHI")
 _HELLO, _ERROR, _ECHO_REQUEST, _ECHO_REPLY, _SET_CONFIG, _PACKET_IN = 0, 1, 2, 3, 9, 10
+_PACKET_OUT: Final = 13
 _FLOW_MOD, _MULTIPART_REQUEST, _MULTIPART_REPLY, _BARRIER_REQUEST, _BARRIER_REPLY = 14, 18, 19, 20, 21
 _METER_MOD, _BUNDLE_CONTROL, _BUNDLE_ADD = 29, 33, 34
 _OPEN, _COMMIT, _DISCARD = 0, 4, 6
@@ -226,6 +228,14 @@ class OpenFlowConnection:
         request = struct.pack("!HH4xI4x", _METER_DESC, 0, 0xFFFFFFFF)
         parts: list[bytes] = await self._ask(_MULTIPART_REQUEST, request, timeout_s, "reading meters")
         return frozenset(limit for part in parts for limit in decode_meters(part))
+
+    def packets_out(self, packets: Iterable[tuple[tuple[Action, ...], bytes]]) -> None:
+        """Have the switch do the actions with each frame; nobody waits, and a refusal is not told."""
+        data = bytearray()
+        for actions, frame in packets:
+            body = encode_packet_out(actions, frame)
+            data += _HEADER.pack(_VERSION, _PACKET_OUT, 8 + len(body), next(self._xids)) + body
+        self._wire.write(bytes(data))
 
     async def echo(self, timeout_s: float) -> None:
         """Return once the switch has answered an echo.

@@ -48,6 +48,7 @@ __all__ = [
     "encode_match",
     "encode_meter_deletion",
     "encode_meter_mod",
+    "encode_packet_out",
 ]
 
 ADD: Final = 0
@@ -55,6 +56,7 @@ MODIFY: Final = 1
 DELETE_STRICT: Final = 4
 
 _CONTROLLER: Final = 0xFFFFFFFD
+_NO_BUFFER: Final = 0xFFFFFFFF
 _ANY: Final = 0xFFFFFFFF
 _NX_VENDOR: Final = 0x2320
 _FLOW_MOD: Final = struct.Struct("!QQBBHHHIIIHH")
@@ -83,6 +85,13 @@ def encode_flow_mod(command: int, flow: Flow) -> bytes:
         extra.get("importance", 0),
     )
     return head + encode_match(flow.match) + (_encode_instructions(flow.actions) if command == ADD else b"")
+
+
+def encode_packet_out(actions: tuple[Action, ...], frame: bytes) -> bytes:
+    """Body of a packet-out: do *actions* with *frame*, as one that came from the controller."""
+    applied = b"".join(map(_encode_action, actions))
+    head = struct.pack("!IH2x", _NO_BUFFER, len(applied))
+    return head + encode_match((Match("in_port", _CONTROLLER),)) + applied + frame
 
 
 def decode_stats(body: bytes, known: dict[bytes, Flow] | None = None) -> Iterator[Flow]:

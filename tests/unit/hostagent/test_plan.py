@@ -32,6 +32,7 @@ from hostagent.model import (
     Unread,
 )
 from hostagent.names import OWNER, network_key, switch_bridge, tunnel_port, uplink_bridge
+from hostagent.pipeline.tables import Table
 from hostagent.plan import kept_bridges, plan
 from netmgr.contract.types import NetworkType, Teaming
 from tests.support.hostagent_worlds import (
@@ -125,10 +126,11 @@ def test_flows_that_were_not_read_are_not_changed():
 def test_a_removed_network_loses_flows_then_libvirt_then_its_tunnel():
     there = settled(ONE, bare())
     steps = plan(desired=desired(switches=[switch()]), observed=there)
-    assert kinds(steps) == [ChangeFlows, RemoveNetwork, RemovePort]
+    assert kinds(steps) == [ChangeFlows, RemoveNetwork, RemovePort, ChangeFlows]
     assert {flow.cookie for flow in steps[0].delete} == {network_key(named("n1"))}
     assert steps[0].add == ()
     assert steps[2].name == tunnel_port(NetworkType.VXLAN, named("s1"))
+    assert [flow.table for flow in steps[3].delete] == [Table.CLASSIFY], "no probes come in by a tunnel that is gone"
 
 
 def test_a_removed_network_leaves_the_tunnel_to_others_of_its_type():

@@ -12,7 +12,6 @@ from hostagent.presence import (
     due_claims,
     due_releases,
     seen_vifs,
-    tunnel_peers,
     unpark,
     wanted_networks,
 )
@@ -136,8 +135,3 @@ def test_networks_are_wanted_for_vifs_ports_held_and_claims() -> None:
     assert wanted_networks(desired=none, vifs=[_vif(network_uuid=hinted)], ports={}, claimed=[]) == {hinted}
     parked = _desired(replace(HELD, parked=True))
     assert wanted_networks(desired=parked, vifs=[], ports={}, claimed=[]) == set()
-
-
-def test_peers_are_the_vteps_of_others() -> None:
-    assert tunnel_peers(_desired(COMING)) == {("10.0.0.1", "10.0.0.2")}
-    assert tunnel_peers(_desired(HELD)) == set()

@@ -1,0 +1,340 @@
+"""Does the tunnel to a peer work? A state machine over probes; no I/O, time comes in as an argument.
+
+Theory of operation. A probe is a frame of our own that goes through the tunnel with segment id 0, which no network
+has; the peer's *switch* sends it back by a flow (`pipeline.probe`), so an answer proves both directions, encapsulation
+and both switches, whether or not an agent lives there.
+
+- A path is asked once a second, a little later or earlier so that hosts do not ask in step. A probe that is not back
+  after 0.4 s is a *miss*, and the next one leaves at once; after four misses in a row the path is *silent*: 1.6 to
+  2.7 s after it broke. An answer that comes late is an answer: a slow path is not a broken one.
+- What this host's own switch has not told yet is no miss: a probe counts as missed once the switch has answered an echo
+  that was sent after the probe's time was up. An agent that was stopped, or a switch that is busy, so counts nothing.
+- A silent path is *down* when a *witness* shows that the fault is not this host's: another peer of the same switch has
+  answered since. Where all are silent, and there are two or more, this host is the one that is *cut off*: then they are
+  down too, but nothing is taken from any: nothing is known of them. One peer alone has no witness; it is believed.
+- What is down and not because this host is cut off, is *cut*: nothing is sent there.
+- A path that has never answered is *unheard*: its switch may not know how to. It is neither cut nor a witness.
+- A path that answers is up at once. If it was down twice within a minute, three answers in a row are asked for.
+- More than 100 peers are asked more seldom, 100 a second in all; what is missed is still asked again at once.
+
+Sizes are measured with probes beside these (`path_mtu`).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from uuid import UUID
+
+from hostagent.model import PathKey, PathState, PathStatus
+from hostagent.path_mtu import PathMtu
+
+__all__ = ["Liveness", "Measure", "Probe", "WantedPath"]
+
+INTERVAL_S = 1.0
+TIMEOUT_S = 0.4
+MISSES = 4
+DOWN_INTERVAL_S = 0.5
+UNHEARD_S = 3.0
+_PROBES_PER_S_MAX = 100
+_FLAP_S, _FLAP_ANSWERS = 60.0, 3
+_REMEMBER_S = 600.0  # what was learned of a path that nobody needs now
+_LATE_S = 10.0  # how late an answer may be and still be known
+_HISTORY = 50
+_BURST = 20  # probes that leave together; the switch keeps at most 100 answers for an agent that is busy
+
+
+class Probe(NamedTuple):
+    """A frame to send: the outer IP packet shall be *size* bytes long, 0 for as small as can be."""
+
+    path: PathKey
+    number: int
+    size: int
+
+
+class WantedPath(NamedTuple):
+    """A path to be asked: how large its packets may be, and whether a port here needs it."""
+
+    key: PathKey
+    mtu: int
+    shared: bool
+
+
+class Measure(NamedTuple):
+    """What changes from probe to probe, for people: seconds, and percent of the last 50."""
+
+    rtt_s: float | None
+    loss_percent: int
+    since_s: float  # how long it has been in its state
+    answered_s: float | None  # since the last answer
+
+
+class _Sent(NamedTuple):
+    path: PathKey
+    at: float
+    size: int
+
+
+@dataclass(slots=True)
+class _Path:
+    key: PathKey
+    born: float
+    shared: bool = True
+    wanted: bool = True
+    unwanted_since: float = 0.0
+    state: PathState = PathState.NEW
+    since: float = 0.0
+    next_at: float = 0.0
+    misses: int = 0
+    silent_since: float | None = None
+    cut: bool = False
+    streak: int = 0  # answers in a row while down
+    went_down: tuple[float, ...] = ()  # the last two times
+    answered_at: float | None = None
+    last_heard_sent: float = float("-inf")  # when the newest small probe that was answered had left
+    rtt_s: float | None = None
+    history: list[bool] = field(default_factory=list)
+    mtu: PathMtu = field(default_factory=PathMtu)
+
+
+class Liveness:
+    """All paths of one host. Numbers of probes count up from *first_number*, which should be hard to guess."""
+
+    def __init__(self, *, first_number: int = 1, own: str = "") -> None:
+        self._number = first_number
+        self._own = own
+        self._paths: dict[PathKey, _Path] = {}
+        self._sent: dict[int, _Sent] = {}
+        self._missed: dict[int, _Sent] = {}
+        self._heard: dict[UUID, float] = {}
+        self._told: tuple[PathStatus, ...] = ()
+
+    # --- what is wanted -------------------------------------------------------------------------------------------
+
+    def want(self, paths: Iterable[WantedPath], *, now: float) -> None:
+        """Ask exactly *paths* from now on. What is known of others is kept for ten minutes, should they come back."""
+        wanted = {path.key: path for path in paths}
+        for key, found in list(self._paths.items()):
+            if key in wanted:
+                continue
+            if found.wanted:
+                found.wanted, found.unwanted_since = False, now
+            elif now - found.unwanted_since > _REMEMBER_S:
+                del self._paths[key]
+        for key, path in wanted.items():
+            known = self._paths.get(key)
+            if known is None:
+                known = self._paths[key] = _Path(key=key, born=now, since=now, next_at=now)
+            elif not known.wanted:
+                self._revive(known, now)
+            known.shared = path.shared
+            known.mtu.want(path.mtu, now=now)
+
+    @staticmethod
+    def _revive(path: _Path, now: float) -> None:
+        """Wanted again. What it was is old: it is new, but sizes that passed passed."""
+        path.wanted, path.next_at, path.misses, path.silent_since, path.cut = True, now, 0, None, False
+        if path.state is not PathState.UP or now - path.unwanted_since > 5 * INTERVAL_S:
+            path.state, path.since, path.born = PathState.NEW, now, now
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    def next_at(self) -> float | None:
+        """When there is something to send or to judge; None when never."""
+        times = [path.next_at for path in self._paths.values() if path.wanted]
+        times += [sent.at + TIMEOUT_S for sent in self._sent.values()]
+        return min(times, default=None)
+
+    def due(self, *, now: float, able: Callable[[PathKey], bool]) -> list[Probe]:
+        """The probes to send now, taken as sent; none over a path that *able* says can't be used: it is no miss."""
+        probes: list[Probe] = []
+        interval = self._interval()
+        ready = sorted((path for path in self._paths.values() if path.wanted and path.next_at <= now), key=_longest)
+        for path in ready[:_BURST]:
+            if not able(path.key):
+                path.next_at = now + TIMEOUT_S
+                continue
+            probes.append(self._send(path, 0, now))
+            pause = interval if path.state is PathState.UP else max(interval / 2, DOWN_INTERVAL_S)
+            path.next_at = now + pause * self._jitter(path.key)
+            if path.state is PathState.UP and path.mtu.next_at <= now:
+                probes.append(self._send(path, path.mtu.size(), now))
+                path.mtu.sent(now=now)
+        return probes
+
+    def _interval(self) -> float:
+        return max(INTERVAL_S, sum(path.wanted for path in self._paths.values()) / _PROBES_PER_S_MAX)
+
+    def _jitter(self, key: PathKey) -> float:
+        """0.9 to 1.1, another one for each probe and host."""
+        return 0.9 + zlib.crc32(f"{self._own} {key.vtep} {self._number}".encode()) % 1000 / 5000
+
+    def _send(self, path: _Path, size: int, now: float) -> Probe:
+        self._number += 1
+        self._sent[self._number] = _Sent(path.key, now, size)
+        return Probe(path.key, self._number, size)
+
+    # --- what comes back ------------------------------------------------------------------------------------------
+
+    def answered(self, number: int, *, now: float) -> bool:
+        """The probe of that *number* is back; True if it was one of ours. See `judge` for what follows."""
+        late = number not in self._sent
+        sent = self._sent.pop(number, None) or self._missed.pop(number, None)
+        path = self._paths.get(sent.path) if sent is not None else None
+        if sent is None or path is None:
+            return False
+        if sent.size:
+            path.mtu.answered(sent.size, now=now)
+            path.next_at = min(path.next_at, max(path.mtu.next_at, now))
+            return True
+        first = path.answered_at is None
+        if not late:
+            _note(path, answered=True)
+        path.last_heard_sent = max(path.last_heard_sent, sent.at)
+        path.answered_at, path.misses, path.silent_since = now, 0, None
+        path.rtt_s = now - sent.at if path.rtt_s is None or first else path.rtt_s * 0.75 + (now - sent.at) * 0.25
+        if path.state is PathState.DOWN:
+            path.streak += 1
+            flapping = len(path.went_down) > 1 and path.went_down[-1] - path.went_down[-2] < _FLAP_S
+            if path.streak < (_FLAP_ANSWERS if flapping else 1):
+                path.next_at = now  # the next answer is asked for at once
+                return True
+        if path.state is not PathState.UP:
+            path.state, path.since, path.cut, path.streak = PathState.UP, now, False, 0
+            path.mtu.forget(now=now)
+            path.next_at = now
+        return True
+
+    def unjudged(self, *, now: float) -> frozenset[UUID]:
+        """Switches that must answer an echo before overdue probes over them count as missed."""
+        return frozenset(
+            sent.path.switch
+            for sent in self._sent.values()
+            if sent.at + TIMEOUT_S <= now and self._heard.get(sent.path.switch, float("-inf")) < sent.at + TIMEOUT_S
+        )
+
+    def heard(self, switch: UUID, *, asked_at: float) -> None:
+        """This host's *switch* has answered an echo that was sent at *asked_at*."""
+        self._heard[switch] = max(self._heard.get(switch, asked_at), asked_at)
+
+    def judge(self, *, now: float) -> bool:
+        """Count what is missed and draw the conclusions; True when `statuses` has changed."""
+        for number, sent in list(self._sent.items()):
+            if self._heard.get(sent.path.switch, float("-inf")) >= sent.at + TIMEOUT_S:
+                del self._sent[number]
+                self._missed[number] = sent
+                self._miss(sent, now)
+        for number, sent in list(self._missed.items()):
+            if now - sent.at > _LATE_S:
+                del self._missed[number]
+        switches: dict[UUID, list[_Path]] = {}
+        for path in self._paths.values():
+            if path.wanted:
+                switches.setdefault(path.key.switch, []).append(path)
+        for paths in switches.values():
+            _conclude(paths, now)
+        told = self._statuses()
+        news, self._told = told != self._told, told
+        return news
+
+    def _miss(self, sent: _Sent, now: float) -> None:
+        path = self._paths.get(sent.path)
+        if path is None or not path.wanted:
+            return
+        if sent.size:
+            path.mtu.lost(sent.size, alone=path.last_heard_sent >= sent.at, now=now)
+            path.next_at = min(path.next_at, max(path.mtu.next_at, now))
+            return
+        _note(path, answered=False)
+        path.streak = 0
+        path.misses += 1
+        if path.misses < MISSES:
+            path.next_at = now
+        elif path.silent_since is None:
+            path.silent_since = now
+
+    # --- for others -----------------------------------------------------------------------------------------------
+
+    def statuses(self) -> tuple[PathStatus, ...]:
+        """What is known of each path, as of the last `judge`; sorted."""
+        return self._told
+
+    def _statuses(self) -> tuple[PathStatus, ...]:
+        wanted = sorted((path for path in self._paths.values() if path.wanted), key=lambda path: path.key)
+        return tuple(
+            PathStatus(
+                key=path.key,
+                state=path.state,
+                shared=path.shared,
+                cut=path.cut,
+                mtu_wanted=path.mtu.wanted,
+                mtu_passed=path.mtu.passed if path.mtu.settled else 0,
+                mtu_refused=path.mtu.refused if path.mtu.settled else 0,
+                mtu_settled=path.mtu.settled,
+            )
+            for path in wanted
+        )
+
+    def measures(self, *, now: float) -> Mapping[PathKey, Measure]:
+        """What probes measure of each path."""
+        return {
+            path.key: Measure(
+                rtt_s=path.rtt_s,
+                loss_percent=round(100 * path.history.count(False) / len(path.history)) if path.history else 0,
+                since_s=now - path.since,
+                answered_s=now - path.answered_at if path.answered_at is not None else None,
+            )
+            for path in self._paths.values()
+            if path.wanted
+        }
+
+
+def _longest(path: _Path) -> float:
+    return path.next_at
+
+
+def _note(path: _Path, *, answered: bool) -> None:
+    path.history.append(answered)
+    del path.history[:-_HISTORY]
+
+
+def _conclude(paths: list[_Path], now: float) -> None:
+    """States of the paths of one switch."""
+    for path in paths:
+        if path.state is PathState.NEW and path.answered_at is None and now - path.born >= UNHEARD_S:
+            path.state, path.since = PathState.UNHEARD, now
+    known = [path for path in paths if path.answered_at is not None]
+    silent = [path for path in known if path.silent_since is not None]
+    if not silent:
+        return
+    peers = {path.key.vtep for path in known}
+    cut_off = len(peers) > 1 and len(silent) == len(known)
+    for path in silent:
+        assert path.silent_since is not None
+        if cut_off:
+            _go_down(path, now)
+            path.cut = False
+            # should another be the first to answer, this one is given the time to do so too
+            path.silent_since = now + MISSES * TIMEOUT_S
+        elif len(peers) == 1 or any(_testifies(other, path) for other in known):
+            _go_down(path, now)
+            path.cut = True
+
+
+def _testifies(witness: _Path, silent: _Path) -> bool:
+    """Whether *witness*, of another peer, has answered since *silent* went silent."""
+    assert silent.silent_since is not None
+    return (
+        witness.key.vtep != silent.key.vtep
+        and witness.answered_at is not None
+        and witness.silent_since is None
+        and witness.answered_at > silent.silent_since
+    )
+
+
+def _go_down(path: _Path, now: float) -> None:
+    if path.state is not PathState.DOWN:
+        path.state, path.since, path.streak = PathState.DOWN, now, 0
+        path.went_down = (*path.went_down[-1:], now)

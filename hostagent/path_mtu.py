@@ -1,0 +1,83 @@
+"""How large a packet passes a path: which size to try next, and what is known so far. Pure.
+
+Theory of operation. The size that is wanted is tried first, and again now and then: a path is a good one as long as it
+passes. A size that is lost is tried three times, and only beside a small probe that was answered: what is lost together
+with a small one says nothing about size. Then sizes between what passes and what does not are halved until the limit
+is known to the byte. Outer packets carry the flag that forbids fragments, so what is too large is lost and not cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["FLOOR", "PathMtu"]
+
+FLOOR = 128
+"""Bytes of the outer IP packet that every path passes which passes anything of ours."""
+
+_TRIES = 3
+_GOOD_S, _BAD_S = 30.0, 10.0
+"""Pauses before the wanted size is tried again."""
+
+
+@dataclass(slots=True)
+class PathMtu:
+    """One path. `passed` is the largest size known to arrive, `refused` the smallest known not to, 0 for none."""
+
+    wanted: int = 0
+    passed: int = 0
+    refused: int = 0
+    next_at: float = 0.0
+    _tries: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """True when the wanted size has passed, or the limit is known to the byte."""
+        return self.wanted <= self.passed or (bool(self.refused) and self.refused - self.passed <= 1)
+
+    def want(self, size: int, *, now: float) -> None:
+        """The size that has to pass is *size* from now on."""
+        if size != self.wanted:
+            self.wanted = size
+            self._tries = 0
+            self.next_at = min(self.next_at, now)
+
+    def size(self) -> int:
+        """The size to try next."""
+        if not self.refused or self.settled or self.refused > self.wanted:
+            return self.wanted
+        return (max(self.passed, FLOOR) + self.refused) // 2
+
+    def sent(self, *, now: float) -> None:
+        """A probe is under way: the next one waits for its fate."""
+        self.next_at = now + _BAD_S
+
+    def answered(self, size: int, *, now: float) -> None:
+        """A probe of *size* has come back."""
+        self._tries = 0
+        self.passed = max(self.passed, size)
+        if self.refused and size >= self.refused:
+            self.refused = 0
+        self.next_at = now + (_GOOD_S if self.settled and not self.refused else _BAD_S if self.settled else 0.0)
+
+    def lost(self, size: int, *, alone: bool, now: float) -> None:
+        """A probe of *size* has not come back; *alone*: a small one that left with it has."""
+        self.next_at = now
+        if not alone:
+            return
+        self._tries += 1
+        if self._tries < _TRIES:
+            return
+        self._tries = 0
+        if self.passed >= size:  # it did once; the path has changed, and what is known of it is old
+            self.passed = FLOOR
+        self.passed = max(self.passed, FLOOR)
+        known = self.refused if self.refused and self.refused <= size else size
+        self.refused = known
+        if self.settled:
+            self.next_at = now + _BAD_S
+
+    def forget(self, *, now: float) -> None:
+        """The path was gone: it may come back as another one."""
+        self._tries = 0
+        self.next_at = now

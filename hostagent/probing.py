@@ -1,0 +1,155 @@
+"""Probes of the underlay, sent and counted: `liveness` decides, this module has the clock and the switch.
+
+It runs beside the loop, which it wakes only when a path changes: peers are watched also while the loop is busy, and
+without any manager. What is over a switch that does not answer OpenFlow is not probed; what is known of it stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from uuid import UUID
+
+import structlog
+
+from hostagent.flow import Action
+from hostagent.host import Host
+from hostagent.liveness import Liveness, Measure, Probe, WantedPath
+from hostagent.model import PathKey, PathState, PathStatus
+from hostagent.names import switch_bridge
+from hostagent.pipeline.probe import outer_overhead, probe_frame, probe_number, way_out
+from hostagent.realize.neighbours import prime_neighbours
+from netmgr.contract.types import NetworkType
+
+__all__ = ["Probing"]
+
+log = structlog.get_logger(__name__)
+
+_PAUSE_S = 0.02  # probes that are due together leave together
+_IDLE_S = 1.0
+_ECHO_S = 10.0
+
+
+class Probing:
+    """Asks the peers of one host; *changed* is called on the event loop when what is known of a path changes."""
+
+    def __init__(self, *, host: Host, own: str, changed: Callable[[], None]) -> None:
+        self._host = host
+        self._changed = changed
+        self._liveness = Liveness(first_number=secrets.randbits(62), own=own)
+        self._source = secrets.randbits(40) | 0x02 << 40
+        self._wanted: frozenset[PathKey] = frozenset()
+        self._own_vteps: Mapping[UUID, str] = {}
+        self._tunnels: Mapping[tuple[UUID, NetworkType], int] = {}
+        self._woken = asyncio.Event()
+        self._echoes: dict[UUID, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                try:
+                    self._turn()
+                except Exception:  # a mistake of ours must not end the watch; it is logged whole
+                    log.exception("probing: a turn failed")
+                await asyncio.sleep(_PAUSE_S)
+                due = self._liveness.next_at()
+                self._woken.clear()
+                try:
+                    async with asyncio.timeout(min(_IDLE_S, max(0.0, due - time.monotonic())) if due else _IDLE_S):
+                        await self._woken.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            for task in self._echoes.values():
+                task.cancel()
+
+    def want(
+        self,
+        paths: Collection[WantedPath],
+        *,
+        own_vteps: Mapping[UUID, str],
+        tunnels: Mapping[tuple[UUID, NetworkType], int],
+    ) -> None:
+        """Ask exactly *paths* from now on. *own_vteps* is by switch; *tunnels* has the numbers of tunnel ports."""
+        before, self._wanted = self._wanted, frozenset(path.key for path in paths)
+        self._own_vteps, self._tunnels = own_vteps, tunnels
+        self.prime(self._wanted - before)
+        self._liveness.want(paths, now=time.monotonic())
+        if self._wanted != before:
+            self._woken.set()
+
+    def prime(self, paths: Iterable[PathKey] | None = None) -> None:
+        """Make the neighbours of *paths*, or of all, known to kernel and switch."""
+        wanted = self._wanted if paths is None else paths
+        prime_neighbours(
+            {(self._own_vteps[path.switch], path.vtep) for path in wanted if path.switch in self._own_vteps}
+        )
+
+    def on_frame(self, frame: bytes) -> None:
+        """A frame that a switch took for an answer."""
+        number = probe_number(frame)
+        if number is not None and self._liveness.answered(number, now=time.monotonic()):
+            self._judge()
+            self._woken.set()
+
+    def measures(self) -> Mapping[PathKey, Measure]:
+        """Round trips and losses of each path."""
+        return self._liveness.measures(now=time.monotonic())
+
+    # --- one turn --------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        by_bridge: dict[str, list[Probe]] = {}
+        for probe in self._liveness.due(now=now, able=self._able):
+            by_bridge.setdefault(switch_bridge(probe.path.switch), []).append(probe)
+        for bridge, probes in by_bridge.items():
+            self._host.packets_out(bridge, map(self._packet, probes))
+        for switch in self._liveness.unjudged(now=now) - set(self._echoes):
+            task = asyncio.create_task(self._hear(switch))
+            self._echoes[switch] = task
+        self._judge()
+
+    async def _hear(self, switch: UUID) -> None:
+        """The switch has told all that had come in before it answers an echo."""
+        try:
+            asked_at = time.monotonic()
+            if await self._host.echo(switch_bridge(switch), _ECHO_S):
+                self._liveness.heard(switch, asked_at=asked_at)
+                self._judge()
+            else:
+                await asyncio.sleep(_IDLE_S)
+        finally:
+            del self._echoes[switch]
+
+    def _judge(self) -> None:
+        before = {path.key: path for path in self._host.paths}
+        if not self._liveness.judge(now=time.monotonic()):
+            return
+        self._host.paths = self._liveness.statuses()
+        for path in self._host.paths:
+            known = before.get(path.key)
+            if known is None or (known.state, known.cut) != (path.state, path.cut):
+                self._tell(path, known)
+        self._changed()
+
+    def _tell(self, path: PathStatus, before: PathStatus | None) -> None:
+        key = path.key
+        if before is not None:
+            say = log.warning if path.state in (PathState.DOWN, PathState.UNHEARD) else log.info
+            say("tunnel: " + path.state.value, peer=key.vtep, type=key.type.value, was=before.state.value, cut=path.cut)
+        if path.state is not PathState.UP:
+            self.prime([key])  # its MAC may have changed
+
+    def _able(self, path: PathKey) -> bool:
+        tunnel = self._tunnels.get((path.switch, path.type), 0)
+        return tunnel > 0 and self._host.connected(switch_bridge(path.switch))
+
+    def _packet(self, probe: Probe) -> tuple[tuple[Action, ...], bytes]:
+        path = probe.path
+        inner = probe.size - outer_overhead(path.type, path.vtep) if probe.size else 0
+        frame = probe_frame(probe.number, source=self._source, inner_bytes=inner)
+        return way_out(path.vtep, self._tunnels[path.switch, path.type]), frame

@@ -1,0 +1,125 @@
+"""Peers: who is asked, what their silence does to flows, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hostagent.flow import Match, Output, SetField
+from hostagent.flows import compile_flows
+from hostagent.health import host_report
+from hostagent.model import Observed, PathKey, PathState, PathStatus, Unread
+from hostagent.names import network_key, switch_bridge
+from hostagent.pipeline.drops import reason_of
+from hostagent.pipeline.probe import probe_frame, probe_number
+from hostagent.pipeline.tables import Table
+from hostagent.resolve import resolve
+from hostagent.underlay import tunnel_ofports, wanted_paths
+from netmgr.contract.types import NetworkType, Status
+from tests.support.hostagent_worlds import bare, desired, location, named, network, port, settled, switch
+
+OSW = switch_bridge(named("s1"))
+A, B, C = port("a", 1), port("b", 2), port("c", 3, on="n2")
+WORLD = desired(
+    switches=[switch()],
+    networks=[network(), network("n2", segment=5002, kind=NetworkType.GENEVE)],
+    ports=[A, B, C],
+    locations=[location(A, "h2"), location(B, "h3", incoming="h4"), location(C, "h2")],
+)
+
+
+def path(host: str, *, state: PathState = PathState.UP, cut: bool = False, kind: NetworkType = NetworkType.VXLAN):
+    key = PathKey(named("s1"), kind, f"10.0.0.{host[1:]}")
+    return PathStatus(key=key, state=state, cut=cut, mtu_wanted=1600, mtu_passed=1600, mtu_settled=True)
+
+
+def flows(observed: Observed, *, remember: bool = False):
+    intent = resolve(WORLD, observed).switches[named("s1")]
+    assert not isinstance(observed.bridges, Unread)
+    bridge = next(one for one in observed.bridges if one.name == OSW)
+    return compile_flows(desired=WORLD, intent=intent, bridge=bridge, remember=remember)
+
+
+def report(*paths: PathStatus):
+    observed = replace(settled(WORLD, bare()), paths=paths)
+    (status,) = host_report(desired=WORLD, observed=observed, openflow_alive={OSW: True}).switches
+    return status
+
+
+def test_asked_are_those_with_a_port_in_common_on_the_types_in_use():
+    resolved = resolve(WORLD, bare())
+    assert {(wanted.key.vtep, wanted.key.type, wanted.mtu) for wanted in wanted_paths(WORLD, resolved)} == {
+        ("10.0.0.2", NetworkType.VXLAN, 1600),
+        ("10.0.0.2", NetworkType.GENEVE, 1600),
+        ("10.0.0.3", NetworkType.VXLAN, 1600),
+        ("10.0.0.4", NetworkType.VXLAN, 1600),
+    }
+    parked = desired(switches=[switch()], networks=[network()], ports=[A], locations=[location(A, "h2", parked=True)])
+    assert wanted_paths(parked, resolve(parked, bare())) == ()
+
+
+def test_tunnels_are_known_by_switch_and_type():
+    there = settled(WORLD, bare())
+    assert not isinstance(there.bridges, Unread)
+    found = tunnel_ofports(resolve(WORLD, there), there.bridges)
+    assert set(found) == {(named("s1"), NetworkType.VXLAN), (named("s1"), NetworkType.GENEVE)}
+    assert all(number > 0 for number in found.values())
+
+
+def test_what_is_for_a_peer_that_is_cut_ends_in_send_and_is_not_flooded():
+    there = settled(WORLD, bare())
+    before, after = flows(there), flows(replace(there, paths=(path("h2", state=PathState.DOWN, cut=True),)))
+    to_h2 = SetField("tun_dst", 0x0A000002)
+    flood = {f.cookie: f for f in after if f.table == Table.FLOOD and any(isinstance(a, Output) for a in f.actions)}
+    assert to_h2 not in flood[network_key(named("n1"))].actions
+    assert to_h2 in flood[network_key(named("n2"))].actions, "another type's tunnel may work"
+    (drop,) = [f for f in after - before if f.table == Table.SEND]
+    assert (drop.cookie, drop.actions) == (network_key(named("n1")), ())
+    assert Match("tun_dst", 0x0A000002) in drop.match
+    assert reason_of(drop) == "tunnel to the destination's host does not answer"
+    assert {f.table for f in before ^ after} == {Table.FLOOD, Table.SEND}, "locations stay what they are"
+
+
+def test_memory_of_earlier_flows_changes_nothing():
+    there = settled(WORLD, bare())
+    for paths in (
+        (),
+        (path("h2", cut=True),),
+        (path("h9", cut=True),),
+        (path("h2", cut=True), path("h3", cut=True)),
+        (),
+    ):
+        seen = replace(there, paths=paths)
+        assert flows(seen, remember=True) == flows(seen)
+
+
+def test_a_peer_that_is_gone_is_named_and_lowers_health():
+    status = report(path("h2", state=PathState.DOWN, cut=True), path("h3"))
+    assert (status.status, status.health) == (Status.WARNING, 70)
+    assert "10.0.0.2; nothing is sent there" in status.reasons[0]
+
+
+def test_where_all_are_gone_the_host_is_down():
+    status = report(path("h2", state=PathState.DOWN), path("h3", state=PathState.DOWN))
+    assert (status.status, status.health) == (Status.DOWN, 0)
+    assert "cut off from the underlay" in status.reasons[0]
+
+
+def test_a_peer_that_never_answered_costs_little():
+    status = report(path("h2", state=PathState.UNHEARD), path("h3"))
+    assert (status.status, status.health) == (Status.WARNING, 90)
+    assert "never answered by 10.0.0.2" in status.reasons[0]
+
+
+def test_who_shares_no_port_costs_nothing():
+    witness = replace(path("h9", state=PathState.DOWN, cut=True), shared=False)
+    assert report(witness, path("h3")).status is Status.UP
+
+
+def test_a_frame_is_known_by_its_number_and_only_as_an_answer():
+    question = probe_frame(77, source=0x020000000001, inner_bytes=1450)
+    assert len(question) == 1464
+    assert probe_number(question) is None
+    answer = bytes.fromhex("0670726f6265") + question[6:]
+    assert probe_number(answer) == 77
+    assert probe_number(answer[:20]) is None
+    assert len(probe_frame(1, source=2)) == 60
