@@ -130,6 +130,7 @@ class Agent:
             in_motion=self.motion.ports,
             done=partial(self._dirty, "phases"),
         )
+        self._libvirt_away_since = 0.0
         self._in_sync = False
         self._lit_bridges: frozenset[str] = frozenset()
         self._began_empty = state.revision == 0
@@ -188,6 +189,7 @@ class Agent:
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), min(pause if pause is not None else 5.0, 5.0))
+            await asyncio.sleep(self._switchover.calm_s())
             self._wake.clear()
             self.beat = time.monotonic()
             try:
@@ -425,15 +427,18 @@ class Agent:
 
     def _libvirt(self) -> None:
         """The connection to libvirtd was made or lost: events were missed."""
-        if self.host.domains is not None and self.host.libvirt is not None and self.host.libvirt.connected:
-            self._in_background(self._resync_guests())
+        if self.host.libvirt is not None and not self.host.libvirt.connected:
+            self._libvirt_away_since = time.monotonic()
+        elif self.host.domains is not None:
+            self._in_background(self._resync_guests(self._libvirt_away_since))
         self._dirty("libvirt")
 
-    async def _resync_guests(self) -> None:
+    async def _resync_guests(self, away_since: float) -> None:
         assert self.host.domains is not None
         states = await self.host.domains.read()
         if not isinstance(states, Unread):
             self.guests.resync(states)
+            self.claims.libvirt_is_back([state.domain for state in states], away_since=away_since)
             self._dirty("guests")
 
     def _packet_in(self, bridge: str, table: int, in_port: int, frame: bytes) -> None:

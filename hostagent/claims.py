@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -130,6 +130,20 @@ class Claims:
         self.granted_until.pop(vif_uuid, None)
         self._let_in_dark.pop(vif_uuid, None)
         self._changed()
+
+    def libvirt_is_back(self, active: Collection[UUID], *, away_since: float) -> None:
+        """libvirtd was away from *away_since* (monotonic) on and has the domains *active* now.
+
+        A start or migration that it was in the middle of died with it, perhaps before the tap was made. No tap is to be
+        waited for then: a port that stays granted to this host can't be moved elsewhere.
+        """
+        for vif_uuid, until in list(self.granted_until.items()):
+            record = self._state.vifs.get(vif_uuid)
+            vm = record.vm_uuid if record is not None else None
+            if vm is not None and vm not in active and until - TAP_GRACE_S < away_since:
+                log.info("claim: its guest ended with libvirtd", vif=str(vif_uuid), vm=str(vm))
+                self._state.forget_migration(vm)
+                self.let_go(vif_uuid)
 
     def migrate_begin(self, request: HookRequest) -> None:
         """libvirt is about to let this VM in."""
