@@ -1,0 +1,45 @@
+"""A guest that shouts the name of its network, and notes the names it hears: `python crossing.py DEVICE NAME MAC…`.
+
+Every 2 ms it sends a frame that carries NAME: to everybody, then to each MAC in turn, whosever it is. On SIGTERM it
+prints what it has heard, as JSON: how many frames by name. Stands alone, so that it runs in any namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+
+ETHERTYPE = 0x88B5  # for local experiments (IEEE 802)
+INTERVAL_S = 0.002
+
+
+def main() -> None:
+    device, name, *targets = sys.argv[1:]
+    link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE))
+    link.bind((device, ETHERTYPE))
+    own = link.getsockname()[4]
+    body = ETHERTYPE.to_bytes(2, "big") + name.encode().ljust(60, b"\0")
+    frames = [bytes.fromhex(mac.replace(":", "")) + own + body for mac in ("ff:ff:ff:ff:ff:ff", *targets)]
+    heard: Counter[str] = Counter()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(print(json.dumps(heard), flush=True)))
+    link.settimeout(INTERVAL_S)
+    print("ready", flush=True)
+    number, due = 0, time.monotonic()
+    while True:
+        if time.monotonic() >= due:
+            with contextlib.suppress(OSError):  # its device is on its way somewhere
+                link.send(frames[number % len(frames)])
+            number, due = number + 1, time.monotonic() + INTERVAL_S
+        with contextlib.suppress(OSError):  # TimeoutError is one too
+            frame, (_, _, kind, *_) = link.recvfrom(2048)
+            if kind != socket.PACKET_OUTGOING:
+                heard[frame[14:].rstrip(b"\0").decode()] += 1
+
+
+if __name__ == "__main__":
+    main()
