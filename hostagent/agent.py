@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -37,9 +37,10 @@ from hostagent.host import Events, Host, HostPaths
 from hostagent.identity import Identity
 from hostagent.looking import trace
 from hostagent.lookup import Lookup
-from hostagent.model import DefineNetwork, Desired, Observed, RemoveNetwork, Step, Unread
+from hostagent.model import Desired, Observed, Step, Unread
 from hostagent.motion import Motion
 from hostagent.names import switch_bridge
+from hostagent.network_steps import NetworkSteps, at_libvirt
 from hostagent.pipeline.tables import Table
 from hostagent.plan import plan
 from hostagent.pnic_load import PnicLoad
@@ -65,6 +66,7 @@ AUDIT_S, _PROBE_S, _PRIME_S, _REFRESH_S = 15, 3, 300, 60
 RELAY_S = 10.0
 _ROUNDS_MAX = 20  # a plan that never becomes empty is our mistake; it must not spin
 _SUBSCRIBE_S = 1.0  # how long an agent without memory waits for the ports of its networks
+_HALF_DONE_S = 1.0  # how long a report waits for what is under way
 _REALIZED_S = 5.0  # how long a hook waits for its network
 
 
@@ -122,7 +124,10 @@ class Agent:
         )
         self._failures = Failures()
         self.repairs = Repairs()
-        self._network_steps: asyncio.Task[None] | None = None
+        self._network_steps = NetworkSteps(
+            host=self.host, failures=self._failures, done=partial(self._dirty, "networks")
+        )
+        self._busy_since: float | None = None  # since when something is under way that a report waits for
         self._background: set[asyncio.Task[None]] = set()
         self._switchover = Switchover(
             host=self.host,
@@ -159,7 +164,8 @@ class Agent:
             self._switchover.close()
             await self.claims.close()
             await self.endpoints.close()
-            for task in (*self._background, *([self._network_steps] if self._network_steps else [])):
+            self._network_steps.close()
+            for task in self._background:
                 task.cancel()
             await self.sync.close()
             with suppress(TimeoutError):
@@ -202,7 +208,7 @@ class Agent:
         """Make the host as wanted, as far as can be; seconds after which to look again without being woken."""
         observed = Observed()
         steps: tuple[Step, ...] = ()
-        dirt = self._dirt
+        dirt, claim_again = self._dirt, None
         for turn in range(_ROUNDS_MAX):
             self.beat = time.monotonic()
             dirt = self._dirt
@@ -210,7 +216,10 @@ class Agent:
             self._look(observed)
             if not self._knows_enough():
                 break
-            desired = replace(self.desired(), plugs=self.guests.plugs(observed))
+            claim_again = self._claim()
+            desired = self.desired()
+            if self.host.links_fresh:  # whether a tap that left the bridge is still there can't be told from old links
+                desired = replace(desired, plugs=self.guests.plugs(observed))
             if turn == 0:
                 self._watch_peers(desired, observed)
             steps = plan(desired=desired, observed=observed)
@@ -220,9 +229,8 @@ class Agent:
                 self.repairs.rest(observed)
             self._failures.keep_only(steps)
             ready = self._failures.ready(steps, now=time.monotonic())
-            at_libvirt = [step for step in ready if isinstance(step, DefineNetwork | RemoveNetwork)]
-            ready = [step for step in ready if not isinstance(step, DefineNetwork | RemoveNetwork)]
-            self._start_network_steps(at_libvirt)
+            self._network_steps.start([step for step in ready if at_libvirt(step)])
+            ready = [step for step in ready if not at_libvirt(step)]
             if not ready:
                 self._switchover.realized(desired)
                 if dirt != self._dirt:  # there is news since *desired* was taken; the next turn prepares again
@@ -234,7 +242,8 @@ class Agent:
         else:
             log.error("loop: the plan does not come to an end", steps=[type(step).__name__ for step in steps][:10])
             self.host.forget()
-        return self._conclude(observed, steps, dirt)
+        pauses = (self._conclude(observed, steps, dirt), claim_again)
+        return min((pause for pause in pauses if pause is not None), default=None)
 
     def _knows_enough(self) -> bool:
         """False while the manager's first word is not here, or not whole: nothing is known to be unwanted yet."""
@@ -266,11 +275,11 @@ class Agent:
         )
 
     def _conclude(self, observed: Observed, steps: tuple[Step, ...], dirt: int) -> float | None:
-        """Release, claim, acknowledge, report; seconds until the next look."""
+        """Release, acknowledge, report; seconds until the next look."""
         now, desired, host = time.monotonic(), self.desired(), self._identity.host_uuid
         pauses = [self._failures.next_retry(now=now)]
         if not isinstance(observed.bridges, Unread):
-            pauses.append(self._release_and_claim(desired, now))
+            self._release(desired, now)
             pauses.append(self.guests.next_look(now=now))
         unlit = {bridge for step in steps if (bridge := getattr(step, "bridge", None)) is not None}
         self._lit_bridges = frozenset(
@@ -290,20 +299,43 @@ class Agent:
             )
             refused += tuple((ref, sentence) for ref, sentence in more if ref not in known)
             self._in_sync = whole and not steps and not refused
-            if whole and not pending and not self.host.reading_networks and not self.host.settling:
+            if whole and not pending and not self.host.awaits_networks and not self.host.settling:
                 self.reporting.acknowledge(self._state.revision, refused)
-            alive = self.host.alive()
-            report = host_report(desired=desired, observed=seen, openflow_alive=alive, steps=steps)
-            report = replace(report, repairs=self.repairs.latest(), repairs_total=self.repairs.total)
-            self.reporting.tell(report, refusals=self.claims.refusals, missing=self.endpoints.missing)
-        if not [step for step in pending if not isinstance(step, DefineNetwork | RemoveNetwork)]:
+            hold_s = self._hold_report_s(now)
+            if hold_s > 0:
+                pauses.append(hold_s)
+            else:
+                alive = self.host.alive()
+                report = host_report(desired=desired, observed=seen, openflow_alive=alive, steps=steps)
+                report = replace(report, repairs=self.repairs.latest(), repairs_total=self.repairs.total)
+                self.reporting.tell(report, refusals=self.claims.refusals, missing=self.endpoints.missing)
+        if all(map(at_libvirt, pending)):
             self._settled = max(self._settled, dirt)
         self._progress.set()
         self._progress = asyncio.Event()
         return min((pause for pause in pauses if pause is not None), default=None)
 
-    def _release_and_claim(self, desired: Desired, now: float) -> float | None:
-        host, ports, vifs = self._identity.host_uuid, self._state.port_by_vif, self.guests.vifs
+    def _hold_report_s(self, now: float) -> float:
+        """For how long a report is to wait, because it would tell of what is half done: at libvirt or the manager."""
+        if not self._network_steps.busy and not self.claims.asking:
+            self._busy_since = None
+            return 0.0
+        self._busy_since = now if self._busy_since is None else self._busy_since
+        return self._busy_since + _HALF_DONE_S - now
+
+    def _claim(self) -> float | None:
+        """Ask for VIFs that are here and not this host's; seconds until one is to be asked for again."""
+        due = due_claims(
+            locations=self._state.locations,
+            vifs=self.guests.with_living_guest(),
+            host=self._identity.host_uuid,
+            ports=self._state.port_by_vif,
+            arriving=self.guests.arriving,
+        )
+        return self.claims.pursue(due, self.guests.vifs)
+
+    def _release(self, desired: Desired, now: float) -> None:
+        host = self._identity.host_uuid
         for location, why in due_releases(
             desired=desired,
             host=host,
@@ -312,20 +344,6 @@ class Agent:
             now=now,
         ):
             self.motion.release(location, why)
-        due = due_claims(locations=self._state.locations, vifs=self.guests.with_living_guest(), host=host, ports=ports)
-        return self.claims.pursue(due, vifs)
-
-    def _start_network_steps(self, steps: Sequence[Step]) -> None:
-        busy = self._network_steps is not None and not self._network_steps.done()
-        if steps and not busy and not self.host.reading_networks:  # what is planned from an old reading is old
-            self._network_steps = asyncio.create_task(self._apply_network_steps(steps), name="libvirt-networks")
-
-    async def _apply_network_steps(self, steps: Sequence[Step]) -> None:
-        log_steps(steps)
-        failed = await self.host.apply(steps)
-        self._failures.note(steps, failed, now=time.monotonic())
-        self._network_steps = None
-        self._dirty("networks")
 
     async def _audit(self) -> None:
         for turn in itertools.count(1):

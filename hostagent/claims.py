@@ -70,6 +70,11 @@ class Claims:
         self._tasks: set[asyncio.Task[None]] = set()
         self._present: frozenset[UUID] | None = None  # VIFs plugged here; None before the first look
 
+    @property
+    def asking(self) -> bool:
+        """True while a claim is under way."""
+        return bool(self._asking)
+
     def networks(self) -> tuple[UUID, ...]:
         """Networks of VIFs whose claim is under way, or granted and waiting for the tap."""
         now = time.monotonic()

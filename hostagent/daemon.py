@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -29,6 +30,8 @@ from hostagent.view import ViewServer
 __all__ = ["DaemonError", "run_daemon"]
 
 log = structlog.get_logger(__name__)
+
+_SWITCH_S = 0.0005  # how long a thread may keep the event loop's from its turn; Python's own default is ten times it
 
 _VIEW_PORT = 7445
 _COLLECTION = (50_000, 20, 20)  # new containers until a collection of the youngest; of these until one of the next
@@ -58,6 +61,7 @@ def run_daemon(settings: Settings, *, view_port: int | None, log_level: str) -> 
         identity = load_identity(settings.state_dir)
     except IdentityError as error:
         raise DaemonError(str(error)) from None
+    sys.setswitchinterval(_SWITCH_S)
     asyncio.run(_run(settings, identity, view_port))
 
 

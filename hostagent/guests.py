@@ -36,11 +36,22 @@ class Guests:
         self._domains: dict[UUID, Guest] = {}  # as last heard from libvirt
         self._plugged: dict[UUID, tuple[UUID, Plug]] = {}  # VIF -> its domain, its port
         self.vifs: tuple[SeenVif, ...] = ()
+        self.arriving: frozenset[UUID] = frozenset()
+        """VIFs that came since the last look and that the switch has not looked at yet: being plugged, this moment."""
+        self._looked = False
         self.absent_since: dict[UUID, float] = {}
         """By VIF of the ports this host holds or is to get: since when (monotonic) it is not here."""
 
     def look(self, vifs: Sequence[SeenVif], *, dead_bridges: Collection[str], desired: Desired, now: float) -> None:
         """Take in one reading of OVSDB. *dead_bridges* are those whose switch does not answer."""
+        known = {vif.vif_uuid for vif in self.vifs} - self.arriving
+        # What was there before the first look may have been there since another boot: only the switch can tell.
+        self.arriving = frozenset(
+            vif.vif_uuid
+            for vif in vifs
+            if self._looked and vif.awaited and vif.vif_uuid not in known and vif.bridge not in dead_bridges
+        )
+        self._looked = True
         self.vifs = tuple(vifs)
         self._by_ofport = {(vif.bridge, vif.ofport): vif for vif in vifs if vif.plugged}
         self._by_domain = {}

@@ -5,8 +5,7 @@ kept. Flows are the exception to re-reading: a bundle that the switch has confir
 is put into what was read; changes by others come as `on_change` and cause a whole dump. `forget()` makes everything
 be read anew.
 
-libvirt is read and changed beside everything else, never waited for by `observe`: libvirtd holds a network while it
-runs our hook, and the hook waits for the agent.
+Events of the kernel's links and of libvirt's networks cause a reading beside the loop (`readings`).
 
 A bridge's OpenFlow connection exists as long as the bridge does and vswitchd answers. A connection that ends (vswitchd
 restarts, the bridge goes) turns the bridge's flows into `Unread`, and is sought again at once and then every 100 ms,
@@ -31,7 +30,6 @@ from hostagent.model import (
     ChangeFlows,
     ChangeMeters,
     DefineNetwork,
-    LibvirtNetwork,
     Link,
     MeterLimit,
     Observed,
@@ -46,11 +44,10 @@ from hostagent.model import (
 from hostagent.names import SWITCH_KEY, is_ours
 from hostagent.pipeline.drops import Counted, Drop, drops_of
 from hostagent.pipeline.tables import CANARY
+from hostagent.readings import LinkReadings, NetworkReadings
 from hostagent.realize.domains import DomainEvent, Domains
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.libvirt_link import LibvirtLink
-from hostagent.realize.libvirt_networks import LibvirtNetworks
-from hostagent.realize.netlink import Netlink
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.realize.ovsdb import OvsDb, OvsStep
 from hostagent.realize.unixctl import await_revalidation, unixctl
@@ -64,6 +61,7 @@ _ECHO_S = 2.0
 _REVALIDATION_S = 1.0  # of the switch's own accord, twice over
 _CT_PASSES_MAX = 8  # times that a traced frame may meet the connection tracker; more than the pipeline has
 NO_LIBVIRT = "none"
+_NO_LIBVIRT = "libvirt is switched off on this host"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +99,6 @@ class Host:
     def __init__(self, paths: HostPaths, events: Events) -> None:
         self._paths = paths
         self._events = events
-        self._links: tuple[Link, ...] | Unread | None = None
-        self._networks: tuple[LibvirtNetwork, ...] | Unread = Unread("libvirt: not yet read")
-        self._networks_stale = True
-        self._networks_full = True
-        self._networks_task: asyncio.Task[None] | None = None
         self._bundles: dict[str, int] = {}  # bundles committed by us, by bridge
         self._flows: dict[str, frozenset[Flow]] = {}
         self._meters: dict[str, frozenset[MeterLimit]] = {}
@@ -120,31 +113,32 @@ class Host:
         self.paths: tuple[PathStatus, ...] = ()
         """What is known of the ways to peers; whoever probes them says it."""
         self._ovsdb = OvsDb(paths.ovsdb, on_change=partial(events.dirty, "ovsdb"))
-        self._netlink = Netlink(on_change=self._links_changed)
+        self._links = LinkReadings(partial(events.dirty, "links"))
         self.libvirt = LibvirtLink(paths.libvirt_uri) if paths.libvirt_uri != NO_LIBVIRT else None
         self.domains: Domains | None = None
-        self._libvirt_networks: LibvirtNetworks | None = None
+        self._networks: NetworkReadings | None = None
         if self.libvirt is not None:
-            self._libvirt_networks = LibvirtNetworks(self.libvirt, on_change=self._networks_changed)
+            self._networks = NetworkReadings(self.libvirt, partial(events.dirty, "networks"))
             self.domains = Domains(self.libvirt, on_event=events.domain, on_reconnect=events.libvirt)
 
     def start(self) -> None:
         self._ovsdb.start()
-        self._netlink.start()
+        self._links.start()
         if self.libvirt is not None:
             self.libvirt.start()
 
     async def close(self) -> None:
         self._closing = True
-        beside = (self._networks_task, self._settling)
-        tasks = [*self._connecting.values(), *(task for task in beside if task is not None)]
+        tasks = [*self._connecting.values(), *([self._settling] if self._settling is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for connection in list(self._switches.values()):
             connection.close()
         await self._ovsdb.close()
-        await self._netlink.close()
+        await self._links.close()
+        if self._networks is not None:
+            await self._networks.close()
         if self.libvirt is not None:
             await self.libvirt.close()
 
@@ -155,31 +149,43 @@ class Host:
         bridges = self._ovsdb.read_bridges()
         if isinstance(bridges, tuple):
             self._connect_switches(bridge.name for bridge in bridges if _is_switch(bridge))
-        links = await self.read_links()
-        self._refresh_networks()
+        links = await self._links.now()
+        if self._networks is not None:
+            self._networks.refresh()
         await self._dump_stale()
-        return self._observed(bridges, links, self._networks)
+        return self._observed(bridges, links)
 
     async def read_links(self) -> tuple[Link, ...] | Unread:
         """The kernel's interfaces as they are, read again if they changed."""
-        if self._links is None or isinstance(self._links, Unread):
-            self._links = await self._netlink.read_links()
-        return self._links
+        if not self._links.fresh:
+            self._links.forget()
+        return await self._links.now()
+
+    @property
+    def links_fresh(self) -> bool:
+        """False while the kernel has told of a change of links that is not read yet."""
+        return self._links.fresh
 
     def cached(self) -> Observed:
         """The host as last read, without waiting for anything."""
-        return self._observed(self._ovsdb.read_bridges(), self._links or Unread("not yet read"), self._networks)
+        return self._observed(self._ovsdb.read_bridges(), self._links.last)
 
     def forget(self) -> None:
         """Read everything anew next time, from the source."""
-        self._links = None
-        self._networks_stale = self._networks_full = True
+        self._links.forget()
+        if self._networks is not None:
+            self._networks.forget()
         self._stale_flows.update(self._switches)
 
     @property
     def reading_networks(self) -> bool:
         """True while libvirt's networks are being read: what is observed of them is not the newest."""
-        return self._networks_task is not None and not self._networks_task.done()
+        return self._networks is not None and self._networks.reading
+
+    @property
+    def awaits_networks(self) -> bool:
+        """True while nothing is known of libvirt's networks and they are being read."""
+        return self._networks is not None and self._networks.awaited
 
     @property
     def settling(self) -> bool:
@@ -315,18 +321,17 @@ class Host:
             for step in batch:  # one that can't be done must not hold the others up
                 failed += await self._apply_ovsdb([step])
             return failed
-        self._links = None  # bridges and ports are links too
+        self._links.forget()  # bridges and ports are links too
         return []
 
     async def _apply_one(self, step: Step) -> None:
         if isinstance(step, SetLink | AddAddress | RemoveAddress | SetClassifier):
-            self._links = None
-            await self._netlink.apply([step])
+            self._links.forget()
+            await self._links.netlink.apply([step])
         elif isinstance(step, DefineNetwork | RemoveNetwork):
-            self._networks_stale = True
-            if self._libvirt_networks is None:
+            if self._networks is None:
                 raise RealizeError("libvirt is switched off on this host; no network can be defined")
-            await self._libvirt_networks.apply(step)
+            await self._networks.apply(step)
         elif isinstance(step, ChangeFlows):
             await self.change_flows(step.bridge, delete=step.delete, add=step.add)
             if step.delete:
@@ -358,22 +363,6 @@ class Host:
                 await asyncio.sleep(_REVALIDATION_S)
         self._settling = None
         self._events.dirty("settled")
-
-    def _refresh_networks(self) -> None:
-        if self._libvirt_networks is None:
-            self._networks = Unread("libvirt is switched off on this host")
-        elif self._networks_stale and not self.reading_networks:
-            self._networks_task = asyncio.create_task(self._read_networks(self._libvirt_networks))
-
-    async def _read_networks(self, networks: LibvirtNetworks) -> None:
-        self._networks_stale = False
-        full, self._networks_full = self._networks_full, False
-        before, self._networks = self._networks, await networks.read(full=full)
-        self._networks_task = None
-        if self._networks != before or self._networks_stale:
-            self._events.dirty("networks")
-        else:
-            self._events.dirty("settled")
 
     def _connect_switches(self, wanted: Iterable[str]) -> None:
         names = set(wanted)
@@ -427,12 +416,7 @@ class Host:
                 self._stale_flows.add(name)
                 asyncio.get_running_loop().call_later(_RECONNECT_S, self._events.dirty, "flows")
 
-    def _observed(
-        self,
-        bridges: tuple[Bridge, ...] | Unread,
-        links: tuple[Link, ...] | Unread,
-        networks: tuple[LibvirtNetwork, ...] | Unread,
-    ) -> Observed:
+    def _observed(self, bridges: tuple[Bridge, ...] | Unread, links: tuple[Link, ...] | Unread) -> Observed:
         flows: dict[str, frozenset[Flow] | Unread] = {}
         if isinstance(bridges, tuple):
             for bridge in bridges:
@@ -444,20 +428,12 @@ class Host:
         return Observed(
             bridges=bridges,
             links=links,
-            libvirt_networks=networks,
+            libvirt_networks=self._networks.last if self._networks is not None else Unread(_NO_LIBVIRT),
             flows=flows,
             meters={name: meters for name, meters in self._meters.items() if name in self._switches},
             loose_qos=self._ovsdb.read_loose_qos(),
             paths=self.paths,
         )
-
-    def _links_changed(self) -> None:
-        self._links = None
-        self._events.dirty("links")
-
-    def _networks_changed(self) -> None:
-        self._networks_stale = True
-        self._events.dirty("networks")
 
     def _flows_changed(self, bridge: str) -> None:
         self._stale_flows.add(bridge)

@@ -41,7 +41,8 @@ ABSENT_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenVif:
-    """An interface with a VIF's UUID on one of our bridges. `plugged` is False while the datapath has no port for it.
+    """An interface with a VIF's UUID on one of our bridges. `plugged` is False while the datapath has no port for it;
+    `awaited` is True until the switch has said whether it will.
 
     `twin_of` names the OVS port that has this UUID already; only that one may be lit.
     """
@@ -53,6 +54,7 @@ class SeenVif:
     vm_uuid: UUID | None
     network_uuid: UUID | None
     plugged: bool
+    awaited: bool = False  # the switch has not looked at it yet
     ofport: int = 0
     lit: bool = False  # the switch lets its frames in
     twin_of: str = ""
@@ -101,12 +103,18 @@ def unpark(
 
 
 def due_claims(
-    *, locations: Mapping[UUID, Location], vifs: Sequence[SeenVif], host: UUID, ports: Mapping[UUID, UUID]
+    *,
+    locations: Mapping[UUID, Location],
+    vifs: Sequence[SeenVif],
+    host: UUID,
+    ports: Mapping[UUID, UUID],
+    arriving: Collection[UUID] = (),
 ) -> tuple[SeenVif, ...]:
-    """VIFs that are plugged here without this host being their port's holder or incoming host. *ports* is by VIF."""
+    """VIFs that are plugged here, or just being plugged (*arriving*), without this host being their port's holder or
+    incoming host. *ports* is by VIF."""
     due = []
     for vif in vifs:
-        if vif.twin_of or not vif.plugged:
+        if vif.twin_of or not (vif.plugged or vif.vif_uuid in arriving):
             continue
         location = locations.get(ports[vif.vif_uuid]) if vif.vif_uuid in ports else None
         mine = location is not None and location.holder_host == host and not location.parked
@@ -176,6 +184,7 @@ def _seen(bridge: Bridge, interface: Interface, vif: UUID, lit: Collection[int |
         vm_uuid=_uuid(ids.get("vm-id", "")),
         network_uuid=_uuid(ids.get(NETWORK_KEY, "")),
         plugged=interface.ofport is not None and interface.ofport > 0,
+        awaited=interface.ofport is None and not interface.error,
         ofport=interface.ofport or 0,
         lit=interface.ofport in lit,
         external_ids=ids,

@@ -52,6 +52,8 @@ _GRACE_S = 0.3
 
 log = structlog.get_logger(__name__)
 
+_SWITCH_S = 0.0005  # how long a thread may keep the event loop's from its turn; Python's own default is ten times it
+
 
 def run(
     *,
@@ -70,6 +72,7 @@ def run(
         NetmgrError: it can't start: the state directory is in use, a port is taken, the store is away.
     """
     set_up_logging(log_format)
+    sys.setswitchinterval(_SWITCH_S)
     state_dir = state_dir.resolve()
     with _locked(state_dir):
         now = datetime.now(UTC)

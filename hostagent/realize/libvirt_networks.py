@@ -4,7 +4,8 @@ Theory of operation. A network of ours is known by the element in its metadata; 
 known by its bridge, whose name only we give. Its XML says nothing but where taps go: libvirt admits no `<mtu>` beside
 `<forward mode='bridge'/>`, so the MTU is an attribute of our metadata, where whoever defines a domain may read it.
 What libvirt shows, persistent and live, is compared with what we define, so an edit of either shows. XML is read once
-and again after libvirt's event for that network, or when a full reading is asked for.
+and again after libvirt's event for that network, or when a full reading is asked for. What libvirt has said yes to
+counts as done; its events of that, a moment later, cause the network to be read back.
 """
 
 from __future__ import annotations
@@ -51,17 +52,23 @@ class LibvirtNetworks:
         except RealizeError as error:
             return Unread(error.sentence)
 
-    async def apply(self, step: DefineNetwork | RemoveNetwork) -> None:
-        """Carry one step out. Taps that are plugged stay plugged.
+    async def apply(self, step: DefineNetwork | RemoveNetwork) -> LibvirtNetwork | None:
+        """Carry one step out. Taps that are plugged stay plugged. The network as libvirt has it then; None: removed.
 
         Raises:
             RealizeError: libvirt refused, or a foreign network is in the way.
         """
-        if isinstance(step, DefineNetwork):
-            await self._link.call(lambda conn: _define(conn, step))
-        else:
-            await self._link.call(lambda conn: _remove(conn, step))
-        self._cache.pop(str(step.uuid), None)
+        try:
+            if isinstance(step, RemoveNetwork):
+                await self._link.call(lambda conn: _remove(conn, step))
+                found = None
+            else:
+                found = await self._link.call(lambda conn: _define(conn, step))
+        finally:
+            self._cache.pop(str(step.uuid), None)
+        if found is not None:
+            self._cache[str(step.uuid)] = found
+        return found
 
     # --- in libvirt's threads --------------------------------------------------------------------------------------
 
@@ -167,8 +174,8 @@ def _read_network(network: Any) -> LibvirtNetwork:
     )
 
 
-def _define(conn: Any, step: DefineNetwork) -> None:
-    network = _lookup(conn, step.uuid)
+def _define(conn: Any, step: DefineNetwork) -> LibvirtNetwork:
+    network, before = _lookup(conn, step.uuid), None
     if network is not None:
         before = _read_network(network)
         if not before.ours:
@@ -178,27 +185,40 @@ def _define(conn: Any, step: DefineNetwork) -> None:
             )
         if before.name != step.name:  # libvirt can't rename
             _remove(conn, RemoveNetwork(uuid=step.uuid))
+            before = None
     try:
         network = conn.networkDefineXML(network_xml(step))
     except libvirt.libvirtError as error:
         raise RealizeError(f"network {step.name} ({step.uuid}): libvirt refused its definition: {error}") from None
-    wanted = parse_network(network_xml(step))
-    if network.isActive() and parse_network(network.XMLDesc(0)) != wanted:
+    active = before is not None and before.active
+    if active and parse_network(network.XMLDesc(0)) != parse_network(network_xml(step)):
         network.destroy()  # of a network over a foreign bridge: no tap is touched
-    if not network.isActive():
+        active = False
+    if not active:
         network.create()
-    if not network.autostart():
+    if before is None or not before.autostart:
         network.setAutostart(1)
+    return LibvirtNetwork(
+        uuid=step.uuid,
+        name=step.name,
+        bridge=step.bridge,
+        mtu=step.mtu,
+        ours=True,
+        active=True,
+        autostart=True,
+        as_defined=True,
+    )
 
 
-def _remove(conn: Any, step: RemoveNetwork | DefineNetwork) -> None:
+def _remove(conn: Any, step: RemoveNetwork) -> None:
     network = _lookup(conn, step.uuid)
     if network is None:
         return
-    if not _read_network(network).ours:
-        raise RealizeError(f"libvirt network {network.name()} ({step.uuid}) is not ours and is left alone")
+    before = _read_network(network)
+    if not before.ours:
+        raise RealizeError(f"libvirt network {before.name} ({step.uuid}) is not ours and is left alone")
     persistent = network.isPersistent()
-    if network.isActive():
+    if before.active:
         network.destroy()
     if persistent:
         network.undefine()

@@ -14,7 +14,7 @@ from netmgr.store import Store
 __all__ = ["TIMEOUT_S_MAX", "realization_view", "wait_realized"]
 
 TIMEOUT_S_MAX = 300.0
-_LOOK_AGAIN_S = 0.5  # news that came between looking and waiting is missed; this bounds the harm
+_LOOK_AGAIN_S = 0.5  # what the store says of hosts may change too
 
 
 async def wait_realized(
@@ -24,16 +24,14 @@ async def wait_realized(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + min(timeout_s, TIMEOUT_S_MAX)
     while True:
-        news = asyncio.ensure_future(fleet.changed(_LOOK_AGAIN_S))
-        await asyncio.sleep(0)  # it listens from now on
-        try:
-            found = await asyncio.to_thread(_look, store, fleet, targets)
-            left_s = deadline - loop.time()
-            if left_s <= 0 or all(item.state is not HostState.WAITING for item in found):
-                return found
-            await asyncio.wait({news}, timeout=left_s)
-        finally:
-            news.cancel()
+        words = _words(fleet, targets)
+        found = await asyncio.to_thread(_look, store, fleet, targets)
+        left_s = deadline - loop.time()
+        if left_s <= 0 or all(item.state is not HostState.WAITING for item in found):
+            return found
+        look_again = min(deadline, loop.time() + _LOOK_AGAIN_S)
+        while _words(fleet, targets) == words and (left_s := look_again - loop.time()) > 0:
+            await fleet.changed(left_s)
 
 
 def realization_view(found: list[Realization]) -> dict[str, Any]:
@@ -45,6 +43,12 @@ def realization_view(found: list[Realization]) -> dict[str, Any]:
             for item in found
         ],
     }
+
+
+def _words(fleet: FleetReader, targets: Mapping[UUID, Target]) -> list[Any]:
+    """What the answer depends on of each host; a host's reports are more frequent and do not count."""
+    lives = map(fleet.live, targets)
+    return [live and (live.connected, live.acked_revision, live.wanted_revision, live.rejections) for live in lives]
 
 
 def _look(store: Store, fleet: FleetReader, targets: Mapping[UUID, Target]) -> list[Realization]:

@@ -11,15 +11,17 @@ Theory of operation.
 * When a commit fails half-way the answer may be lost, so nobody knows which way it went: the World is then read anew
   from the tables before its next use.
 * After a commit, callbacks run: in the committing thread for our own, in the watcher's for those of other processes.
-  Callbacks say *that* something changed (level), `changes` says what.
+  Callbacks say *that* something changed (level), `changes` says what; `recent` says it from memory, without waiting
+  for a writer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +36,8 @@ from netmgr.store.schema import TABLES, change
 from netmgr.store.watch import watch_foreign_commits
 
 __all__ = ["Store", "Transaction"]
+
+_RECENT_MAX = 1000  # changes
 
 
 class Store:
@@ -69,6 +73,8 @@ class Store:
         self._transaction: Transaction | None = None
         self._notified_revision = 0
         self._callbacks: list[Callable[[], None]] = []
+        self._recent: deque[Change] = deque(maxlen=_RECENT_MAX)
+        self._recent_lock = Lock()
         with self._lock:
             self._catch_up()
         self._notified_revision = self._world.revision
@@ -102,6 +108,17 @@ class Store:
         """Committed changes with a revision greater than *after*, in the order of the log."""
         with self._lock, named_errors(self._engine), self._engine.connect() as connection:
             return _read_changes(connection, after=after)
+
+    def recent(self, *, after: int) -> list[Change] | None:
+        """As `changes`, of what this process knows to be committed; None where it does not remember so far back.
+
+        Never waits for the disk or for a writer.
+        """
+        with self._recent_lock:
+            known = list(self._recent)
+        if not known or known[0].revision > after or known[-1].revision < after:
+            return None
+        return [item for item in known if item.revision > after]
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Have *callback* called after each commit of any process, in whatever thread notices; it must not block."""
@@ -145,6 +162,7 @@ class Store:
                 # Until COMMIT has returned, what is in memory may not be what is on disk.
                 self._stale = True
             self._stale = False
+            self._remember(transaction.committed)
 
     def _catch_up(self) -> None:
         with named_errors(self._engine), self._engine.connect() as connection:
@@ -159,9 +177,17 @@ class Store:
         if self._stale:
             self._world = _load(connection)
             self._stale = False
+            with self._recent_lock:
+                self._recent.clear()
             return
-        for item in _read_changes(connection, after=self._world.revision):
+        changes = _read_changes(connection, after=self._world.revision)
+        for item in changes:
             self._world.apply(item)
+        self._remember(changes)
+
+    def _remember(self, changes: Iterable[Change]) -> None:
+        with self._recent_lock:
+            self._recent.extend(changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +209,8 @@ class Transaction:
         self.revision = world.revision + 1
         self._revision_before = world.revision
         self._before: dict[tuple[str, UUID], _Before] = {}
+        self.committed: tuple[Change, ...] = ()
+        """What was written, once it was."""
 
     def put(self, row: Row) -> None:
         """Insert or replace *row* by kind and identity.
@@ -231,6 +259,7 @@ class Transaction:
         if not changes:
             self.world.revision = self._revision_before
             return
+        self.committed = tuple(changes)
         for kind in ROW_TYPES:
             _write_rows(connection, kind, [item for item in changes if item.kind == kind])
         connection.execute(

@@ -99,7 +99,9 @@ class Hub:
             await self._commit.wait()
             self._commit.clear()
             try:
-                changes = await asyncio.to_thread(self.store.changes, after=self.world.revision)
+                changes = self.store.recent(after=self.world.revision)
+                if changes is None:
+                    changes = await asyncio.to_thread(self.store.changes, after=self.world.revision)
             except NetmgrError as error:
                 log.warning("hub.store_unreadable", reason=error.sentence, retry_s=pause_s)
                 await asyncio.sleep(pause_s)

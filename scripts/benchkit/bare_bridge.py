@@ -17,8 +17,8 @@ class BareBridge(Carrier):
 
     name = "bare_bridge"
 
-    @staticmethod
-    def make_lab() -> Lab:
+    @classmethod
+    def make_lab(cls) -> Lab:
         return bare_switches(lambda sentence: None, libvirt=False)
 
     def build(self) -> None:

@@ -1,4 +1,4 @@
-"""What the network benchmark compares: a deployment is one way to give three hosts virtual networks.
+"""What the network benchmark compares: a deployment is one way to give hosts virtual networks.
 
 A deployment answers the same verbs in the same way: by a connection to its manager that is open already, without the
 start of a command-line program on either side. What it promises, each verb has done when it returns.
@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import ClassVar
 
 from scripts.benchkit.inside import Inside
 from scripts.benchkit.subject import Port
@@ -22,10 +23,11 @@ AGENT_S = 60.0
 
 
 class Carrier(ABC):
-    """What carries frames between VIFs: one lab of three hosts. Every wait is bounded; what takes too long is a
+    """What carries frames between VIFs: one lab of three hosts or more. Every wait is bounded; what takes too long is a
     LabError."""
 
     name: str
+    hosts: ClassVar[int] = 3
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -35,9 +37,9 @@ class Carrier(ABC):
         for inside in self.on.values():
             self.open.callback(inside.close)
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def make_lab() -> Lab:
+    def make_lab(cls) -> Lab:
         """A lab with what this deployment needs on its hosts, not yet up."""
 
     @abstractmethod
@@ -81,6 +83,10 @@ class Carrier(ABC):
 
 class Deployment(Carrier):
     """A carrier with a manager and agents."""
+
+    @abstractmethod
+    def await_ports(self, ports: Sequence[Port]) -> None:
+        """Return when these ports, whose VIFs are plugged, are up, and every host knows of it."""
 
     @abstractmethod
     def kill_agent(self, host: str) -> None:

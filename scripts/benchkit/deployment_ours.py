@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 
@@ -27,13 +27,17 @@ _SENT_S = 0.05  # by then a change is on its way to every host
 
 
 class OursDeployment(Deployment):
-    """A zone of three hosts; ports with their address, so that all anti-spoof flows are in the way."""
+    """A zone of all hosts; ports with their address, so that all anti-spoof flows are in the way."""
 
     name = "ours"
 
-    @staticmethod
-    def make_lab() -> Lab:
-        return Lab(hosts=3, zones=dict.fromkeys(("h1", "h2", "h3"), _ZONE), with_vmctl=False)
+    libvirt: ClassVar[bool] = True
+
+    @classmethod
+    def make_lab(cls) -> Lab:
+        zones = {f"h{number}": _ZONE for number in range(1, cls.hosts + 1)}
+        libvirt = cls.libvirt
+        return Lab(hosts=cls.hosts, zones=zones, with_libvirt=libvirt, with_vmctl=False, dummy_ports=not libvirt)
 
     def build(self) -> None:
         manager = Inside(self.lab.node(MANAGER))
@@ -73,6 +77,15 @@ class OursDeployment(Deployment):
         if not found:
             raise LabError(f"ours: {host} has no switch")
         return str(found[0]["bridge"])
+
+    def await_ports(self, ports: Sequence[Port]) -> None:
+        wanted = {port.vif_uuid for port in ports}
+        deadline = time.monotonic() + AGENT_S
+        while missing := wanted - {vif["vif_uuid"] for vif in self._ask("GET", "vifs", {"state": "lit"})}:
+            if time.monotonic() > deadline:
+                raise LabError(f"ours: {len(missing)} of {len(wanted)} ports are not lit after {AGENT_S:g} s")
+            time.sleep(0.2)
+        self._settle()
 
     def kill_agent(self, host: str) -> None:
         self.lab.stop_daemon(host, "hostagent", number=signal.SIGKILL)

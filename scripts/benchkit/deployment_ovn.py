@@ -30,9 +30,9 @@ class OvnDeployment(Deployment):
 
     name = "theirs"
 
-    @staticmethod
-    def make_lab() -> Lab:
-        return Ovn.make_lab(lambda sentence: None, libvirt=False)
+    @classmethod
+    def make_lab(cls) -> Lab:
+        return Ovn.make_lab(lambda sentence: None, libvirt=False, hosts=cls.hosts)
 
     def build(self) -> None:
         self._subject = Ovn(self.lab)
@@ -61,6 +61,13 @@ class OvnDeployment(Deployment):
     def bridge(self, host: str) -> str:
         return BRIDGE
 
+    def await_ports(self, ports: Sequence[Port]) -> None:
+        words = [
+            word for port in ports for word in ("--", "wait-until", "Logical_Switch_Port", port.vif_uuid, "up=true")
+        ]
+        self._nb(*words[1:], timeout_s=AGENT_S)
+        self._nb("sync", hypervisors=True, timeout_s=AGENT_S)
+
     def kill_agent(self, host: str) -> None:
         process = self.lab.node(host).daemon(CONTROLLER)
         if process is None:
@@ -82,7 +89,7 @@ class OvnDeployment(Deployment):
 
     def _nb(self, *words: str, hypervisors: bool = False, timeout_s: float = _WAIT_S) -> None:
         """A verb of ovn-nbctl; with *hypervisors*, every chassis has confirmed it."""
-        options = ["--wait=hv", f"--timeout={timeout_s:.0f}"] if hypervisors else []
+        options = [f"--timeout={timeout_s:.0f}", *(["--wait=hv"] if hypervisors else [])]
         rpc(self._nbctl, "run", *options, *words, timeout_s=timeout_s + 1)
 
     @property

@@ -23,6 +23,7 @@ from scripts.benchkit.deployment import Carrier
 from scripts.benchkit.deployment_ours import OursDeployment
 from scripts.benchkit.deployment_ovn import OvnDeployment
 from scripts.benchkit.environment import environment, positive
+from scripts.benchkit.many import PORTS, ManyOurs, ManyOvn
 from scripts.benchkit.network_figures import MEASURES, document, table
 from scripts.benchkit.network_rig import NetworkRig
 from scripts.labkit import LabError
@@ -33,6 +34,11 @@ __all__ = ["main"]
 _OUTPUT = REPOSITORY / "build/bench/network.json"
 _FILES_MAX = 4096  # a tap is a file, and there are hundreds
 _CROWDED = ("attach_500", "cold_start_500")
+_MANY = {
+    "network_create_50": NetworkRig.network_create,
+    "vif_first_frame_50": NetworkRig.vif_first_frame,
+    "cold_start_50": NetworkRig.cold_start,
+}
 _RATES = ("throughput", "packets_per_s")
 _MEMORY = ("agent_memory", "manager_memory")
 _CROWDS_MAX = 5
@@ -70,6 +76,14 @@ class _Run:
         self._environment = environment()
 
     def measure(self) -> None:
+        if any(name not in _MANY for name in self._wanted):
+            self._few()
+        if any(name in _MANY for name in self._wanted):
+            self._many()
+        self._environment["load_1min_at_end"] = os.getloadavg()[0]
+
+    def _few(self) -> None:
+        """At three hosts."""
         with contextlib.ExitStack() as labs:
             deployments = [self._rig(labs, kind) for kind in (OursDeployment, OvnDeployment)]
             self._memory(deployments)
@@ -83,7 +97,20 @@ class _Run:
                         self._in_turns([name], carriers, self._count, _method(name))
             if any(name in self._wanted for name in _CROWDED):
                 self._in_turns(_CROWDED, deployments, min(self._count, _CROWDS_MAX), NetworkRig.crowd)
-            self._environment["load_1min_at_end"] = os.getloadavg()[0]
+            _say("cleaning up")
+
+    def _many(self) -> None:
+        """At fifty hosts with a thousand ports."""
+        with contextlib.ExitStack() as labs:
+            deployments = [self._rig(labs, kind) for kind in (ManyOurs, ManyOvn)]
+            for rig in deployments:
+                began = time.monotonic()
+                rig.carry(PORTS)
+                _say(f"{rig.name}: {PORTS} ports are up after {time.monotonic() - began:.0f} s")
+            for name, sample in _MANY.items():
+                if name in self._wanted:
+                    count = min(self._count, _CROWDS_MAX) if name == "cold_start_50" else self._count
+                    self._in_turns([name], deployments, count, sample)
             _say("cleaning up")
 
     def whole(self) -> bool:
@@ -105,7 +132,8 @@ class _Run:
         labs.enter_context(carrier.open)
         rig = NetworkRig(carrier)
         rig.place()
-        _say(f"{rig.name}: three hosts and a network are up after {time.monotonic() - began:.0f} s (lab {lab.name})")
+        took_s = time.monotonic() - began
+        _say(f"{rig.name}: {carrier.hosts} hosts and a network are up after {took_s:.0f} s (lab {lab.name})")
         return rig
 
     def _memory(self, rigs: Iterable[NetworkRig]) -> None:
@@ -131,12 +159,12 @@ class _Run:
                     found = sample(rig)
                 except LabError as error:
                     self._failures.setdefault(names[0], []).append(f"{rig.name}, sample {number}: {error}")
-                    _say(f"{number:3}/{count} {names[0]:16} {rig.name:12} FAILED: {error}")
+                    _say(f"{number:3}/{count} {names[0]:18} {rig.name:12} FAILED: {error}")
                     continue
                 for name, value in zip(names, [found] if isinstance(found, float | int) else found, strict=True):
                     if name in self._wanted:
                         self._note(name, rig.name, value)
-                        _say(f"{number:3}/{count} {name:16} {rig.name:12} {value:,.1f} {MEASURES[name].unit}")
+                        _say(f"{number:3}/{count} {name:18} {rig.name:12} {value:,.1f} {MEASURES[name].unit}")
 
     def _note(self, measure: str, who: str, value: float) -> None:
         self._samples.setdefault(measure, {}).setdefault(who, []).append(value)

@@ -53,6 +53,17 @@ MEASURES = {
     "vif_first_frame": Measure(
         unit="ms", what="VIF plugged → its first frame is delivered on another host", reach=Reach(limit=0.5)
     ),
+    "network_create_50": Measure(
+        unit="ms",
+        what="network created → confirmed by 50 hosts that carry 1,000 ports",
+        reach=Reach(limit=0.5),
+    ),
+    "vif_first_frame_50": Measure(
+        unit="ms",
+        what="VIF plugged → its first frame on another host, of 50 that carry 1,000 ports",
+        reach=Reach(limit=0.5),
+    ),
+    "cold_start_50": Measure(unit="ms", what="start of a killed agent → in sync, among 50 hosts with 1,000 ports"),
     "attach_500": Measure(unit="ms", what="500 VIFs plugged on one host → frames of all delivered on another"),
     "cold_start_500": Measure(unit="ms", what="start of a killed agent → in sync, with 500 VIFs on its host"),
     "throughput": Measure(

@@ -19,7 +19,7 @@ from scripts.benchkit.deployment import Carrier, Deployment
 from scripts.benchkit.inside import Tap
 from scripts.benchkit.plain import random_port
 from scripts.benchkit.subject import NETWORK_MTU, Port
-from scripts.benchkit.vifs import Vif, first_frames, plug, speech, unplug
+from scripts.benchkit.vifs import Vif, first_frames, plug, plug_dummies, speech, unplug
 from scripts.labkit import Lab, LabError
 
 __all__ = ["CROWD", "NetworkRig"]
@@ -56,6 +56,15 @@ class NetworkRig:
             plug(self.carrier, _LISTENER, [self._listener])
             self.vif_first_frame()
 
+    def carry(self, number: int) -> None:
+        """*number* ports more, evenly on all hosts; returns when all are up."""
+        ports = [self._port() for _ in range(number)]
+        self.carrier.create_ports(self.network, ports)
+        hosts = self.lab.hosts
+        for place, host in enumerate(hosts):
+            plug_dummies(self.carrier, host, ports[place :: len(hosts)])
+        self.deployment.await_ports(ports)
+
     # --- one sample of each ----------------------------------------------------------------------------------------
 
     def network_create(self) -> float:
@@ -77,18 +86,21 @@ class NetworkRig:
 
     def crowd(self) -> tuple[float, float]:
         """Samples of `attach_500` and, with those VIFs there, of `cold_start_500`."""
-        deployment = self.deployment
         vifs = self._vifs(_SPEAKER, CROWD)
         frames = speech(vifs, self._listener)
         began = time.monotonic()
         plug(self.carrier, _SPEAKER, vifs)
         attached = first_frames(frames, self._listener, began=began, within_s=_CROWD_S)
-        deployment.kill_agent(_SPEAKER)
-        began = time.monotonic()
-        deployment.start_agent(_SPEAKER)
-        started = time.monotonic() - began
+        started = self.cold_start()
         self._remove(vifs)
-        return _ms(attached), _ms(started)
+        return _ms(attached), started
+
+    def cold_start(self) -> float:
+        """An agent is killed and started again."""
+        self.deployment.kill_agent(_SPEAKER)
+        began = time.monotonic()
+        self.deployment.start_agent(_SPEAKER)
+        return _ms(time.monotonic() - began)
 
     def throughput(self) -> float:
         """Mbit/s that the receiver of one TCP connection gets."""

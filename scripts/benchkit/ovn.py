@@ -60,11 +60,11 @@ class Ovn(Subject):
     switch = "bench"
 
     @staticmethod
-    def make_lab(progress: Callable[[str], None], *, libvirt: bool = True) -> Lab:
+    def make_lab(progress: Callable[[str], None], *, libvirt: bool = True, hosts: int = 3) -> Lab:
         missing = [tool for tool in ("ovn-nbctl", "ovn-northd", "ovn-controller") if shutil.which(tool) is None]
         if missing:
             raise LabError(f"{', '.join(missing)} not found; `scripts/install.sh --bench` installs OVN")
-        return bare_switches(progress, libvirt=libvirt)
+        return bare_switches(progress, libvirt=libvirt, hosts=hosts)
 
     def build(self) -> None:
         build_uplinks(self.lab)

@@ -28,6 +28,7 @@ from scripts.labkit.node import REPOSITORY, NodeProcess
 __all__ = ["Floor", "MacLearning", "bare_switches", "build_tunnels", "build_uplinks", "random_port", "tunnel", "vtep"]
 
 BRIDGE, UPLINK, VNI = "br-int", "br-uplink", 5001
+_ACQUAINTED = 3  # hosts between which frames are measured
 _GATE = 1  # the table that delivers to the guest, or does not
 _MULTICAST = "01:00:00:00:00:00/01:00:00:00:00:00"
 
@@ -145,13 +146,20 @@ class Floor(MacLearning):
         self.lab.exec(host, ["ovs-ofctl", "mod-port", BRIDGE, port, "no-flood"])
 
 
-def bare_switches(progress: Callable[[str], None], *, libvirt: bool = True) -> Lab:
-    """A lab of three hosts with Open vSwitch and libvirt, no manager and no agent."""
-    return Lab(hosts=3, with_manager=False, with_agents=False, with_libvirt=libvirt, progress=progress)
+def bare_switches(progress: Callable[[str], None], *, libvirt: bool = True, hosts: int = 3) -> Lab:
+    """A lab of hosts with Open vSwitch and, where wanted, libvirt; no manager and no agent."""
+    return Lab(
+        hosts=hosts,
+        with_manager=False,
+        with_agents=False,
+        with_libvirt=libvirt,
+        dummy_ports=not libvirt,
+        progress=progress,
+    )
 
 
 def build_uplinks(lab: Lab) -> None:
-    """On every host a bridge with the PNIC, and the VTEP address on it; then every host knows every other's MAC."""
+    """On every host a bridge with the PNIC, and the VTEP address on it; then the first hosts know each other's MACs."""
     for host in lab.hosts:
         words = [
             "add-br",
@@ -169,8 +177,8 @@ def build_uplinks(lab: Lab) -> None:
         lab.exec(host, ["ovs-vsctl", "--timeout=10", *words])
         lab.exec(host, ["ip", "address", "add", f"{vtep(host)}/24", "dev", UPLINK])
         lab.exec(host, ["ip", "link", "set", UPLINK, "up"])
-    for host in lab.hosts:
-        for peer in lab.hosts:
+    for host in lab.hosts[:_ACQUAINTED]:
+        for peer in lab.hosts[:_ACQUAINTED]:
             if peer != host:
                 lab.exec(host, ["ping", "-c", "3", "-i", "0.2", "-W", "2", vtep(peer)])
 

@@ -20,7 +20,7 @@ from scripts.benchkit.inside import Tap, rpc
 from scripts.benchkit.subject import Port
 from scripts.labkit import LabError
 
-__all__ = ["Vif", "first_frames", "plug", "speech", "unplug"]
+__all__ = ["Vif", "first_frames", "plug", "plug_dummies", "speech", "unplug"]
 
 _DATABASE = "Open_vSwitch"
 _TURN_S = 0.0005
@@ -37,11 +37,20 @@ class Vif:
 
 def plug(carrier: Carrier, host: str, vifs: Sequence[Vif]) -> None:
     """Put taps into the bridge of *host*, in one transaction; returns when the database has it."""
+    _plug(carrier, host, [(vif.tap.name, vif.port, "") for vif in vifs])
+
+
+def plug_dummies(carrier: Carrier, host: str, ports: Sequence[Port]) -> None:
+    """Put VIFs without a device into the bridge of *host*, in one transaction: known everywhere, and silent."""
+    _plug(carrier, host, [(f"dummy{number}", port, "dummy") for number, port in enumerate(ports)])
+
+
+def _plug(carrier: Carrier, host: str, vifs: Sequence[tuple[str, Port, str]]) -> None:
     operations: list[dict[str, Any]] = []
-    for number, vif in enumerate(vifs):
-        ids = {"iface-id": vif.port.vif_uuid, "attached-mac": vif.port.mac, "iface-status": "active"}
-        interface = {"name": vif.tap.name, "external_ids": ["map", [*map(list, ids.items())]]}
-        port = {"name": vif.tap.name, "interfaces": ["named-uuid", f"i{number}"]}
+    for number, (name, of, kind) in enumerate(vifs):
+        ids = {"iface-id": of.vif_uuid, "attached-mac": of.mac, "iface-status": "active"}
+        interface = {"name": name, "type": kind, "external_ids": ["map", [*map(list, ids.items())]]}
+        port = {"name": name, "interfaces": ["named-uuid", f"i{number}"]}
         operations.append({"op": "insert", "table": "Interface", "row": interface, "uuid-name": f"i{number}"})
         operations.append({"op": "insert", "table": "Port", "row": port, "uuid-name": f"p{number}"})
     added = ["set", [["named-uuid", f"p{number}"] for number in range(len(vifs))]]

@@ -37,6 +37,7 @@ from scripts.labkit.teardown import kill_all, tear_down
 __all__ = ["Lab"]
 
 _FABRIC = "fabric"
+_AT_ONCE = 8  # hosts that are made at a time: of more, each is as late as the last
 
 
 class Lab:
@@ -55,6 +56,7 @@ class Lab:
         underlay_mtu: int = 1700,
         pnics: int = 1,
         store: str | None = None,
+        dummy_ports: bool = False,
         progress: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         """Describe a lab; `up` makes it. *name* None takes a fresh one. *with_vmctl* None means: where it can work."""
@@ -69,6 +71,7 @@ class Lab:
             underlay_mtu=underlay_mtu,
             pnics=pnics,
             store=store,
+            dummy_ports=dummy_ports,
         )
         self._state = LabState(spec=spec)
         self._progress = progress
@@ -344,7 +347,7 @@ class Lab:
 
     def _in_parallel(self, jobs: Mapping[str, Callable[[str], None]]) -> None:
         """Run each job with its key; the first error ends the others by pulling their nodes' plugs."""
-        with ThreadPoolExecutor(len(jobs), thread_name_prefix="lab") as pool:
+        with ThreadPoolExecutor(min(len(jobs), _AT_ONCE), thread_name_prefix="lab") as pool:
             futures: list[Future[None]] = [pool.submit(job, name) for name, job in jobs.items()]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)

@@ -89,7 +89,7 @@ def _start_database(lab: Lab, node: Node) -> None:
 
 
 def _start_switch(lab: Lab, node: Node) -> None:
-    switch.start_switch(node)
+    switch.start_switch(node, dummy_ports=lab.spec.dummy_ports)
 
 
 def _start_libvirtd(lab: Lab, node: Node) -> None:

@@ -45,6 +45,8 @@ class LabSpec:
     """PNICs of each host, `pnic0`, `pnic1`, …, all on the one underlay."""
     store: str | None = None
     """URL of netmgr's store; None means its embedded default."""
+    dummy_ports: bool = False
+    """Switches know ports of `type=dummy`, which need no device: for VIFs that are counted and not heard."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -22,7 +22,7 @@ exec ovsdb-server {_DATABASE} --remote=punix:/run/openvswitch/db.sock --pidfile 
 """
 _START_SWITCH = """
 exec ovs-vswitchd unix:/run/openvswitch/db.sock --disable-system --pidfile --detach --no-chdir \
-    --log-file --verbose=console:off --verbose=syslog:off
+    --log-file --verbose=console:off --verbose=syslog:off "$@"
 """
 
 
@@ -37,13 +37,13 @@ def start_database(node: Node) -> None:
     node.exec(["ovs-vsctl", "--timeout=10", "--no-wait", "init", "--", "set", "Open_vSwitch", ".", *settings])
 
 
-def start_switch(node: Node) -> None:
-    """Start ovs-vswitchd; returns when it has read its configuration."""
-    _run(node, "ovs-vswitchd", _START_SWITCH)
+def start_switch(node: Node, *, dummy_ports: bool = False) -> None:
+    """Start ovs-vswitchd; returns when it has read its configuration. *dummy_ports*: see `LabSpec`."""
+    _run(node, "ovs-vswitchd", _START_SWITCH, *(["--enable-dummy"] if dummy_ports else []))
 
 
-def _run(node: Node, daemon: str, script: str) -> None:
+def _run(node: Node, daemon: str, script: str, *words: str) -> None:
     try:
-        node.exec(["/bin/sh", "-c", script])
+        node.exec(["/bin/sh", "-c", script, daemon, *words])
     except LabError as error:
         raise LabError(f"{error}\nLast words of {daemon}:\n{node.tail(f'/var/log/openvswitch/{daemon}.log')}") from None

@@ -73,6 +73,32 @@ class Host:
         return self.motion.phases().get(PORT, Phase.STEADY)
 
 
+NEW = replace(TAP, plugged=False, ofport=0, awaited=True)
+
+
+def test_a_vif_that_comes_while_one_looks_is_arriving_until_the_switch_has_looked_at_it() -> None:
+    host = Host()
+    host.look()
+    host.look(NEW)
+    assert host.guests.arriving == {VIF}
+    host.look(NEW)
+    assert host.guests.arriving == {VIF}
+    host.look(TAP)
+    assert not host.guests.arriving
+    host.look(NEW)  # vswitchd takes its ports anew
+    assert not host.guests.arriving
+
+
+def test_what_lay_in_the_database_before_the_first_look_or_on_a_dead_switch_is_not_arriving() -> None:
+    host = Host()
+    host.look(NEW)
+    assert not host.guests.arriving
+    other = Host()
+    other.look()
+    other.look(NEW, dead=frozenset({NEW.bridge}))
+    assert not other.guests.arriving
+
+
 def _on_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
     def run() -> None:
         asyncio.run(test())  # type: ignore[arg-type]

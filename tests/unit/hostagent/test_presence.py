@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from uuid import UUID, uuid4
 
 from hostagent.model import Bridge, Desired, Interface, OvsPort
@@ -135,3 +136,11 @@ def test_networks_are_wanted_for_vifs_ports_held_and_claims() -> None:
     assert wanted_networks(desired=none, vifs=[_vif(network_uuid=hinted)], ports={}, claimed=[]) == {hinted}
     parked = _desired(replace(HELD, parked=True))
     assert wanted_networks(desired=parked, vifs=[], ports={}, claimed=[]) == set()
+
+
+def test_a_vif_that_is_just_being_plugged_is_claimed_before_the_switch_has_it() -> None:
+    coming = _vif(plugged=False, awaited=True)
+    asked = partial(due_claims, locations={}, host=HOST, ports={})
+    assert asked(vifs=[coming]) == ()
+    assert asked(vifs=[coming], arriving={VIF}) == (coming,)
+    assert asked(vifs=[replace(coming, twin_of="vnet1")], arriving={VIF}) == ()

@@ -251,6 +251,28 @@ def test_foreign_commit_is_told_within_a_tenth_of_a_second_usually(open_store: O
     assert min(waits) < 0.15, waits
 
 
+def test_what_is_remembered_of_commits_equals_the_log_or_is_not_told(open_store: Open) -> None:
+    one, two = open_store(), open_store()
+    put(one, zone("a"))
+    assert one.recent(after=0) is None  # nothing is known of what was before
+    for store, name in ((one, "b"), (two, "c"), (one, "d"), (two, "e")):
+        put(store, zone(name))
+    with one.read():
+        pass  # catches up
+    for after in range(1, 6):
+        assert one.recent(after=after) == one.changes(after=after)
+    assert one.recent(after=6) is None  # the future: a store that was restored, perhaps
+
+
+def test_a_transaction_that_failed_is_not_remembered(open_store: Open) -> None:
+    store = open_store()
+    put(store, zone("a"))
+    taken = zone("a")
+    with pytest.raises(NetmgrError), store.transaction() as tx:
+        tx.put(taken)
+    assert store.recent(after=1) == []
+
+
 def test_concurrent_writers_get_distinct_revisions_without_gaps(open_store: Open) -> None:
     stores = [open_store() for _ in range(3)]
 
