@@ -112,10 +112,10 @@ def _print_table(table: Any) -> None:
     from rich.console import Console
 
     if sys.stdout.isatty():
-        Console(highlight=False).print(table)
+        Console(highlight=False, emoji=False).print(table)
         return
     # Not a terminal: never wrap, so that grep and awk see one line an object.
-    console = Console(width=10_000, highlight=False)
+    console = Console(width=10_000, highlight=False, emoji=False)  # `:ab:` is a part of a MAC
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():

@@ -379,7 +379,7 @@ def _show(rows: list[dict[str, Any]], output: str) -> None:
         table.add_column(column.upper())
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console(soft_wrap=True).print(table)
+    Console(soft_wrap=True, emoji=False).print(table)
 
 
 if __name__ == "__main__":

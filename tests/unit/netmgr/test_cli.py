@@ -84,11 +84,12 @@ def test_output_has_three_forms_that_say_the_same(netmgr: Cli) -> None:
 def test_lists_of_objects_are_tables_of_their_own(netmgr: Cli) -> None:
     make_zone_and_switch(netmgr)
     netmgr.ok("network", "create", "blue", "--zone", "a", "--mtu", "1400")
-    netmgr.ok("port", "create", "web1", "--network", "blue", "--vif", "00000000-0000-4000-8000-000000000001")
+    new = ("port", "create", "web1", "--network", "blue", "--mac", "02:ab:83:00:0b:01")
+    netmgr.ok(*new, "--vif", "00000000-0000-4000-8000-000000000001")
     shown = [line.split() for line in netmgr.ok("network", "show", "blue").out.splitlines()]
     at = shown.index(["bindings:"])
-    assert shown[at + 1][:2] == ["port", "vif_uuid"]
-    assert shown[at + 2][:2] == ["web1", "00000000-0000-4000-8000-000000000001"]
+    assert shown[at + 1][:3] == ["port", "vif_uuid", "mac"]
+    assert shown[at + 2][:3] == ["web1", "00000000-0000-4000-8000-000000000001", "02:ab:83:00:0b:01"]
 
 
 def test_names_and_uuids_are_taken_alike(netmgr: Cli) -> None:
