@@ -32,7 +32,7 @@ from hostagent.discovery import Discovery
 from hostagent.endpoints.keeper import Endpoints
 from hostagent.endpoints.retirement import Retirements
 from hostagent.guests import Guests
-from hostagent.health import host_report, rejections
+from hostagent.health import host_report, measuring, rejections
 from hostagent.host import Events, Host, HostPaths
 from hostagent.identity import Identity
 from hostagent.looking import trace
@@ -222,6 +222,7 @@ class Agent:
                 desired = replace(desired, plugs=self.guests.plugs(observed))
             if turn == 0:
                 self._watch_peers(desired, observed)
+                observed = replace(observed, paths=self.host.paths)
             steps = plan(desired=desired, observed=observed)
             if steps:
                 self.repairs.note(steps, observed, now_unix=time.time())
@@ -299,7 +300,8 @@ class Agent:
             )
             refused += tuple((ref, sentence) for ref, sentence in more if ref not in known)
             self._in_sync = whole and not steps and not refused
-            if whole and not pending and not self.host.awaits_networks and not self.host.settling:
+            waits = self.host.awaits_networks or self.host.settling or measuring(desired=desired, observed=observed)
+            if whole and not pending and not waits:
                 self.reporting.acknowledge(self._state.revision, refused)
             hold_s = self._hold_report_s(now)
             if hold_s > 0:
@@ -459,11 +461,11 @@ class Agent:
             self.claims.libvirt_is_back([state.domain for state in states], away_since=away_since)
             self._dirty("guests")
 
-    def _packet_in(self, bridge: str, cookie: int, table: int, in_port: int, frame: bytes) -> None:
+    def _packet_in(self, bridge: str, table: int, in_port: int, frame: bytes) -> None:
         if table == Table.PROBE:
             self.probing.on_frame(frame)
-        elif table in (Table.GUARD, Table.CLAIMS, Table.LEASES):
-            self.discovery.on_frame(bridge, cookie, table, in_port, frame)
+        elif table == Table.CLAIMS:
+            self.discovery.on_frame(bridge, in_port, frame)
         elif self.guests.on_frame(bridge, in_port, frame):
             self._dirty_after_phases("frame")
 

@@ -18,18 +18,20 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from hostagent.addresses import interface_of
-from hostagent.model import Bridge, ChangeFlows, Desired, Link, Observed, Step, Unread
+from hostagent.model import Bridge, ChangeFlows, Desired, Link, Observed, PathStatus, Step, Unread
 from hostagent.names import is_ours, network_key, tunnel_port
+from hostagent.path_fit import peer_names
 from hostagent.plan import kept_bridges, plan
 from hostagent.qos import qos_problems
 from hostagent.resolve import Resolved, SwitchIntent, resolve
-from hostagent.underlay import peer_findings, peer_names
+from hostagent.underlay import peer_findings, peer_statuses
 from hostagent.vif_report import vif_statuses
 from netmgr.contract.types import (
     HostReport,
     Kind,
     NetworkStatus,
     OpaqueNetwork,
+    PeerState,
     Pnic,
     Ref,
     Status,
@@ -38,7 +40,7 @@ from netmgr.contract.types import (
     why_withdrawn,
 )
 
-__all__ = ["host_report", "rejections"]
+__all__ = ["host_report", "measuring", "rejections"]
 
 _SEVERITY = (Status.UP, Status.MAINTENANCE, Status.WARNING, Status.DOWN, Status.UNAVAILABLE)
 
@@ -53,6 +55,20 @@ class _Finding:
 def rejections(*, desired: Desired, observed: Observed) -> tuple[tuple[Ref, str], ...]:
     """All that was pushed and cannot be realized now, each with the sentence for the operator; sorted."""
     return tuple(sorted(set(resolve(desired, observed).rejections)))
+
+
+def measuring(*, desired: Desired, observed: Observed) -> bool:
+    """Whether a network waits for the first word on the paths to its peers: until then it is not accepted."""
+    if all(_is_measured(path, desired) for path in observed.paths):
+        return False
+    return any(found.measuring for found in resolve(desired, observed).fits.values())
+
+
+def _is_measured(path: PathStatus, desired: Desired) -> bool:
+    switch = desired.switches.get(path.key.switch)
+    if path.state is not PeerState.UP or switch is None:
+        return path.state is not PeerState.NEW
+    return path.mtu_refused > 0 or path.mtu_passed >= switch.mtu
 
 
 def host_report(
@@ -70,6 +86,7 @@ def host_report(
     resolved = resolve(desired, observed)
     todo = plan(desired=desired, observed=observed) if steps is None else tuple(steps)
     unshaped = qos_problems(desired, resolved, observed)
+    peers = peer_statuses(desired, observed.paths)
     switches, networks = [], []
     for intent in resolved.switches.values():
         findings = [*_switch_findings(intent, desired, observed, openflow_alive)]
@@ -85,6 +102,7 @@ def host_report(
                 vteps=_vteps(intent, observed),
                 pnics=intent.pnics,
                 datapath=(bridge.datapath_type or "system") if bridge is not None else desired.datapath,
+                peers=peers.get(intent.switch.uuid, ()),
             )
         )
         usable = status in (Status.UP, Status.WARNING)
@@ -215,6 +233,9 @@ def _network_findings(
 ) -> Iterator[_Finding]:
     name = f"network {network.name}"
     yield from _rejected(network, resolved)
+    fits = resolved.fits.get(network.uuid)
+    if fits is not None and fits.warning:
+        yield _Finding(Status.WARNING, 60, fits.warning)
     bridge = _bridge(intent.bridge, observed)
     if bridge is None:
         return

@@ -19,12 +19,12 @@ from hostagent.definition import desired_of
 from hostagent.health import rejections
 from hostagent.host import NO_LIBVIRT, Events, Host, HostPaths
 from hostagent.identity import IdentityError, load_identity
-from hostagent.model import Observed, PathKey, PathState, PathStatus, Phase, Unread
+from hostagent.model import Observed, PathKey, PathStatus, Phase, Unread
 from hostagent.plan import plan
 from hostagent.presence import seen_vifs, unpark
 from hostagent.state import State
 from hostagent.steps import describe
-from netmgr.contract.types import NetworkType
+from netmgr.contract.types import NetworkType, PeerState
 
 __all__ = ["InspectError", "inspect_host"]
 
@@ -100,13 +100,11 @@ def _paths(told: dict[str, Any]) -> tuple[PathStatus, ...]:
         return tuple(
             PathStatus(
                 key=PathKey(UUID(peer["switch_uuid"]), NetworkType(peer["type"]), peer["vtep"]),
-                state=PathState(peer["state"]),
+                state=PeerState(peer["state"]),
                 shared=peer["shared"],
                 cut=peer["cut"],
-                mtu_wanted=peer["mtu_wanted"],
                 mtu_passed=peer["mtu_passed"],
                 mtu_refused=peer["mtu_refused"],
-                mtu_settled=peer["mtu_settled"],
             )
             for peer in told.get("peers", ())
         )

@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from hostagent.model import PathKey, PathState, PathStatus
+from hostagent.model import PathKey, PathStatus
 from hostagent.path_mtu import PathMtu
+from netmgr.contract.types import PeerState
 
 __all__ = ["Liveness", "Measure", "Probe", "WantedPath"]
 
@@ -37,7 +38,7 @@ INTERVAL_S = 1.0
 TIMEOUT_S = 0.4
 MISSES = 4
 DOWN_INTERVAL_S = 0.5
-UNHEARD_S = 3.0
+UNHEARD_S = 2.0
 _PROBES_PER_S_MAX = 100
 _FLAP_S, _FLAP_ANSWERS = 60.0, 3
 _REMEMBER_S = 600.0  # what was learned of a path that nobody needs now
@@ -80,11 +81,11 @@ class _Sent(NamedTuple):
 @dataclass(slots=True)
 class _Path:
     key: PathKey
-    born: float
+    born: float | None = None  # when it was first asked
     shared: bool = True
     wanted: bool = True
     unwanted_since: float = 0.0
-    state: PathState = PathState.NEW
+    state: PeerState = PeerState.NEW
     since: float = 0.0
     next_at: float = 0.0
     misses: int = 0
@@ -110,11 +111,13 @@ class Liveness:
         self._missed: dict[int, _Sent] = {}
         self._heard: dict[UUID, float] = {}
         self._told: tuple[PathStatus, ...] = ()
+        self._stale = True  # `_told` may be old
 
     # --- what is wanted -------------------------------------------------------------------------------------------
 
     def want(self, paths: Iterable[WantedPath], *, now: float) -> None:
         """Ask exactly *paths* from now on. What is known of others is kept for ten minutes, should they come back."""
+        self._stale = True
         wanted = {path.key: path for path in paths}
         for key, found in list(self._paths.items()):
             if key in wanted:
@@ -126,7 +129,7 @@ class Liveness:
         for key, path in wanted.items():
             known = self._paths.get(key)
             if known is None:
-                known = self._paths[key] = _Path(key=key, born=now, since=now, next_at=now)
+                known = self._paths[key] = _Path(key=key, since=now, next_at=now)
             elif not known.wanted:
                 self._revive(known, now)
             known.shared = path.shared
@@ -134,10 +137,11 @@ class Liveness:
 
     @staticmethod
     def _revive(path: _Path, now: float) -> None:
-        """Wanted again. What it was is old: it is new, but sizes that passed passed."""
+        """Wanted again. Whether it answered is old news; what passed is not, and who never answered still has not."""
         path.wanted, path.next_at, path.misses, path.silent_since, path.cut = True, now, 0, None, False
-        if path.state is not PathState.UP or now - path.unwanted_since > 5 * INTERVAL_S:
-            path.state, path.since, path.born = PathState.NEW, now, now
+        path.mtu.next_at = now
+        if path.state is PeerState.DOWN or (path.state is PeerState.UP and now - path.unwanted_since > 5 * INTERVAL_S):
+            path.state, path.since, path.born = PeerState.NEW, now, None
 
     # --- sending --------------------------------------------------------------------------------------------------
 
@@ -157,9 +161,9 @@ class Liveness:
                 path.next_at = now + TIMEOUT_S
                 continue
             probes.append(self._send(path, 0, now))
-            pause = interval if path.state is PathState.UP else max(interval / 2, DOWN_INTERVAL_S)
+            pause = interval if path.state is PeerState.UP else max(interval / 2, DOWN_INTERVAL_S)
             path.next_at = now + pause * self._jitter(path.key)
-            if path.state is PathState.UP and path.mtu.next_at <= now:
+            if path.state is PeerState.UP and path.mtu.next_at <= now:
                 probes.append(self._send(path, path.mtu.size(), now))
                 path.mtu.sent(now=now)
         return probes
@@ -173,6 +177,7 @@ class Liveness:
 
     def _send(self, path: _Path, size: int, now: float) -> Probe:
         self._number += 1
+        path.born = now if path.born is None else path.born
         self._sent[self._number] = _Sent(path.key, now, size)
         return Probe(path.key, self._number, size)
 
@@ -186,6 +191,7 @@ class Liveness:
         if sent is None or path is None:
             return False
         if sent.size:
+            self._stale = True
             path.mtu.answered(sent.size, now=now)
             path.next_at = min(path.next_at, max(path.mtu.next_at, now))
             return True
@@ -195,14 +201,15 @@ class Liveness:
         path.last_heard_sent = max(path.last_heard_sent, sent.at)
         path.answered_at, path.misses, path.silent_since = now, 0, None
         path.rtt_s = now - sent.at if path.rtt_s is None or first else path.rtt_s * 0.75 + (now - sent.at) * 0.25
-        if path.state is PathState.DOWN:
+        if path.state is PeerState.DOWN:
             path.streak += 1
             flapping = len(path.went_down) > 1 and path.went_down[-1] - path.went_down[-2] < _FLAP_S
             if path.streak < (_FLAP_ANSWERS if flapping else 1):
                 path.next_at = now  # the next answer is asked for at once
                 return True
-        if path.state is not PathState.UP:
-            path.state, path.since, path.cut, path.streak = PathState.UP, now, False, 0
+        if path.state is not PeerState.UP:
+            self._stale = True
+            path.state, path.since, path.cut, path.streak = PeerState.UP, now, False, 0
             path.mtu.forget(now=now)
             path.next_at = now
         return True
@@ -234,7 +241,10 @@ class Liveness:
             if path.wanted:
                 switches.setdefault(path.key.switch, []).append(path)
         for paths in switches.values():
-            _conclude(paths, now)
+            self._stale |= _conclude(paths, now)
+        if not self._stale:
+            return False
+        self._stale = False
         told = self._statuses()
         news, self._told = told != self._told, told
         return news
@@ -244,6 +254,7 @@ class Liveness:
         if path is None or not path.wanted:
             return
         if sent.size:
+            self._stale = True
             path.mtu.lost(sent.size, alone=path.last_heard_sent >= sent.at, now=now)
             path.next_at = min(path.next_at, max(path.mtu.next_at, now))
             return
@@ -269,10 +280,8 @@ class Liveness:
                 state=path.state,
                 shared=path.shared,
                 cut=path.cut,
-                mtu_wanted=path.mtu.wanted,
-                mtu_passed=path.mtu.passed if path.mtu.settled else 0,
-                mtu_refused=path.mtu.refused if path.mtu.settled else 0,
-                mtu_settled=path.mtu.settled,
+                mtu_passed=path.mtu.known_passed,
+                mtu_refused=path.mtu.known_refused,
             )
             for path in wanted
         )
@@ -300,15 +309,17 @@ def _note(path: _Path, *, answered: bool) -> None:
     del path.history[:-_HISTORY]
 
 
-def _conclude(paths: list[_Path], now: float) -> None:
-    """States of the paths of one switch."""
+def _conclude(paths: list[_Path], now: float) -> bool:
+    """States of the paths of one switch; True when one may have changed."""
+    news = False
     for path in paths:
-        if path.state is PathState.NEW and path.answered_at is None and now - path.born >= UNHEARD_S:
-            path.state, path.since = PathState.UNHEARD, now
+        asked = path.state is PeerState.NEW and path.answered_at is None and path.born is not None
+        if asked and path.born is not None and now - path.born >= UNHEARD_S:
+            path.state, path.since, news = PeerState.UNHEARD, now, True
     known = [path for path in paths if path.answered_at is not None]
     silent = [path for path in known if path.silent_since is not None]
     if not silent:
-        return
+        return news
     peers = {path.key.vtep for path in known}
     cut_off = len(peers) > 1 and len(silent) == len(known)
     for path in silent:
@@ -321,6 +332,7 @@ def _conclude(paths: list[_Path], now: float) -> None:
         elif len(peers) == 1 or any(_testifies(other, path) for other in known):
             _go_down(path, now)
             path.cut = True
+    return True
 
 
 def _testifies(witness: _Path, silent: _Path) -> bool:
@@ -335,6 +347,6 @@ def _testifies(witness: _Path, silent: _Path) -> bool:
 
 
 def _go_down(path: _Path, now: float) -> None:
-    if path.state is not PathState.DOWN:
-        path.state, path.since, path.streak = PathState.DOWN, now, 0
+    if path.state is not PeerState.DOWN:
+        path.state, path.since, path.streak = PeerState.DOWN, now, 0
         path.went_down = (*path.went_down[-1:], now)

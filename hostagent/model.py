@@ -22,6 +22,7 @@ from netmgr.contract.types import (
     NetworkType,
     OpaqueNetwork,
     OpaqueSwitch,
+    PeerState,
     SecurityGroup,
     TransportZone,
     Withdrawal,
@@ -46,7 +47,6 @@ __all__ = [
     "Observed",
     "OvsPort",
     "PathKey",
-    "PathState",
     "PathStatus",
     "Phase",
     "Plug",
@@ -107,7 +107,7 @@ class Desired:
     ports: Mapping[UUID, LogicalPort] = field(default_factory=dict)
     locations: Mapping[UUID, Location] = field(default_factory=dict)  # by port UUID
     learned: Mapping[UUID, Learned] = field(default_factory=dict)  # by port UUID
-    hushed: frozenset[UUID] = frozenset()  # ports and networks of whose frames no copies are made
+    hushed: frozenset[UUID] = frozenset()  # ports whose claims are not to be copied to the agent
     withdrawals: Mapping[UUID, Withdrawal] = field(default_factory=dict)  # by network UUID
     groups: Mapping[UUID, SecurityGroup] = field(default_factory=dict)
     offered_pnics: tuple[str, ...] = ()
@@ -237,27 +237,16 @@ class PathKey(NamedTuple):
     vtep: str
 
 
-class PathState(StrEnum):
-    """What probes tell of a path (see `liveness`)."""
-
-    NEW = "new"  # asked for the first time, a few seconds ago at most
-    UNHEARD = "unheard"  # never answered: whether it can is not known, so nothing is taken from it
-    UP = "up"
-    DOWN = "down"  # has answered, and does not any more
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathStatus:
     """What is known of one path. Sizes are of the outer IP packet, in bytes."""
 
     key: PathKey
-    state: PathState
+    state: PeerState
     shared: bool = True  # a port that needs it lives there; False where it is only asked for comparison
     cut: bool = False  # nothing is sent there
-    mtu_wanted: int = 0
-    mtu_passed: int = 0  # the largest known to arrive
-    mtu_refused: int = 0  # the smallest known not to; 0 while none is
-    mtu_settled: bool = False  # `mtu_wanted` has passed, or what passes is known to the byte
+    mtu_passed: int = 0  # the largest known to arrive, when it was last known to the byte
+    mtu_refused: int = 0  # the smallest that does not; 0 while what is wanted passes, or nothing is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

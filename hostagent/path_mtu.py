@@ -27,6 +27,9 @@ class PathMtu:
     wanted: int = 0
     passed: int = 0
     refused: int = 0
+    known_passed: int = 0
+    """As it was when the limit was last known: what is being measured anew counts once it is known."""
+    known_refused: int = 0
     next_at: float = 0.0
     _tries: int = 0
 
@@ -58,6 +61,7 @@ class PathMtu:
         self.passed = max(self.passed, size)
         if self.refused and size >= self.refused:
             self.refused = 0
+        self._conclude()
         self.next_at = now + (_GOOD_S if self.settled and not self.refused else _BAD_S if self.settled else 0.0)
 
     def lost(self, size: int, *, alone: bool, now: float) -> None:
@@ -74,8 +78,13 @@ class PathMtu:
         self.passed = max(self.passed, FLOOR)
         known = self.refused if self.refused and self.refused <= size else size
         self.refused = known
+        self._conclude()
         if self.settled:
             self.next_at = now + _BAD_S
+
+    def _conclude(self) -> None:
+        if self.settled:
+            self.known_passed, self.known_refused = self.passed, self.refused
 
     def forget(self, *, now: float) -> None:
         """The path was gone: it may come back as another one."""

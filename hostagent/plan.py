@@ -239,7 +239,9 @@ def _define_networks(resolved: Resolved, own: Mapping[str, Bridge], observed: Ob
             if any((one.ofport or -1) > 0 and not one.error for one in port.interfaces)
         }
         for network in intent.networks:
-            ready = tunnel_port(network.type, intent.switch.uuid) in working
+            fits = resolved.fits.get(network.uuid)
+            measured = network.uuid in found or fits is None or not fits.measuring
+            ready = measured and tunnel_port(network.type, intent.switch.uuid) in working
             wanted = DefineNetwork(uuid=network.uuid, name=network.name, bridge=intent.bridge, mtu=network.mtu)
             if ready and network.uuid not in resolved.undefined and not _is_defined(wanted, found.get(network.uuid)):
                 yield wanted

@@ -17,11 +17,12 @@ import structlog
 from hostagent.flow import Action
 from hostagent.host import Host
 from hostagent.liveness import Liveness, Measure, Probe, WantedPath
-from hostagent.model import PathKey, PathState, PathStatus
+from hostagent.model import PathKey, PathStatus
 from hostagent.names import switch_bridge
-from hostagent.pipeline.probe import outer_overhead, probe_frame, probe_number, way_out
+from hostagent.path_fit import overhead
+from hostagent.pipeline.probe import probe_frame, probe_number, way_out
 from hostagent.realize.neighbours import prime_neighbours
-from netmgr.contract.types import NetworkType
+from netmgr.contract.types import NetworkType, PeerState
 
 __all__ = ["Probing"]
 
@@ -73,11 +74,16 @@ class Probing:
         own_vteps: Mapping[UUID, str],
         tunnels: Mapping[tuple[UUID, NetworkType], int],
     ) -> None:
-        """Ask exactly *paths* from now on. *own_vteps* is by switch; *tunnels* has the numbers of tunnel ports."""
+        """Ask exactly *paths* from now on. *own_vteps* is by switch; *tunnels* has the numbers of tunnel ports.
+
+        What is known of them is with the host on return; of that nobody is woken.
+        """
         before, self._wanted = self._wanted, frozenset(path.key for path in paths)
         self._own_vteps, self._tunnels = own_vteps, tunnels
         self.prime(self._wanted - before)
         self._liveness.want(paths, now=time.monotonic())
+        if self._liveness.judge(now=time.monotonic()):
+            self._host.paths = self._liveness.statuses()
         if self._wanted != before:
             self._woken.set()
 
@@ -139,9 +145,9 @@ class Probing:
     def _tell(self, path: PathStatus, before: PathStatus | None) -> None:
         key = path.key
         if before is not None:
-            say = log.warning if path.state in (PathState.DOWN, PathState.UNHEARD) else log.info
+            say = log.warning if path.state in (PeerState.DOWN, PeerState.UNHEARD) else log.info
             say("tunnel: " + path.state.value, peer=key.vtep, type=key.type.value, was=before.state.value, cut=path.cut)
-        if path.state is not PathState.UP:
+        if path.state is not PeerState.UP:
             self.prime([key])  # its MAC may have changed
 
     def _able(self, path: PathKey) -> bool:
@@ -150,6 +156,6 @@ class Probing:
 
     def _packet(self, probe: Probe) -> tuple[tuple[Action, ...], bytes]:
         path = probe.path
-        inner = probe.size - outer_overhead(path.type, path.vtep) if probe.size else 0
+        inner = probe.size - overhead(path.type, path.vtep) if probe.size else 0
         frame = probe_frame(probe.number, source=self._source, inner_bytes=inner)
         return way_out(path.vtep, self._tunnels[path.switch, path.type]), frame

@@ -25,6 +25,7 @@ from uuid import UUID
 from hostagent.addresses import interface_of
 from hostagent.model import Bridge, Desired, Link, Observed, OvsPort, Unread
 from hostagent.names import is_ours, network_key, switch_bridge, tunnel_port, uplink_bridge
+from hostagent.path_fit import Fit, fit, overhead, peer_names
 from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
 
 __all__ = ["Resolved", "SwitchIntent", "resolve", "tunnel_key"]
@@ -61,6 +62,7 @@ class Resolved:
 
     switches: Mapping[UUID, SwitchIntent]
     undefined: frozenset[UUID]  # networks that libvirt must not be given
+    fits: Mapping[UUID, Fit]  # whether the underlay passes a network's packets, as far as there is something to say
     rejections: tuple[tuple[Ref, str], ...]
 
 
@@ -69,6 +71,11 @@ def resolve(desired: Desired, observed: Observed) -> Resolved:
     problems: list[tuple[Ref, str]] = []
     undefined: set[UUID] = set()
     networks = _networks(desired, observed, problems, undefined)
+    fits = _fits(desired, observed, networks)
+    for network, found in fits.items():
+        if found.problem:
+            problems.append((Ref(kind=Kind.NETWORK, uuid=network), found.problem))
+            undefined.add(network)
     switches = {}
     taken: dict[str, tuple[tuple[str, ...], OpaqueSwitch]] = {}
     for uuid, switch in sorted(desired.switches.items()):
@@ -108,7 +115,7 @@ def resolve(desired: Desired, observed: Observed) -> Resolved:
             foreign=foreign,
         )
         problems += _tunnel_problems(intent, observed)
-    return Resolved(switches=switches, undefined=frozenset(undefined), rejections=tuple(problems))
+    return Resolved(switches=switches, undefined=frozenset(undefined), fits=fits, rejections=tuple(problems))
 
 
 def tunnel_key(network: OpaqueNetwork) -> int:
@@ -279,6 +286,19 @@ def _networks(
     return {switch: tuple(sorted(found, key=lambda one: one.uuid)) for switch, found in by_switch.items()}
 
 
+def _fits(desired: Desired, observed: Observed, networks: Mapping[UUID, tuple[OpaqueNetwork, ...]]) -> dict[UUID, Fit]:
+    """By network, where there is something to say; a switch that has no peers has nothing."""
+    if not observed.paths:
+        return {}
+    names, nothing = peer_names(desired), Fit()
+    found = {
+        network.uuid: fit(network, desired.switches[switch], observed.paths, names)
+        for switch, carried in networks.items()
+        for network in carried
+    }
+    return {network: one for network, one in found.items() if one != nothing}
+
+
 def _by_seniority(desired: Desired, observed: Observed) -> list[OpaqueNetwork]:
     """Networks that libvirt has by their UUID first: of two that clash, the one in use stays."""
     known = observed.libvirt_networks
@@ -287,11 +307,11 @@ def _by_seniority(desired: Desired, observed: Observed) -> list[OpaqueNetwork]:
 
 
 def _definition_problems(network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str, observed: Observed) -> Iterator[str]:
-    overhead = (42 if network.type is NetworkType.NVGRE else 50) + (20 if ":" in vtep else 0)
-    if network.mtu + overhead > switch.mtu:
+    extra = overhead(network.type, vtep)
+    if network.mtu + extra > switch.mtu:
         yield (
-            f"network {network.name}: its MTU of {network.mtu} and {overhead} bytes of {network.type} do not fit "
-            f"the {switch.mtu} of switch {switch.name}; lower the network's MTU to {switch.mtu - overhead}"
+            f"network {network.name}: its MTU of {network.mtu} and {extra} bytes of {network.type} do not fit "
+            f"the {switch.mtu} of switch {switch.name}; lower the network's MTU to {switch.mtu - extra}"
         )
     if isinstance(observed.libvirt_networks, Unread):
         return

@@ -8,8 +8,8 @@ from hostagent.agent import Agent
 from hostagent.identity import Identity
 from hostagent.model import Unread
 from hostagent.names import network_key, switch_bridge
+from hostagent.path_fit import peer_names
 from hostagent.state import State
-from hostagent.underlay import peer_names
 from hostagent.view import host_view
 from netmgr.contract.proto import opaque_view_pb2
 
@@ -112,10 +112,8 @@ def peers_of(agent: Agent) -> list[dict[str, Any]]:
                 "answered_s": round(measure.answered_s, 1) if measure.answered_s is not None else None,
                 "shared": path.shared,
                 "cut": path.cut,
-                "mtu_wanted": path.mtu_wanted,
                 "mtu_passed": path.mtu_passed,
                 "mtu_refused": path.mtu_refused,
-                "mtu_settled": path.mtu_settled,
             }
         )
     return result

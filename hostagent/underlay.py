@@ -1,7 +1,8 @@
 """Peers of the underlay: who is to be asked whether the tunnel works, and what is said of the answers. Pure.
 
-Asked are the VTEPs where ports live that this host forwards to: the networks that it subscribes to, on a path for each
-tunnel type that these networks use. Nobody else: a host that carries nothing in common costs nothing.
+Asked are the VTEPs where ports live that this host forwards to, on a path for each tunnel type that these networks use;
+and a few neighbours that the manager names, on each type in use, shared port or not: they tell whether the underlay
+carries a new network, and whether it is a peer that is gone or this host that is cut off.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from uuid import UUID
 
 from hostagent.liveness import WantedPath
-from hostagent.model import Bridge, Desired, PathKey, PathState, PathStatus
+from hostagent.model import Bridge, Desired, PathKey, PathStatus
 from hostagent.names import OVS_TYPE, tunnel_port
+from hostagent.path_fit import peer_name
 from hostagent.resolve import Resolved
-from netmgr.contract.types import NetworkType, OpaqueSwitch
+from netmgr.contract.types import NetworkType, OpaqueSwitch, PeerState, PeerStatus
 
-__all__ = ["cut_off", "peer_findings", "peer_name", "peer_names", "peer_owners", "tunnel_ofports", "wanted_paths"]
+__all__ = ["cut_off", "peer_findings", "peer_statuses", "tunnel_ofports", "wanted_paths"]
 
 _NAMED = 3  # peers that a sentence names before it counts the rest
 
@@ -32,8 +34,15 @@ def wanted_paths(desired: Desired, resolved: Resolved) -> tuple[WantedPath, ...]
         for vtep in (location.holder_vtep, location.incoming_vtep):
             if vtep and vtep != own and (":" in vtep) == (":" in own):
                 shared.add(PathKey(network.switch_uuid, network.type, vtep))
+    named: set[PathKey] = set()
+    for peer in desired.host.peers if desired.host is not None else ():
+        own = vteps.get(peer.switch_uuid, "")
+        if own and peer.vtep != own and (":" in peer.vtep) == (":" in own):
+            kinds = [kind for kind in resolved.switches[peer.switch_uuid].types if kind in OVS_TYPE]
+            named.update(PathKey(peer.switch_uuid, kind, peer.vtep) for kind in kinds)
     return tuple(
-        WantedPath(key=key, mtu=resolved.switches[key.switch].switch.mtu, shared=True) for key in sorted(shared)
+        WantedPath(key=key, mtu=resolved.switches[key.switch].switch.mtu, shared=key in shared)
+        for key in sorted(shared | named)
     )
 
 
@@ -52,9 +61,28 @@ def tunnel_ofports(resolved: Resolved, bridges: Iterable[Bridge]) -> dict[tuple[
     return found
 
 
-def peer_owners(desired: Desired) -> dict[str, UUID]:
-    """The host of each VTEP, as far as locations tell."""
-    owners: dict[str, UUID] = {}
+def peer_statuses(desired: Desired, paths: Iterable[PathStatus]) -> dict[UUID, tuple[PeerStatus, ...]]:
+    """By switch: what the manager is told of *paths*."""
+    owners = _owners(desired)
+    found: dict[UUID, list[PeerStatus]] = {}
+    for path in paths:
+        status = PeerStatus(
+            vtep=path.key.vtep,
+            host_uuid=owners.get(path.key.vtep),
+            type=path.key.type,
+            state=path.state,
+            shared=path.shared,
+            cut=path.cut,
+            mtu=path.mtu_passed,
+        )
+        found.setdefault(path.key.switch, []).append(status)
+    return {switch: tuple(statuses) for switch, statuses in found.items()}
+
+
+def _owners(desired: Desired) -> dict[str, UUID]:
+    """The host of each VTEP, as far as it is known."""
+    named = desired.host.peers if desired.host is not None else ()
+    owners = {peer.vtep: peer.host_uuid for peer in named}
     for location in desired.locations.values():
         if location.holder_host is not None and location.holder_vtep:
             owners[location.holder_vtep] = location.holder_host
@@ -63,20 +91,10 @@ def peer_owners(desired: Desired) -> dict[str, UUID]:
     return owners
 
 
-def peer_names(desired: Desired) -> dict[str, str]:
-    """Names of hosts by VTEP, as far as they are known."""
-    return {}
-
-
-def peer_name(vtep: str, names: Mapping[str, str]) -> str:
-    """How a sentence calls the peer at *vtep*."""
-    return f"{names[vtep]} ({vtep})" if names.get(vtep) else vtep
-
-
 def cut_off(paths: Sequence[PathStatus]) -> bool:
     """Whether the *paths* of one switch say that the host itself is cut off: two peers or more, and none answers."""
-    known = [path for path in paths if path.state in (PathState.UP, PathState.DOWN)]
-    return len({path.key.vtep for path in known}) > 1 and all(path.state is PathState.DOWN for path in known)
+    known = [path for path in paths if path.state in (PeerState.UP, PeerState.DOWN)]
+    return len({path.key.vtep for path in known}) > 1 and all(path.state is PeerState.DOWN for path in known)
 
 
 def peer_findings(
@@ -86,7 +104,7 @@ def peer_findings(
     mine = [path for path in paths if path.key.switch == switch.uuid]
     where = f"switch {switch.name}"
     if cut_off(mine):
-        peers = _list({path.key.vtep for path in mine if path.state is PathState.DOWN}, names)
+        peers = _list({path.key.vtep for path in mine if path.state is PeerState.DOWN}, names)
         yield (
             "down",
             0,
@@ -96,7 +114,7 @@ def peer_findings(
         return
     for kind in sorted({path.key.type for path in mine}):
         of_kind = [path for path in mine if path.key.type is kind and path.shared]
-        down = {path.key.vtep for path in of_kind if path.state is PathState.DOWN}
+        down = {path.key.vtep for path in of_kind if path.state is PeerState.DOWN}
         if down:
             yield (
                 "warning",
@@ -104,7 +122,7 @@ def peer_findings(
                 f"{where}: {kind} tunnel probes are not answered any more by {_list(down, names)}; nothing is sent "
                 "there until they are; check that host, its Open vSwitch, and the underlay between",
             )
-        unheard = {path.key.vtep for path in of_kind if path.state is PathState.UNHEARD}
+        unheard = {path.key.vtep for path in of_kind if path.state is PeerState.UNHEARD}
         if unheard:
             yield (
                 "warning",

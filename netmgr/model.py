@@ -7,6 +7,7 @@ writes to it.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -236,6 +237,8 @@ class World:
     shadows_of: dict[UUID, set[UUID]] = field(default_factory=dict)  # by their primary
     ports_by_group: dict[UUID, set[UUID]] = field(default_factory=dict)
     groups_referring: dict[UUID, set[UUID]] = field(default_factory=dict)  # by the group that their rules speak of
+    hosts_by_switch: dict[UUID, list[UUID]] = field(default_factory=dict)  # those with a VTEP on it, sorted
+    neighbours_at: dict[UUID, int] = field(default_factory=dict)  # by host: when its neighbours last changed
     unique: dict[Hashable, UUID] = field(default_factory=dict)  # by unique_keys()
 
     def apply(self, change: Change) -> None:
@@ -259,6 +262,12 @@ class World:
         elif isinstance(before, GroupRecord):
             for group in before.refers_to():
                 self.groups_referring[group].discard(before.uuid)
+        news = _seen_by_neighbours(before) != _seen_by_neighbours(change.row)
+        if isinstance(before, HostRecord):
+            if news:
+                self._note_neighbours(before, change.revision)
+            for assignment in before.vteps:
+                self.hosts_by_switch[assignment.switch_uuid].remove(before.uuid)
         if change.row is None:
             table.pop(change.uuid, None)
             self.versions.pop((change.kind, change.uuid), None)
@@ -274,10 +283,28 @@ class World:
                     self.shadows_of.setdefault(change.row.shadow_of, set()).add(change.row.uuid)
                 for group in change.row.security_groups:
                     self.ports_by_group.setdefault(group, set()).add(change.row.uuid)
+            elif isinstance(change.row, HostRecord):
+                for assignment in change.row.vteps:
+                    insort(self.hosts_by_switch.setdefault(assignment.switch_uuid, []), change.row.uuid)
+                if news:
+                    self._note_neighbours(change.row, change.revision)
             elif isinstance(change.row, GroupRecord):
                 for group in change.row.refers_to():
                     self.groups_referring.setdefault(group, set()).add(change.row.uuid)
         self.revision = max(self.revision, change.revision)
+
+    def neighbours(self, switch_uuid: UUID, host_uuid: UUID) -> list[UUID]:
+        """The two hosts before and the two after a host in the ring of a switch's hosts, sorted; fewer if there are."""
+        members = self.hosts_by_switch.get(switch_uuid, [])
+        at = bisect_left(members, host_uuid)
+        after = at + (at < len(members) and members[at] == host_uuid)
+        places = (at - 2, at - 1, after, after + 1) if members else ()
+        return sorted({members[place % len(members)] for place in places} - {host_uuid})
+
+    def _note_neighbours(self, host: HostRecord, revision: int) -> None:
+        for assignment in host.vteps:
+            for other in self.neighbours(assignment.switch_uuid, host.uuid):
+                self.neighbours_at[other] = max(self.neighbours_at.get(other, 0), revision)
 
     def switch_of_zone(self, zone_uuid: UUID) -> OpaqueSwitch | None:
         """The switch that carries a zone; a zone is on at most one."""
@@ -330,3 +357,8 @@ class HostLive:
     rejections: dict[tuple[str, UUID], str] = field(default_factory=dict)  # (kind, uuid) -> sentence
     report: HostReport = field(default_factory=HostReport)
     agent_version: str = ""
+
+
+def _seen_by_neighbours(row: Row | None) -> object:
+    """What of a host its neighbours are told."""
+    return (row.name, row.vteps) if isinstance(row, HostRecord) else None

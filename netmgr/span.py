@@ -1,12 +1,12 @@
 """Who must know what: the span of each object, as pure functions of `World`.
 
-A host carries its own configuration, the zones it is in, the switches and networks of those zones, what is withdrawn
-from it of those networks, and of the ports
-and their locations only what it needs: those of the networks it subscribes to (it has a VIF there, so it forwards to
-all of them), and those it holds or is about to. A host that only holds a port of a network it has left keeps that port,
-so that it can be told who has it next, but nothing else of the network. Of security groups it carries those of the
-ports that it holds or is about to, and those that rules of these refer to, whose members it must know; a group is
-pushed with the addresses of its members, also of ports on networks that the host has nothing to do with.
+A host carries its own configuration with a few neighbours on its switches, the zones it is in, the switches and
+networks of those zones, what is withdrawn from it of those networks, and of the ports and their locations only what it
+needs: those of the networks it subscribes to (it has a VIF there, so it forwards to all of them), and those it holds or
+is about to. A host that only holds a port of a network it has left keeps that port, so that it can be told who has it
+next, but nothing else of the network. Of security groups it carries those of the ports that it holds or is about to,
+and those that rules of these refer to, whose members it must know; a group is pushed with the addresses of its
+members, also of ports on networks that the host has nothing to do with.
 
 One rule, read in three directions. `objects_for` is the whole of one host, `object_for` is one object of it, and
 `hosts_for` are the hosts one object goes to. After a commit, `touched` names the objects whose span or value a change
@@ -32,6 +32,7 @@ from netmgr.contract.types import (
     OpaqueSwitch,
     SecurityGroup,
     TransportZone,
+    TunnelPeer,
     Withdrawal,
 )
 from netmgr.model import Change, GroupRecord, HostRecord, World
@@ -120,7 +121,7 @@ def object_for(
     kind, uuid = key
     body: Constructs | None
     if kind is Kind.HOST:
-        body = host_config(host) if uuid == host_uuid else None
+        body = host_config(world, host) if uuid == host_uuid else None
     elif kind is Kind.SECURITY_GROUP:
         held = Holdings.of(world).of_host(host_uuid) if held is None else held
         group = world.groups.get(uuid)
@@ -130,6 +131,9 @@ def object_for(
         row = world.rows(kind).get(uuid)
         assert row is None or isinstance(row, _Spanned)
         body = row if row is not None and _spans(world, host, subscribed, row) else None
+    if isinstance(body, HostConfig):
+        newest = max(world.versions[key], world.neighbours_at.get(host_uuid, 0))
+        return Object(version=newest, body=body)
     return None if body is None else Object(version=world.versions[key], body=body)
 
 
@@ -165,6 +169,9 @@ def touched(world: World, changes: Iterable[Change]) -> Touched:
         kind = Kind(change.kind)
         if kind is Kind.HOST:
             result.hosts.add(change.uuid)
+            for switch in world.hosts_by_switch:
+                for neighbour in world.neighbours(switch, change.uuid):
+                    result.of_host.setdefault(neighbour, set()).add((kind, neighbour))
         elif kind in _OF_PORTS:
             result.keys |= {(one, change.uuid) for one in _OF_PORTS}
             groups = {(Kind.SECURITY_GROUP, group) for group in _groups_of_port(world, change.uuid)}
@@ -181,9 +188,20 @@ def touched(world: World, changes: Iterable[Change]) -> Touched:
     return result
 
 
-def host_config(host: HostRecord) -> HostConfig:
-    """What a host is told of itself."""
-    return HostConfig(uuid=host.uuid, name=host.name, zone_uuids=host.zone_uuids, vteps=host.vteps)
+def host_config(world: World, host: HostRecord) -> HostConfig:
+    """What a host is told of itself, and of its neighbours on its switches."""
+    return HostConfig(
+        uuid=host.uuid,
+        name=host.name,
+        zone_uuids=host.zone_uuids,
+        vteps=host.vteps,
+        peers=tuple(
+            TunnelPeer(switch_uuid=switch, host_uuid=other.uuid, host_name=other.name, vtep=vtep)
+            for switch in sorted(assignment.switch_uuid for assignment in host.vteps)
+            for other in (world.hosts[uuid] for uuid in world.neighbours(switch, host.uuid))
+            for vtep in (one.address.partition("/")[0] for one in other.vteps if one.switch_uuid == switch)
+        ),
+    )
 
 
 def security_group(world: World, group: GroupRecord) -> SecurityGroup:

@@ -264,7 +264,7 @@ COMMANDS = (show, vif, flows, drops, plan, verify)
 
 def _peer_row(peer: dict[str, Any]) -> dict[str, Any]:
     """A peer in the words of the table: how large packets to it may be, and whether anything is sent there."""
-    mtu = peer["mtu_passed"] if peer["mtu_settled"] else "measuring" if peer["state"] == "up" else ""
+    mtu = peer["mtu_passed"] or ("measuring" if peer["state"] == "up" else "")
     return {
         **peer,
         "for_s": peer["age_s"],

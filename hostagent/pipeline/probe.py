@@ -32,9 +32,8 @@ from hostagent.flow import (
     match,
 )
 from hostagent.pipeline.tables import SWITCH_COOKIE, Family, Table, family_of
-from netmgr.contract.types import NetworkType
 
-__all__ = ["SEGMENT", "entry_flow", "outer_overhead", "probe_flows", "probe_frame", "probe_number", "way_out"]
+__all__ = ["SEGMENT", "entry_flow", "probe_flows", "probe_frame", "probe_number", "way_out"]
 
 SEGMENT: Final = 0
 """The tunnel key of probes."""
@@ -86,11 +85,6 @@ def probe_number(frame: bytes) -> int | None:
     destination, _, kind, mark, number = _HEAD.unpack_from(frame)
     ours = int.from_bytes(destination, "big") == _ANSWER and kind == _ETHERTYPE and mark == _MARK
     return number if ours else None
-
-
-def outer_overhead(kind: NetworkType, vtep: str) -> int:
-    """Bytes of the outer IP packet that a tunnel adds to the MTU of what it carries (see `resolve`)."""
-    return (42 if kind is NetworkType.NVGRE else 50) + (20 if ":" in vtep else 0)
 
 
 def _flow(table: Table, priority: int, conditions: tuple[Match, ...], actions: tuple[Action, ...]) -> Flow:

@@ -8,9 +8,9 @@ nobody wanted is dropped and counted where it failed.
     VIF     CLASSIFY → GUARD → CLAIMS, SOURCES → SIGNAL → ANSWER ─┐
                           ╲         ╲                      ╲      │
                            DROPPED   DROPPED                REPLY → ADVERTISE → back to the asker
-    tunnel  CLASSIFY → TUNNEL ────────────────────────────────────┴→ LEASES → FORWARD → tap
-               │          └→ tap (sent on to us)                                  ├→ REMOTE → SEND → tunnel
-               └→ PROBE → back, or the agent                                      └→ FLOOD → taps, tunnels
+    tunnel  CLASSIFY → TUNNEL ────────────────────────────────────┴→ FORWARD → tap
+               │          └→ tap (sent on to us)                        ├→ REMOTE → SEND → tunnel
+               └→ PROBE → back, or the agent                            └→ FLOOD → taps, tunnel to each VTEP
 
 LOCATE and BINDING are subroutines. LOCATE: MAC in, VTEPs out; it is asked for the source of what a tunnel brings and
 for the destination of what a VIF sends, so one flow a remote port serves both. BINDING: address in, MAC out; it is
@@ -68,7 +68,6 @@ class Table(IntEnum):
     ANSWER = 42  # who has …? of a VIF: the owner is looked up
     REPLY = 44  # a known owner's answer, sent back to the asker
     ADVERTISE = 46  # of an ND answer: the last touch
-    LEASES = 48  # what DHCP servers say to clients: a copy to the agent of a host with learning ports
     FORWARD = 50  # MACs of this host, and detours of migrations
     REMOTE = 60  # MACs of other hosts
     FLOOD = 70  # broadcast, multicast and unknown
@@ -178,7 +177,7 @@ CANARY: Final = Flow(table=Table.CANARY, priority=1, cookie=SWITCH_COOKIE, match
 """Always wanted, never met: a bridge that lacks it has lost its flows."""
 
 _SUBROUTINES: Final = (Table.LOCATE, Table.BINDING, Table.REPLICATE)
-_ONWARD: Final = {Table.SIGNAL: Table.ANSWER, Table.ANSWER: Table.LEASES, Table.LEASES: Table.FORWARD}
+_ONWARD: Final = {Table.SIGNAL: Table.ANSWER, Table.ANSWER: Table.FORWARD}
 
 
 @cache

@@ -12,6 +12,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
+from netmgr.contract.trace import (
+    TraceAnswer,
+    TraceEnd,
+    TraceEndKind,
+    TraceFrame,
+    TraceProtocol,
+    TraceQuestion,
+    TraceStep,
+)
+
 __all__ = [
     "SWITCH_PORTS",
     "Allowance",
@@ -34,6 +44,8 @@ __all__ = [
     "Object",
     "OpaqueNetwork",
     "OpaqueSwitch",
+    "PeerState",
+    "PeerStatus",
     "Pnic",
     "Ref",
     "ReleaseReason",
@@ -52,6 +64,7 @@ __all__ = [
     "TraceStep",
     "TrafficClasses",
     "TransportZone",
+    "TunnelPeer",
     "VifState",
     "VifStatus",
     "VtepAssignment",
@@ -134,7 +147,6 @@ class Ethertype(StrEnum):
 class LearnedSource(StrEnum):
     ARP = "arp"
     ND = "nd"
-    DHCP = "dhcp"
 
 
 class Kind(StrEnum):
@@ -279,11 +291,20 @@ class VtepAssignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelPeer:
+    switch_uuid: UUID
+    host_uuid: UUID
+    host_name: str
+    vtep: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
     uuid: UUID
     name: str
     zone_uuids: tuple[UUID, ...] = ()
     vteps: tuple[VtepAssignment, ...] = ()
+    peers: tuple[TunnelPeer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +313,24 @@ class Pnic:
     mac: str = ""
     speed_mbps: int = 0
     link_up: bool = False
+    mtu: int = 0
+
+
+class PeerState(StrEnum):
+    NEW = "new"
+    UNHEARD = "unheard"
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStatus:
+    vtep: str
+    host_uuid: UUID | None = None
+    type: NetworkType
+    state: PeerState
+    shared: bool = False
+    cut: bool = False
     mtu: int = 0
 
 
@@ -304,6 +343,7 @@ class SwitchStatus:
     vteps: tuple[str, ...] = ()
     pnics: tuple[str, ...] = ()
     datapath: str = ""
+    peers: tuple[PeerStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,68 +390,6 @@ class Claim:
     vm_uuid: UUID | None = None
     vm_name: str = ""
     intent: ClaimIntent
-
-
-class TraceEndKind(StrEnum):
-    VIF = "vif"
-    ANSWERED = "answered"
-    TUNNEL = "tunnel"
-    PORT = "port"
-    DROPPED = "dropped"
-
-
-class TraceProtocol(StrEnum):
-    TCP = "tcp"
-    UDP = "udp"
-    ICMP = "icmp"
-    ARP = "arp"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceFrame:
-    eth_src: str
-    eth_dst: str
-    protocol: TraceProtocol
-    ip_src: str
-    ip_dst: str
-    source_port: int = 0
-    destination_port: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceQuestion:
-    request_id: int = 0
-    network_uuid: UUID
-    vif_uuid: UUID | None = None
-    from_vtep: str = ""
-    frame: TraceFrame
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceStep:
-    table: str
-    priority: int = 0
-    match: str = ""
-    actions: tuple[str, ...] = ()
-    depth: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceEnd:
-    kind: TraceEndKind
-    vif_uuid: UUID | None = None
-    ovs_port: str = ""
-    vtep: str = ""
-    table: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceAnswer:
-    request_id: int = 0
-    refusal: str = ""
-    steps: tuple[TraceStep, ...] = ()
-    ends: tuple[TraceEnd, ...] = ()
 
 
 Constructs = (

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from netmgr.contract.types import (
+    HostReport,
     Kind,
     OpaqueNetwork,
     OpaqueSwitch,
@@ -153,10 +154,34 @@ def host_view(world: World, host: HostRecord, lives: Lives) -> View:
         "in_sync": bool(live and live.connected and live.acked_revision >= live.wanted_revision),
         "acked_revision": live.acked_revision if live else 0,
         "vifs": len(report.vifs) if report else 0,
+        "peers": _peers(world, report) if report else [],
         "repairs_total": report.repairs_total if report else 0,
         "repairs": [{"at": _utc(one.at_unix), "what": one.what} for one in (report.repairs if report else ())],
         **_status(roll_up(zone_names=(), entries=entries) if entries else _alone(live)),
     }
+
+
+def _peers(world: World, report: HostReport) -> list[View]:
+    """What a host's probes tell of the tunnels to others."""
+    hosts = world.hosts
+    found = []
+    for status in report.switches:
+        switch = world.switches.get(status.switch_uuid)
+        for peer in status.peers:
+            other = hosts.get(peer.host_uuid) if peer.host_uuid is not None else None
+            found.append(
+                {
+                    "host": other.name if other is not None else "",
+                    "vtep": peer.vtep,
+                    "switch": switch.name if switch is not None else "",
+                    "type": peer.type.value,
+                    "state": peer.state.value,
+                    "mtu": peer.mtu,
+                    "shared": peer.shared,
+                    "cut": peer.cut,
+                }
+            )
+    return found
 
 
 def _utc(unix_s: int) -> str:

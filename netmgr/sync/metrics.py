@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from netmgr.contract.types import Kind
+from netmgr.contract.types import Kind, PeerState
 from netmgr.sync.hub import Hub
 
 __all__ = ["metrics_text"]
@@ -51,5 +52,16 @@ class _Collector(Collector):
             host = hub.world.hosts.get(live.host_uuid)
             repairs.add_metric([host.name if host is not None else str(live.host_uuid)], live.report.repairs_total)
         yield repairs
+        peers = GaugeMetricFamily(
+            "netmgr_host_peers",
+            "Tunnels of a host, by what its probes say of them",
+            labels=["host", "state"],
+        )
+        for live in connected:
+            host = hub.world.hosts.get(live.host_uuid)
+            told = Counter(peer.state for switch in live.report.switches for peer in switch.peers)
+            for state in PeerState:
+                peers.add_metric([host.name if host is not None else str(live.host_uuid), state], told[state])
+        yield peers
         for name, words in _COUNTS.items():
             yield CounterMetricFamily(f"netmgr_{name}", words, value=hub.counts[name])

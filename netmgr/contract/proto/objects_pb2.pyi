@@ -181,16 +181,30 @@ class VtepAssignment(_message.Message):
     def __init__(self, switch_uuid: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class HostConfig(_message.Message):
-    __slots__ = ("uuid", "name", "zone_uuids", "vteps")
+    __slots__ = ("uuid", "name", "zone_uuids", "vteps", "peers")
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ZONE_UUIDS_FIELD_NUMBER: _ClassVar[int]
     VTEPS_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     name: str
     zone_uuids: _containers.RepeatedScalarFieldContainer[str]
     vteps: _containers.RepeatedCompositeFieldContainer[VtepAssignment]
-    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., zone_uuids: _Optional[_Iterable[str]] = ..., vteps: _Optional[_Iterable[_Union[VtepAssignment, _Mapping]]] = ...) -> None: ...
+    peers: _containers.RepeatedCompositeFieldContainer[TunnelPeer]
+    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., zone_uuids: _Optional[_Iterable[str]] = ..., vteps: _Optional[_Iterable[_Union[VtepAssignment, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[TunnelPeer, _Mapping]]] = ...) -> None: ...
+
+class TunnelPeer(_message.Message):
+    __slots__ = ("switch_uuid", "host_uuid", "host_name", "vtep")
+    SWITCH_UUID_FIELD_NUMBER: _ClassVar[int]
+    HOST_UUID_FIELD_NUMBER: _ClassVar[int]
+    HOST_NAME_FIELD_NUMBER: _ClassVar[int]
+    VTEP_FIELD_NUMBER: _ClassVar[int]
+    switch_uuid: str
+    host_uuid: str
+    host_name: str
+    vtep: str
+    def __init__(self, switch_uuid: _Optional[str] = ..., host_uuid: _Optional[str] = ..., host_name: _Optional[str] = ..., vtep: _Optional[str] = ...) -> None: ...
 
 class LearnedAddress(_message.Message):
     __slots__ = ("address", "source", "since", "refused")
@@ -263,7 +277,7 @@ class Pnic(_message.Message):
     def __init__(self, name: _Optional[str] = ..., mac: _Optional[str] = ..., speed_mbps: _Optional[int] = ..., link_up: _Optional[bool] = ..., mtu: _Optional[int] = ...) -> None: ...
 
 class SwitchStatus(_message.Message):
-    __slots__ = ("switch_uuid", "status", "health", "reasons", "vteps", "pnics", "datapath")
+    __slots__ = ("switch_uuid", "status", "health", "reasons", "vteps", "pnics", "datapath", "peers")
     SWITCH_UUID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +285,7 @@ class SwitchStatus(_message.Message):
     VTEPS_FIELD_NUMBER: _ClassVar[int]
     PNICS_FIELD_NUMBER: _ClassVar[int]
     DATAPATH_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
     switch_uuid: str
     status: str
     health: int
@@ -278,7 +293,26 @@ class SwitchStatus(_message.Message):
     vteps: _containers.RepeatedScalarFieldContainer[str]
     pnics: _containers.RepeatedScalarFieldContainer[str]
     datapath: str
-    def __init__(self, switch_uuid: _Optional[str] = ..., status: _Optional[str] = ..., health: _Optional[int] = ..., reasons: _Optional[_Iterable[str]] = ..., vteps: _Optional[_Iterable[str]] = ..., pnics: _Optional[_Iterable[str]] = ..., datapath: _Optional[str] = ...) -> None: ...
+    peers: _containers.RepeatedCompositeFieldContainer[PeerStatus]
+    def __init__(self, switch_uuid: _Optional[str] = ..., status: _Optional[str] = ..., health: _Optional[int] = ..., reasons: _Optional[_Iterable[str]] = ..., vteps: _Optional[_Iterable[str]] = ..., pnics: _Optional[_Iterable[str]] = ..., datapath: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ...) -> None: ...
+
+class PeerStatus(_message.Message):
+    __slots__ = ("vtep", "host_uuid", "type", "state", "shared", "cut", "mtu")
+    VTEP_FIELD_NUMBER: _ClassVar[int]
+    HOST_UUID_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    vtep: str
+    host_uuid: str
+    type: str
+    state: str
+    shared: bool
+    cut: bool
+    mtu: int
+    def __init__(self, vtep: _Optional[str] = ..., host_uuid: _Optional[str] = ..., type: _Optional[str] = ..., state: _Optional[str] = ..., shared: _Optional[bool] = ..., cut: _Optional[bool] = ..., mtu: _Optional[int] = ...) -> None: ...
 
 class NetworkStatus(_message.Message):
     __slots__ = ("network_uuid", "status", "health", "reasons")

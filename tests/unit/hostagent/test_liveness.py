@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 
 from hostagent.liveness import Liveness, Probe, WantedPath
-from hostagent.model import PathKey, PathState, PathStatus
-from netmgr.contract.types import NetworkType
+from hostagent.model import PathKey, PathStatus
+from netmgr.contract.types import NetworkType, PeerState
 
 SWITCH, OTHER = UUID(int=1), UUID(int=2)
 STEP_S = 0.02
@@ -82,15 +82,15 @@ class Underlay:
 def test_a_peer_that_is_gone_is_cut_within_three_seconds_and_back_within_one(offset_s: float) -> None:
     underlay = Underlay(peers=["10.0.0.2", "10.0.0.3"])
     underlay.run(5 + offset_s)
-    assert [path.state for path in underlay.liveness.statuses()] == [PathState.UP] * 2
+    assert [path.state for path in underlay.liveness.statuses()] == [PeerState.UP] * 2
     underlay.lose("10.0.0.2")
     assert 1.5 < underlay.until_cut("10.0.0.2") < 3.0
-    assert underlay.path("10.0.0.2").state is PathState.DOWN
-    assert underlay.path("10.0.0.3").state is PathState.UP
+    assert underlay.path("10.0.0.2").state is PeerState.DOWN
+    assert underlay.path("10.0.0.3").state is PeerState.UP
     underlay.run(20)
     underlay.carries = lambda _probe: True
     underlay.run(0.7)
-    assert underlay.path("10.0.0.2").state is PathState.UP
+    assert underlay.path("10.0.0.2").state is PeerState.UP
     assert not underlay.path("10.0.0.2").cut
 
 
@@ -100,10 +100,10 @@ def test_a_host_that_is_cut_off_takes_nothing_from_anybody_not_for_a_moment() ->
     underlay.run(5)
     underlay.lose(*peers)
     underlay.run(10)
-    assert {path.state for path in underlay.liveness.statuses()} == {PathState.DOWN}
+    assert {path.state for path in underlay.liveness.statuses()} == {PeerState.DOWN}
     underlay.carries = lambda _probe: True
     underlay.run(3)
-    assert {path.state for path in underlay.liveness.statuses()} == {PathState.UP}
+    assert {path.state for path in underlay.liveness.statuses()} == {PeerState.UP}
     assert not any(path.cut for _, statuses in underlay.history for path in statuses)
 
 
@@ -115,9 +115,9 @@ def test_of_a_host_that_was_cut_off_only_those_are_cut_that_stay_away() -> None:
     underlay.lose("10.0.0.4")
     underlay.run(5)
     assert [(path.state, path.cut) for path in underlay.liveness.statuses()] == [
-        (PathState.UP, False),
-        (PathState.UP, False),
-        (PathState.DOWN, True),
+        (PeerState.UP, False),
+        (PeerState.UP, False),
+        (PeerState.DOWN, True),
     ]
 
 
@@ -132,7 +132,7 @@ def test_who_has_never_answered_is_never_cut_and_no_witness() -> None:
     underlay = Underlay(peers=["10.0.0.2", "10.0.0.3"])
     underlay.lose("10.0.0.3")
     underlay.run(30)
-    assert underlay.path("10.0.0.3").state is PathState.UNHEARD
+    assert underlay.path("10.0.0.3").state is PeerState.UNHEARD
     underlay.lose("10.0.0.2", "10.0.0.3")
     underlay.run(10)
     assert underlay.path("10.0.0.2").cut
@@ -145,14 +145,14 @@ def test_loss_is_not_death(loss: float) -> None:
     peers = [f"10.0.0.{n}" for n in range(2, 6)]
     underlay = Underlay(peers=peers, carries=lambda _probe: chance.random() > loss)
     underlay.run(120)
-    downs = [at for at, statuses in underlay.history if any(path.state is PathState.DOWN for path in statuses)]
+    downs = [at for at, statuses in underlay.history if any(path.state is PeerState.DOWN for path in statuses)]
     assert len(downs) <= (0 if loss < 0.1 else 3)
 
 
 def test_a_slow_path_is_not_a_broken_one() -> None:
     underlay = Underlay(peers=["10.0.0.2", "10.0.0.3"], rtt_s=1.7)
     underlay.run(60)
-    assert not any(path.state is PathState.DOWN for _, statuses in underlay.history for path in statuses)
+    assert not any(path.state is PeerState.DOWN for _, statuses in underlay.history for path in statuses)
 
 
 @pytest.mark.parametrize("pause_s", [0.5, 3.0, 30.0])
@@ -162,7 +162,7 @@ def test_what_this_host_did_not_hear_because_it_slept_is_no_miss(pause_s: float)
     for _ in range(5):
         underlay.deaf_until = underlay.now + pause_s
         underlay.run(pause_s + 0.3)
-    assert not any(path.state is PathState.DOWN for _, statuses in underlay.history for path in statuses)
+    assert not any(path.state is PeerState.DOWN for _, statuses in underlay.history for path in statuses)
 
 
 def test_a_path_that_flaps_must_answer_three_times_in_a_row() -> None:
@@ -181,7 +181,7 @@ def test_a_path_that_flaps_must_answer_three_times_in_a_row() -> None:
     assert underlay.path("10.0.0.2").cut
     underlay.carries = lambda _probe: True
     underlay.run(1)
-    assert underlay.path("10.0.0.2").state is PathState.UP
+    assert underlay.path("10.0.0.2").state is PeerState.UP
 
 
 @pytest.mark.parametrize(("peers", "per_s"), [(50, 60), (1000, 140)])
@@ -204,8 +204,8 @@ def test_of_two_switches_each_is_judged_by_its_own_peers() -> None:
     liveness.carries = lambda probe: probe.path.switch == SWITCH
     liveness.run(5)
     assert {(path.key.switch, path.state, path.cut) for path in liveness.liveness.statuses()} == {
-        (SWITCH, PathState.UP, False),
-        (OTHER, PathState.DOWN, False),
+        (SWITCH, PeerState.UP, False),
+        (OTHER, PeerState.DOWN, False),
     }
 
 
@@ -218,7 +218,7 @@ def test_a_peer_that_is_needed_again_is_new_but_its_mtu_is_known() -> None:
     underlay.lose("10.0.0.2")
     underlay.want(["10.0.0.2", "10.0.0.3"])
     underlay.run(STEP_S)
-    assert (underlay.path("10.0.0.2").state, underlay.path("10.0.0.2").mtu_passed) == (PathState.NEW, 1600)
+    assert (underlay.path("10.0.0.2").state, underlay.path("10.0.0.2").mtu_passed) == (PeerState.NEW, 1600)
     assert not underlay.path("10.0.0.2").cut
 
 
@@ -230,7 +230,7 @@ def test_the_size_that_passes_is_found_to_the_byte(limit: int) -> None:
     underlay = Underlay(peers=["10.0.0.2"], carries=lambda probe: probe.size <= limit)
     underlay.run(20)
     path = underlay.path("10.0.0.2")
-    assert (path.state, path.mtu_settled) == (PathState.UP, True)
+    assert path.state is PeerState.UP
     assert (path.mtu_passed, path.mtu_refused) == (limit, limit + 1)
 
 
@@ -246,10 +246,10 @@ def test_a_path_that_shrinks_and_recovers_is_noticed() -> None:
     underlay.run(5)
     underlay.carries = lambda probe: probe.size <= 1500
     underlay.run(50)
-    assert (underlay.path("10.0.0.2").mtu_settled, underlay.path("10.0.0.2").mtu_passed) == (True, 1500)
+    assert underlay.path("10.0.0.2").mtu_passed == 1500
     underlay.carries = lambda _probe: True
     underlay.run(14)
-    assert (underlay.path("10.0.0.2").mtu_settled, underlay.path("10.0.0.2").mtu_passed) == (True, 1600)
+    assert (underlay.path("10.0.0.2").mtu_passed, underlay.path("10.0.0.2").mtu_refused) == (1600, 0)
 
 
 def test_what_is_lost_together_with_a_small_one_says_nothing_about_size() -> None:

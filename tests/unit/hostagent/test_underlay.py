@@ -7,14 +7,14 @@ from dataclasses import replace
 from hostagent.flow import Match, Output, SetField
 from hostagent.flows import compile_flows
 from hostagent.health import host_report
-from hostagent.model import Observed, PathKey, PathState, PathStatus, Unread
+from hostagent.model import Observed, PathKey, PathStatus, Unread
 from hostagent.names import network_key, switch_bridge
 from hostagent.pipeline.drops import reason_of
 from hostagent.pipeline.probe import probe_frame, probe_number
 from hostagent.pipeline.tables import Table
 from hostagent.resolve import resolve
 from hostagent.underlay import tunnel_ofports, wanted_paths
-from netmgr.contract.types import NetworkType, Status
+from netmgr.contract.types import NetworkType, PeerState, Status, TunnelPeer
 from tests.support.hostagent_worlds import bare, desired, location, named, network, port, settled, switch
 
 OSW = switch_bridge(named("s1"))
@@ -27,9 +27,9 @@ WORLD = desired(
 )
 
 
-def path(host: str, *, state: PathState = PathState.UP, cut: bool = False, kind: NetworkType = NetworkType.VXLAN):
+def path(host: str, *, state: PeerState = PeerState.UP, cut: bool = False, kind: NetworkType = NetworkType.VXLAN):
     key = PathKey(named("s1"), kind, f"10.0.0.{host[1:]}")
-    return PathStatus(key=key, state=state, cut=cut, mtu_wanted=1600, mtu_passed=1600, mtu_settled=True)
+    return PathStatus(key=key, state=state, cut=cut, mtu_passed=1600)
 
 
 def flows(observed: Observed, *, remember: bool = False):
@@ -67,7 +67,7 @@ def test_tunnels_are_known_by_switch_and_type():
 
 def test_what_is_for_a_peer_that_is_cut_ends_in_send_and_is_not_flooded():
     there = settled(WORLD, bare())
-    before, after = flows(there), flows(replace(there, paths=(path("h2", state=PathState.DOWN, cut=True),)))
+    before, after = flows(there), flows(replace(there, paths=(path("h2", state=PeerState.DOWN, cut=True),)))
     to_h2 = SetField("tun_dst", 0x0A000002)
     flood = {f.cookie: f for f in after if f.table == Table.FLOOD and any(isinstance(a, Output) for a in f.actions)}
     assert to_h2 not in flood[network_key(named("n1"))].actions
@@ -93,25 +93,25 @@ def test_memory_of_earlier_flows_changes_nothing():
 
 
 def test_a_peer_that_is_gone_is_named_and_lowers_health():
-    status = report(path("h2", state=PathState.DOWN, cut=True), path("h3"))
+    status = report(path("h2", state=PeerState.DOWN, cut=True), path("h3"))
     assert (status.status, status.health) == (Status.WARNING, 70)
     assert "10.0.0.2; nothing is sent there" in status.reasons[0]
 
 
 def test_where_all_are_gone_the_host_is_down():
-    status = report(path("h2", state=PathState.DOWN), path("h3", state=PathState.DOWN))
+    status = report(path("h2", state=PeerState.DOWN), path("h3", state=PeerState.DOWN))
     assert (status.status, status.health) == (Status.DOWN, 0)
     assert "cut off from the underlay" in status.reasons[0]
 
 
 def test_a_peer_that_never_answered_costs_little():
-    status = report(path("h2", state=PathState.UNHEARD), path("h3"))
+    status = report(path("h2", state=PeerState.UNHEARD), path("h3"))
     assert (status.status, status.health) == (Status.WARNING, 90)
     assert "never answered by 10.0.0.2" in status.reasons[0]
 
 
 def test_who_shares_no_port_costs_nothing():
-    witness = replace(path("h9", state=PathState.DOWN, cut=True), shared=False)
+    witness = replace(path("h9", state=PeerState.DOWN, cut=True), shared=False)
     assert report(witness, path("h3")).status is Status.UP
 
 
@@ -123,3 +123,22 @@ def test_a_frame_is_known_by_its_number_and_only_as_an_answer():
     assert probe_number(answer) == 77
     assert probe_number(answer[:20]) is None
     assert len(probe_frame(1, source=2)) == 60
+
+
+def test_neighbours_that_the_manager_names_are_asked_on_the_types_in_use_and_give_names():
+    told = TunnelPeer(switch_uuid=named("s1"), host_uuid=named("h7"), host_name="h7", vtep="10.0.0.7")
+    other_family = replace(told, vtep="fd00::7")
+    assert WORLD.host is not None
+    world = replace(WORLD, host=replace(WORLD.host, peers=(told, other_family)))
+    wanted = wanted_paths(world, resolve(world, bare()))
+    assert {(one.key.vtep, one.key.type) for one in wanted if not one.shared} == {
+        ("10.0.0.7", NetworkType.VXLAN),
+        ("10.0.0.7", NetworkType.GENEVE),
+    }
+    seen = replace(settled(world, bare()), paths=(path("h7", state=PeerState.DOWN), path("h2", state=PeerState.DOWN)))
+    (status,) = host_report(desired=world, observed=seen, openflow_alive={OSW: True}).switches
+    assert "h7 (10.0.0.7)" in status.reasons[0]
+    assert [(one.vtep, one.host_uuid, one.state) for one in status.peers] == [
+        ("10.0.0.7", named("h7"), PeerState.DOWN),
+        ("10.0.0.2", named("h2"), PeerState.DOWN),
+    ]

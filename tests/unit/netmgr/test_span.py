@@ -1,11 +1,22 @@
 """A host gets what it needs and nothing else, and the three directions of the rule agree."""
 
 from dataclasses import replace
+from uuid import UUID
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netmgr.contract.types import Direction, Kind, Location, Object, SecurityGroup, SecurityRule, Withdrawal
+from netmgr.contract.types import (
+    Direction,
+    HostConfig,
+    Kind,
+    Location,
+    Object,
+    SecurityGroup,
+    SecurityRule,
+    VtepAssignment,
+    Withdrawal,
+)
 from netmgr.model import Change, GroupRecord, HostRecord, World, kind_of_row, uuid_of_row
 from netmgr.span import Holdings, hosts_for, object_for, objects_for, touched
 from tests.support.netmgr_worlds import (
@@ -121,6 +132,58 @@ def test_group_goes_where_a_port_has_it_or_is_judged_by_who_is_in_it() -> None:
     assert told.members == PORT.ips
 
 
+def ring(*numbers: int) -> World:
+    """A world whose switch has hosts of these numbers, in the order of their UUIDs."""
+    world = world_of()
+    for host in HOSTS:
+        world.apply(Change(revision=world.revision + 1, kind=Kind.HOST, uuid=host.uuid, row=None))
+    for number in numbers:
+        put(world, ringed(number))
+    return world
+
+
+def ringed(number: int, *, name: str = "") -> HostRecord:
+    vteps = (VtepAssignment(switch_uuid=SWITCH_A.uuid, address=f"10.1.0.{number}/24"),)
+    return replace(H1, uuid=UUID(int=number), name=name or f"h{number}", vteps=vteps)
+
+
+def peers(world: World, number: int) -> list[str]:
+    config = objects_for(world, UUID(int=number), ())[Kind.HOST, UUID(int=number)].body
+    assert isinstance(config, HostConfig)
+    assert all(
+        (peer.switch_uuid, peer.vtep) == (SWITCH_A.uuid, f"10.1.0.{peer.host_name[1:]}") for peer in config.peers
+    )
+    return [peer.host_name for peer in config.peers]
+
+
+def test_host_is_told_of_the_two_on_either_side_of_it() -> None:
+    world = ring(1, 2, 3, 4, 5, 6, 7)
+    assert [peers(world, n) for n in (1, 4)] == [["h2", "h3", "h6", "h7"], ["h2", "h3", "h5", "h6"]]
+    assert [peers(ring(*range(1, n + 1)), 1) for n in (1, 2, 3)] == [[], ["h2"], ["h2", "h3"]]
+
+
+def test_neighbours_that_come_change_and_go_make_other_versions_and_nothing_else_does() -> None:
+    world = ring(1, 2, 4, 6, 8, 9, 10)
+    key = (Kind.HOST, UUID(int=2))
+
+    def version() -> int:
+        item = object_for(world, UUID(int=2), (), key)
+        assert item is not None
+        return item.version
+
+    versions = [version()]
+    for row in (ringed(3), ringed(3, name="h33")):
+        put(world, row)
+        versions.append(version())
+    world.apply(Change(revision=world.revision + 1, kind=Kind.HOST, uuid=UUID(int=3), row=None))
+    versions.append(version())
+    assert versions == sorted(set(versions))
+    assert max(versions) <= world.revision
+    put(world, replace(ringed(4), boot_id="another"))
+    put(world, ringed(7))
+    assert version() == versions[-1]
+
+
 # --- the three directions, on random histories -----------------------------------------------------------------------
 
 vlan = replace(PORT, uuid=uid("port-b"), name="vm-b", network_uuid=NET_B.uuid, vif_uuid=uid("vb"))
@@ -135,7 +198,7 @@ def location(port_row: object, at: HostRecord | None, incoming: HostRecord | Non
 
 moves = st.builds(location, st.sampled_from([PORT, vlan]), places, places)
 zone_sets = st.sampled_from([(), (ZONE_A.uuid,), (ZONE_B.uuid,), (ZONE_A.uuid, ZONE_B.uuid)])
-rezonings = st.builds(lambda h, z: replace(h, zone_uuids=z), hosts, zone_sets)
+rezonings = st.builds(lambda h, z: replace(h, zone_uuids=z, vteps=h.vteps if z else ()), hosts, zone_sets)
 WEB = GroupRecord(uuid=uid("web"), name="web")
 DB = GroupRecord(uuid=uid("db"), name="db", rules=(SecurityRule(direction=Direction.INGRESS, remote_group=WEB.uuid),))
 grouped = [replace(PORT, security_groups=(WEB.uuid,)), replace(vlan, security_groups=(DB.uuid,))]

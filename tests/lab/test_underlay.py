@@ -1,0 +1,253 @@
+"""The underlay is watched: peers that go, half go and come back, paths that are too narrow, over IPv4 and IPv6."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from scripts.labkit import Lab
+
+pytestmark = pytest.mark.lab
+
+APPLY = """
+switches: [{{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: "{pool}"}}]
+networks: [{{name: blue, type: vxlan, zone: a, mtu: 1450}}]
+"""
+# How many frames of networks (not probes) leave by pnic0 for the host whose VTEP is argv 1, within argv 2 seconds.
+SENT = """
+import ipaddress, socket, sys, time
+vtep = ipaddress.ip_address(sys.argv[1]).packed
+at = 14 + (16 if len(vtep) == 4 else 24)
+after = 14 + (20 if len(vtep) == 4 else 40) + 8 + 4
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
+s.bind(("pnic0", 0))
+print("ready", flush=True)
+end, seen = time.monotonic() + float(sys.argv[2]), 0
+while (left := end - time.monotonic()) > 0:
+    s.settimeout(left)
+    try:
+        packet, where = s.recvfrom(2000)
+        there = where[2] == 4 and packet[at : at + len(vtep)] == vtep
+        seen += there and packet[after : after + 3] not in (b"", bytes(3))
+    except TimeoutError:
+        break
+print(seen)
+"""
+
+
+def within(seconds: float, claim: Callable[[], bool]) -> bool:
+    return took(claim, patience_s=seconds) <= seconds
+
+
+def took(claim: Callable[[], bool], *, patience_s: float = 15.0) -> float:
+    """Seconds until *claim* holds; more than *patience_s* if it does not."""
+    began = time.monotonic()
+    while not claim():
+        if time.monotonic() - began > patience_s:
+            return patience_s + 1
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+class Three:
+    """Three hosts with agents on network blue, one endpoint on each: e1, e2, e3."""
+
+    def __init__(self, lab: Lab, pool: str) -> None:
+        self.lab, self.pool = lab, pool
+        lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY.format(pool=pool))
+        self.bridge = self.show("h1")["switches"][0]["bridge"]
+        self.vteps = {host: self.show(host)["switches"][0]["vteps"][0] for host in lab.hosts}
+        for number, host in enumerate(lab.hosts, 1):
+            self.attach(host, f"e{number}", number)
+        assert within(
+            10, lambda: all(peer["state"] == "up" for host in lab.hosts for peer in self.peers(host).values())
+        )
+
+    def attach(self, host: str, name: str, number: int, *, network: str = "blue", mtu: int = 1450) -> None:
+        vif, mac = str(uuid4()), f"52:54:00:00:00:{number:02x}"
+        words = ["netmgr", "port", "create", name, "--network", network, "--vif", vif, "--mac", mac]
+        self.lab.exec("mgr", words)
+        address = [f"10.10.0.{number}/24"]
+        self.lab.attach(host, name, bridge=self.bridge, vif_uuid=vif, mac=mac, addresses=address, mtu=mtu)
+
+    def show(self, host: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
+        return answer
+
+    def peers(self, host: str) -> dict[str, dict[str, Any]]:
+        return {peer["host"]: peer for peer in self.show(host)["peers"]}
+
+    def switch(self, host: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.show(host)["switches"][0]
+        return found
+
+    def state(self, host: str, peer: str) -> tuple[str, bool]:
+        found = self.peers(host)[peer]
+        return found["state"], found["cut"]
+
+    def reach(self, source: str, number: int, *, wait_s: float = 1) -> bool:
+        ping = ["ping", "-c1", f"-W{wait_s}", f"10.10.0.{number}"]
+        return self.lab.exec(source, ping, check=False).returncode == 0
+
+    def sent(self, host: str, peer: str, seconds: float, meanwhile: Callable[[], Any]) -> int:
+        """Frames of networks that *host* sends to *peer* while *meanwhile* runs, and *seconds* at least."""
+        words = ["python3", "-c", SENT, self.vteps[peer], str(seconds)]
+        watch = self.lab.popen(host, words, stdout=subprocess.PIPE, text=True)
+        assert watch.stdout is not None
+        assert watch.stdout.readline().strip() == "ready"
+        meanwhile()
+        return int(watch.communicate(timeout=seconds + 10)[0])
+
+    def cable(self, host: str, state: str) -> None:
+        self.lab.exec("fabric", ["ip", "link", "set", f"{host}-pnic0", state])
+
+    @contextmanager
+    def one_way(self, *, source: str, destination: str) -> Iterator[None]:
+        """What *source* sends to *destination* is lost; the other direction works."""
+        family = "ip6" if ":" in self.vteps[destination] else "ip"
+        chain = f"chain lossy {{ type filter hook ingress device {source}-pnic0 priority 0; "
+        rules = f"table netdev lossy {{ {chain} {family} daddr {self.vteps[destination]} drop; }}; }}"
+        self.lab.exec("fabric", ["nft", "-f", "-"], input=rules)
+        try:
+            yield
+        finally:
+            self.lab.exec("fabric", ["nft", "delete", "table", "netdev", "lossy"])
+
+    def all_up(self) -> bool:
+        return all(peer["state"] == "up" for host in self.lab.hosts for peer in self.peers(host).values()) and all(
+            self.switch(host)["status"] == "up" for host in self.lab.hosts
+        )
+
+
+@pytest.fixture(scope="module", params=["10.200.0.0/24", "fd00:200::/64"], ids=["ipv4", "ipv6"])
+def three(request: pytest.FixtureRequest) -> Iterator[Three]:
+    zones = {"h1": "a", "h2": "a", "h3": "a"}
+    with Lab(hosts=3, with_libvirt=False, with_vmctl=False, zones=zones) as lab:
+        yield Three(lab, request.param)
+
+
+def test_first_frame_to_each_peer_arrives_and_tcp_fills_the_mtu(three: Three) -> None:
+    number = 40
+    for source, host in (("e1", "h2"), ("e2", "h3"), ("e3", "h1")):
+        number += 1
+        three.attach(host, f"f{number}", number)
+        assert within(3, lambda: all(vif["state"] == "lit" for vif in three.show(host)["vifs"]))  # noqa: B023
+        ping = three.lab.exec(source, ["ping", "-c2", "-i0.2", "-W1", f"10.10.0.{number}"], check=False).stdout
+        assert "2 received" in ping, ping
+        full = ["ping", "-c1", "-W1", "-M", "do", "-s", "1422", f"10.10.0.{number}"]
+        assert three.lab.exec(source, full, check=False).returncode == 0
+    for host in three.lab.hosts:
+        assert {peer["mtu_passed"] for peer in three.peers(host).values()} == {1650}
+
+
+def test_a_peer_that_is_gone_is_sent_nothing_and_comes_back_at_once(three: Three) -> None:
+    three.cable("h2", "down")
+    try:
+        gone = took(lambda: three.state("h1", "h2") == ("down", True))
+        assert gone < 3.5, f"{gone:.1f} s"
+        assert within(2, lambda: three.switch("h1")["status"] == "warning")
+        assert "h2 (" in three.switch("h1")["reasons"][0]
+        assert three.state("h1", "h3") == ("up", False)
+        three.lab.exec("e1", ["ip", "neigh", "replace", "10.10.0.2", "lladdr", "52:54:00:00:00:02", "dev", "eth0"])
+        assert three.sent("h1", "h2", 2, lambda: three.reach("e1", 2)) == 0
+        drops = json.loads(three.lab.exec("h1", ["hostagent", "drops", "-o", "json"]).stdout)
+        assert [drop["packets"] > 0 for drop in drops if "does not answer" in drop["reason"]] == [True]
+        verify = three.lab.exec("h1", ["hostagent", "verify"], check=False)
+        assert verify.returncode == 0, verify.stdout
+        told = json.loads(three.lab.exec("mgr", ["netmgr", "host", "show", "h1", "-o", "json"]).stdout)
+        assert [(peer["host"], peer["state"]) for peer in told["peers"]] == [("h2", "down"), ("h3", "up")]
+    finally:
+        three.cable("h2", "up")
+    back = took(lambda: three.state("h1", "h2") == ("up", False))
+    assert back < 2, f"{back:.1f} s"
+    assert within(5, lambda: three.reach("e1", 2))
+    assert within(15, three.all_up)
+
+
+def test_a_host_that_is_cut_off_says_so_and_goes_on_sending(three: Three) -> None:
+    three.cable("h2", "down")
+    try:
+        assert within(5, lambda: any("cut off from the underlay" in why for why in three.switch("h2")["reasons"]))
+        assert three.switch("h2")["status"] == "down"
+        assert {three.state("h2", peer) for peer in ("h1", "h3")} == {("down", False)}
+    finally:
+        three.cable("h2", "up")
+    assert within(15, three.all_up)
+
+
+def test_one_direction_that_is_cut_is_noticed_at_both_ends(three: Three) -> None:
+    with three.one_way(source="h2", destination="h1"):
+        assert within(
+            4, lambda: three.state("h1", "h2") == ("down", True) and three.state("h2", "h1") == ("down", True)
+        )
+        assert three.state("h3", "h1") == three.state("h3", "h2") == ("up", False)
+        assert three.reach("e3", 1)
+    assert within(15, three.all_up)
+    assert three.reach("e1", 2)
+
+
+def test_a_dead_agent_is_no_dead_tunnel_but_a_dead_switch_is(three: Three) -> None:
+    three.lab.stop_daemon("h2", "hostagent", number=signal.SIGKILL)
+    try:
+        assert not within(5, lambda: three.state("h1", "h2") != ("up", False))
+        assert three.reach("e1", 2)
+        three.lab.stop_daemon("h2", "ovs-vswitchd", number=signal.SIGKILL)
+        assert within(4, lambda: three.state("h1", "h2") == ("down", True))
+    finally:
+        three.lab.start_daemon("h2", "ovs-vswitchd")
+        three.lab.start_daemon("h2", "hostagent")
+    assert within(5, lambda: three.state("h1", "h2") == ("up", False))
+    assert within(15, three.all_up)
+
+
+def test_after_a_restart_of_vswitchd_vtep_routes_and_peers_are_back(three: Three) -> None:
+    three.lab.stop_daemon("h1", "ovs-vswitchd")
+    three.lab.start_daemon("h1", "ovs-vswitchd")
+    assert within(5, lambda: three.reach("e1", 2, wait_s=1))
+    routes = three.lab.exec("h1", ["ovs-appctl", "ovs/route/show"]).stdout
+    assert f"{three.vteps['h1']}/" in routes
+    assert within(15, three.all_up)
+
+
+def test_peers_are_watched_without_a_manager(three: Three) -> None:
+    three.lab.stop_daemon("mgr", "netmgr")
+    try:
+        three.cable("h3", "down")
+        assert within(5, lambda: three.state("h1", "h3") == ("down", True))
+        three.cable("h3", "up")
+        assert within(4, lambda: three.state("h1", "h3") == ("up", False))
+    finally:
+        three.cable("h3", "up")
+        three.lab.start_daemon("mgr", "netmgr")
+    assert within(15, three.all_up)
+
+
+def test_a_path_that_is_too_narrow_keeps_a_network_from_that_host_and_says_why(three: Three) -> None:
+    three.lab.exec("fabric", ["ip", "link", "set", "h2-pnic0", "mtu", "1590"])
+    try:
+        assert within(60, lambda: {peer["mtu_passed"] for peer in three.peers("h2").values()} == {1590})
+        overhead = 70 if ":" in three.pool else 50
+        words = ["netmgr", "network", "create", "wide", "--zone", "a", "--mtu", str(1650 - overhead)]
+        late = three.lab.exec("mgr", [*words, "--wait", "realized", "--timeout", "10"], check=False)
+        assert late.returncode == 1
+        assert "host h2: rejected: network wide" in late.stderr, late.stderr
+        assert "but at most 1590 to h" in late.stderr
+        assert f"lower the network's to {1590 - overhead}" in late.stderr
+        wide = [one for one in three.show("h1")["networks"] if one["name"] == "wide"]
+        assert [(one["status"], one["health"]) for one in wide] == [("warning", 60)]
+        blue = [one for one in three.show("h2")["networks"] if one["name"] == "blue"]
+        assert [one["status"] for one in blue] == ["up"], "what fits is not touched"
+    finally:
+        three.lab.exec("fabric", ["ip", "link", "set", "h2-pnic0", "mtu", "1700"])
+    assert within(
+        30, lambda: {one["status"] for host in three.lab.hosts for one in three.show(host)["networks"]} == {"up"}
+    )
+    three.lab.exec("mgr", ["netmgr", "network", "delete", "wide"])
