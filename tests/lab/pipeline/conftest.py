@@ -1,4 +1,7 @@
-"""Three hosts, each a real ovs-vswitchd without devices, with real encapsulated frames on an underlay between them.
+"""Three hosts, each a real ovs-vswitchd, with real encapsulated frames on an underlay between them.
+
+They have no devices and forward in user space (`DummySwitch`), or forward in the kernel where the lab does
+(`KernelSwitch`): a test that keeps to `Fabric` and to the verbs of `host.switch` runs on both.
 
 A `Fabric` holds what netmgr would push (networks, ports, locations) and, for each host, what only it knows (phases).
 `settle` lets every host compile its flows from that and commit them over its OpenFlow connection. Then a test sends
@@ -35,7 +38,9 @@ from netmgr.contract.types import (
     OpaqueSwitch,
     VtepAssignment,
 )
-from scripts.labkit.dummy_switch import DummySwitch, wire
+from scripts.labkit.dummy_switch import DummySwitch
+from scripts.labkit.kernel_switch import KernelSwitch
+from scripts.labkit.switch import choose_datapath
 
 SPACE = UUID("11111111-2222-3333-4444-555555555555")
 SWITCH = OpaqueSwitch(uuid=UUID("aa" * 16), name="s1", zone_uuids=(), vtep_pool="10.0.0.0/24", pnic_globs=("p0",))
@@ -273,11 +278,12 @@ async def connected(host: Host):  # type: ignore[no-untyped-def]
 @pytest.fixture(scope="module")
 def _hosts() -> Iterator[tuple[dict[str, Host], DummySwitch]]:
     with contextlib.ExitStack() as stack:
-        underlay = stack.enter_context(DummySwitch())
+        make = KernelSwitch if choose_datapath(None) == "system" else DummySwitch
+        underlay = stack.enter_context(make())
         underlay.add_bridge("under", fail_mode="standalone")
         hosts = {}
         for index in (1, 2, 3):
-            host = Host(name=f"h{index}", switch=stack.enter_context(DummySwitch()), vtep=f"10.0.0.{index}")
+            host = Host(name=f"h{index}", switch=stack.enter_context(make()), vtep=f"10.0.0.{index}")
             _build(host, underlay, f"u{index}")
             hosts[host.name] = host
         uplink = uplink_bridge(("p0",))
@@ -288,7 +294,7 @@ def _hosts() -> Iterator[tuple[dict[str, Host], DummySwitch]]:
         for one in hosts.values():
             for other in hosts.values():
                 if one is not other:
-                    one.switch.appctl("tnl/neigh/set", uplink, other.vtep, macs[other.name])
+                    one.switch.add_neighbour(uplink, other.vtep, macs[other.name])
         yield hosts, underlay
 
 
@@ -298,16 +304,14 @@ def _build(host: Host, underlay: DummySwitch, port: str) -> None:
     switch.add_bridge(uplink, fail_mode="standalone")
     index = host.vtep.rpartition(".")[2]
     switch.vsctl("set", "Bridge", uplink, f"other_config:hwaddr=02:ff:00:00:00:0{index}")
-    switch.add_port(uplink, "p0")
-    underlay.add_port("under", port)
-    wire((underlay, port), (switch, "p0"))
-    switch.appctl("netdev-dummy/ip4addr", uplink, f"{host.vtep}/24")
-    switch.appctl("ovs/route/add", "10.0.0.0/24", uplink)
+    switch.join(uplink, "p0", underlay, "under", port)
+    switch.add_address(uplink, f"{host.vtep}/24", "10.0.0.0/24")
     switch.add_bridge(host.bridge)
     for kind, ovs_type in OVS_TYPES.items():
         name = tunnel_port(kind, SWITCH.uuid)
-        # without local_ip: Open vSwitch asks the kernel whether that is a local address, and a dummy's is not
         options = ["options:remote_ip=flow", "options:key=flow"]
+        if switch.datapath == "system":  # else Open vSwitch asks the kernel for the address, and a dummy's is not there
+            options.append(f"options:local_ip={host.vtep}")
         mark = "external_ids:opaque-owner=hostagent"
         switch.vsctl("add-port", host.bridge, name, "--", "set", "Interface", name, f"type={ovs_type}", mark, *options)
 
