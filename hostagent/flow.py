@@ -174,11 +174,16 @@ class Resubmit:
 
 @dataclass(frozen=True, slots=True)
 class Ct:
-    """Send the packet through the connection tracker, then on at `table`; 255 means no recirculation."""
+    """Send the packet through the connection tracker, then on at `table`; 255 means no recirculation.
 
-    zone: int
+    `zone` is a number, or the name of a field of 16 bits that holds it. A commit may set the bits `mark[1]` of the
+    connection's mark to `mark[0]`.
+    """
+
+    zone: int | str
     commit: bool = False
     table: int = 255
+    mark: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,9 +364,8 @@ def action_text(action: Action) -> str:
             return f"move:{_subfield(src, bits)}->{_subfield(dst, bits)}"
         case Resubmit(table):
             return f"resubmit(,{table})"
-        case Ct(zone, commit, table):
-            parts = (["commit"] if commit else []) + ([f"table={table}"] if table != 255 else []) + [f"zone={zone}"]
-            return f"ct({','.join(parts)})"
+        case Ct():
+            return _ct_text(action)
         case Meter(number):
             return f"meter:{number}"
         case WriteMetadata(value, mask):
@@ -370,6 +374,14 @@ def action_text(action: Action) -> str:
             return f"goto_table:{table}"
         case Raw(kind, data):
             return f"{kind}_{data.hex()}"
+
+
+def _ct_text(action: Ct) -> str:
+    parts = (["commit"] if action.commit else []) + ([f"table={action.table}"] if action.table != 255 else [])
+    parts.append(f"zone={action.zone}" + ("[]" if isinstance(action.zone, str) else ""))
+    if action.mark is not None:
+        parts.append(f"exec({action_text(SetField('ct_mark', *action.mark))})")
+    return f"ct({','.join(parts)})"
 
 
 def _subfield(name: str, bits: int) -> str:

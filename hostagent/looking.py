@@ -9,6 +9,7 @@ from hostagent.flow_words import Names, flow_views
 from hostagent.host import Host
 from hostagent.model import Bridge, Desired, Unread
 from hostagent.names import network_key, switch_bridge, tunnel_port
+from hostagent.pipeline.policy import group_key
 from hostagent.pipeline.tables import Table
 from hostagent.realize.errors import RealizeError
 from hostagent.resolve import tunnel_key
@@ -137,6 +138,7 @@ def _names_on(bridge: Bridge, desired: Desired, network: OpaqueNetwork) -> Names
                 vteps[vtep] = own.name if own is not None and own.uuid == host else f"host {_short(host)}"
     return Names(
         networks={network_key(one.uuid): one.name for one in desired.networks.values()},
+        groups={group_key(one.uuid): one.name for one in desired.groups.values()},
         ofports=ofports,
         macs={port.mac: port.name for port in ports},
         addresses=vteps | {ip.partition("/")[0]: port.name for port in ports for ip in port.ips},

@@ -110,6 +110,7 @@ class Desired:
     hushed: frozenset[UUID] = frozenset()  # ports whose claims are not to be copied to the agent
     withdrawals: Mapping[UUID, Withdrawal] = field(default_factory=dict)  # by network UUID
     groups: Mapping[UUID, SecurityGroup] = field(default_factory=dict)
+    ct_zones: Mapping[UUID, int] = field(default_factory=dict)  # zone of the connection tracker, by port UUID
     offered_pnics: tuple[str, ...] = ()
     datapath: str = "system"  # "system" or "netdev"
     phases: Mapping[UUID, Phase] = field(default_factory=dict)  # by port UUID; absent means STEADY

@@ -45,12 +45,14 @@ from hostagent.model import Phase
 from hostagent.pipeline.answer import answer_flows, single_addresses
 from hostagent.pipeline.guard import guard_flows
 from hostagent.pipeline.learn import claim_flows
+from hostagent.pipeline.policy import Policy, deliver, port_policy_flows
 from hostagent.pipeline.tables import (
     FROM_TUNNEL,
     FROM_VIF,
     MAC_REGISTER,
     SOURCE_MOVES,
     SWITCH_COOKIE,
+    TAP,
     Family,
     Origin,
     Table,
@@ -93,6 +95,7 @@ class PortView(NamedTuple):
     state: VifState = VifState.DARK
     phase: Phase = Phase.STEADY
     ofport: int = 0  # of its tap; 0 while there is none
+    policy: Policy | None = None  # what judges it; None: it has no security groups
     metered: bool = False  # the bridge has a meter for what it sends, by the number of its tap
     holder_vtep: str = ""  # of another host that holds it
     incoming_vtep: str = ""  # of another host that it is going to
@@ -131,6 +134,8 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
                     hushed=port.hushed or port.state is VifState.INCOMING,  # its holder speaks for it
                     cookie=network.key,
                 )
+            if port.policy is not None:
+                yield from port_policy_flows(ofport=port.ofport, policy=port.policy, network=network.key)
             if port.state is VifState.INCOMING:
                 yield _signal(network.key, port.ofport)
         yield from _deliver(network.key, port)
@@ -176,22 +181,26 @@ def _classify(network: NetworkPorts) -> Iterator[Flow]:
 
 
 def _signal(key: int, ofport: int) -> Flow:
-    return _row(Table.SIGNAL, 100, key, (Match("in_port", ofport),), (Controller(_SIGNAL_BYTES), Goto(Table.ANSWER)))
+    return _row(Table.SIGNAL, 100, key, (Match("in_port", ofport),), (Controller(_SIGNAL_BYTES), Goto(Table.EGRESS)))
 
 
 def _deliver(key: int, port: PortView) -> Iterator[Flow]:
     """FORWARD: to the tap of a lit port; frames for a dark one of this host end here, unflooded."""
     if port.state is VifState.LIT or port.here:
         lit = port.state is VifState.LIT and port.ofport
-        actions: tuple[Action, ...] = (Output(port.ofport),) if lit else Drop
+        actions = _to_tap(port) if lit else Drop
         yield _row(Table.FORWARD, 100, key, (Match("metadata", key), Match("eth_dst", port.mac)), actions)
+
+
+def _to_tap(port: PortView) -> tuple[Action, ...]:
+    return (Output(port.ofport),) if port.policy is None else deliver(port.ofport)
 
 
 def _migrate(key: int, port: PortView, family: Family) -> Iterator[Flow]:
     destination = (Match("metadata", key), Match("eth_dst", port.mac))
     if port.phase in (Phase.INCOMING, Phase.ACTIVATED) and port.relay_vtep:
         source = Match(family.tun_src, to_int(port.relay_vtep))
-        actions: tuple[Action, ...] = (Output(port.ofport),) if port.ofport else Drop
+        actions = _to_tap(port) if port.ofport else Drop
         yield _row(Table.TUNNEL, 120, key, (*destination, source), actions)
     target = _detour(port)
     if target:
@@ -245,8 +254,10 @@ def _places(holder: str, incoming: str) -> tuple[Action, ...]:
 
 
 def _flood(network: NetworkPorts) -> Iterator[Flow]:
-    taps = sorted(port.ofport for port in network.ports if port.state is VifState.LIT and port.ofport)
-    here: tuple[Action, ...] = tuple(map(Output, taps))
+    lit = [port for port in network.ports if port.state is VifState.LIT and port.ofport]
+    here: tuple[Action, ...] = tuple(map(Output, sorted(port.ofport for port in lit if port.policy is None)))
+    for ofport in sorted(port.ofport for port in lit if port.policy is not None):
+        here += (SetField(TAP, ofport), Resubmit(Table.INGRESS))
     network_match = Match("metadata", network.key)
     away: tuple[Action, ...] = ()
     if network.wire is not None:

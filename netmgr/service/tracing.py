@@ -237,8 +237,22 @@ def _verdict(world: World, plan: Plan, first: Hop, places: Places) -> tuple[str,
     drops = [(hop, end) for hop, end in ends if end.kind is TraceEndKind.DROPPED]
     if drops:
         hop, end = drops[-1]
+        if end.table.startswith(("EGRESS", "INGRESS")):
+            return "dropped", f"Dropped on {_host(world, hop.host)} by {_groups_say(world, plan, end)}{why}."
         return "dropped", f"Dropped on {_host(world, hop.host)} in table {end.table}: {end.reason}{why}."
     return "dropped", f"Not delivered: no copy goes to {name}{also if others else ''}{why}."
+
+
+def _groups_say(world: World, plan: Plan, end: TraceEnd) -> str:
+    """Whose security groups dropped it, and what they have no rule for."""
+    out = end.table.startswith("EGRESS")
+    port, frame = (plan.source if out else plan.destination), plan.question.frame
+    groups = [world.groups[uuid].name for uuid in port.security_groups if uuid in world.groups]
+    names = f"security group{'s' * (len(groups) > 1)} {', '.join(sorted(groups))}" if groups else "security groups"
+    what = f"{frame.protocol.value}/{frame.destination_port}" if frame.destination_port else frame.protocol.value
+    way = f"egress {what} to {frame.ip_dst}" if out else f"ingress {what} from {frame.ip_src}"
+    verdict = f"no rule allows {way}" if end.table.endswith(("VERDICT", "GRESS")) else end.reason
+    return f"{names} of port {port.name}: {verdict} (table {end.table})"
 
 
 def _why(world: World, plan: Plan, places: Places) -> str:

@@ -18,6 +18,7 @@ from uuid import UUID, uuid5
 
 import pytest
 
+from hostagent.ct_zones import ZONES
 from hostagent.flow import Flow
 from hostagent.flows import compile_flows
 from hostagent.model import Bridge, Desired, Interface, Observed, OvsPort, Phase
@@ -36,6 +37,8 @@ from netmgr.contract.types import (
     NetworkType,
     OpaqueNetwork,
     OpaqueSwitch,
+    SecurityGroup,
+    SecurityRule,
     VtepAssignment,
 )
 from scripts.labkit.dummy_switch import DummySwitch
@@ -98,6 +101,8 @@ class Fabric:
         self.ports: dict[UUID, LogicalPort] = {}
         self.locations: dict[UUID, Location] = {}
         self.learned: dict[UUID, Learned] = {}
+        self.groups: dict[UUID, SecurityGroup] = {}
+        self.zones: dict[UUID, int] = {}
 
     def network(self, name: str, segment: int, kind: NetworkType = NetworkType.VXLAN) -> None:
         self.networks[named(name)] = OpaqueNetwork(
@@ -143,6 +148,23 @@ class Fabric:
         found = tuple(LearnedAddress(address=one, source=LearnedSource.ARP, refused=refused) for one in addresses)
         self.learned[port.uuid] = Learned(port_uuid=port.uuid, network_uuid=port.network_uuid, addresses=found)
 
+    def group(self, name: str, *rules: SecurityRule, stateful: bool = True) -> None:
+        """A security group, whose members are the addresses of the ports that have it."""
+        members = tuple(
+            sorted({ip for port in self.ports.values() if named(name) in port.security_groups for ip in port.ips})
+        )
+        self.groups[named(name)] = SecurityGroup(
+            uuid=named(name), name=name, stateful=stateful, rules=rules, members=members
+        )
+
+    def guarded(self, name: str, *groups: str) -> None:
+        """Port *name* has *groups* from now on, and a zone of the connection tracker of its own."""
+        uuid = named(name)
+        self.ports[uuid] = replace(self.ports[uuid], security_groups=tuple(map(named, groups)))
+        self.zones.setdefault(uuid, ZONES.start + len(self.zones))
+        for group in self.groups.values():
+            self.group(group.name, *group.rules, stateful=group.stateful)
+
     def hush(self, host: str, name: str) -> None:
         """The agent of *host* wants no more copies of what the guest of *name* claims."""
         self.hosts[host].hushed |= {named(name)}
@@ -184,6 +206,8 @@ class Fabric:
             ports=self.ports,
             locations=self.locations,
             learned=self.learned,
+            groups=self.groups,
+            ct_zones=self.zones,
             hushed=frozenset(host.hushed),
             offered_pnics=("p0",),
             phases=host.phases,
@@ -323,6 +347,7 @@ def fabric(_hosts: tuple[dict[str, Host], DummySwitch]) -> Iterator[Fabric]:
     for host in hosts.values():
         host.phases, host.relay_vteps, host.hushed, host.signals = {}, {}, set(), []
         host.switch.sent("p0")
+        host.switch.appctl("dpctl/flush-conntrack")
     yield Fabric(hosts, underlay)
     for host in hosts.values():
         for row in host.switch.interfaces():
