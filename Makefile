@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that is needed on a fresh Debian 12 machine, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-migration bench-placement proto clean
+.PHONY: help setup demo test test-kernel check bench bench-migration bench-placement proto clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 # Tests at a time. Those of one file stay together: they share a lab.
@@ -17,6 +17,9 @@ demo: setup ## three hosts, two zones: ping, copy, live migration, a refused one
 
 test: setup check ## every test there is
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-kernel: setup ## the data plane's tests on the kernel's datapath, in an emulated machine; ARGS='-k tunnel -x'
+	@scripts/test-kernel $(ARGS)
 
 check: ## lint, format, types
 	@$(BIN)/ruff check .

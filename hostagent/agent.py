@@ -55,6 +55,7 @@ from hostagent.state import State
 from hostagent.steps import log_steps
 from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
+from hostagent.tracking import Tracking
 from hostagent.underlay import tunnel_ofports, wanted_paths
 from netmgr.contract.types import Kind, Location, ReleaseReason, TraceAnswer, TraceQuestion
 
@@ -122,6 +123,7 @@ class Agent:
             port_at=self.guests.port_at,
             changed=partial(self._dirty, "hushed"),
         )
+        self.tracking = Tracking(records=state.records, host=self.host)
         self._failures = Failures()
         self.repairs = Repairs()
         self._network_steps = NetworkSteps(
@@ -136,6 +138,7 @@ class Agent:
             done=partial(self._dirty, "phases"),
         )
         self._libvirt_away_since = 0.0
+        self._zones_due: float | None = None
         self._in_sync = False
         self._lit_bridges: frozenset[str] = frozenset()
         self._began_empty = state.revision == 0
@@ -217,6 +220,7 @@ class Agent:
             if not self._knows_enough():
                 break
             claim_again = self._claim()
+            self._zones_due = await self.tracking.look(self.desired())
             desired = self.desired()
             if self.host.links_fresh:  # whether a tap that left the bridge is still there can't be told from old links
                 desired = replace(desired, plugs=self.guests.plugs(observed))
@@ -278,7 +282,7 @@ class Agent:
     def _conclude(self, observed: Observed, steps: tuple[Step, ...], dirt: int) -> float | None:
         """Release, acknowledge, report; seconds until the next look."""
         now, desired, host = time.monotonic(), self.desired(), self._identity.host_uuid
-        pauses = [self._failures.next_retry(now=now)]
+        pauses = [self._failures.next_retry(now=now), self._zones_due]
         if not isinstance(observed.bridges, Unread):
             self._release(desired, now)
             pauses.append(self.guests.next_look(now=now))

@@ -20,6 +20,7 @@ import structlog
 from hostagent.agent import Agent
 from hostagent.cli.output import Settings
 from hostagent.control import ControlServer, RequestError
+from hostagent.hooks import refresh_hooks
 from hostagent.host import HostPaths
 from hostagent.identity import Identity, IdentityError, load_identity
 from hostagent.show import view_of
@@ -80,6 +81,7 @@ async def _run(settings: Settings, identity: Identity, view_port: int | None) ->
     except (RequestError, OSError) as error:
         state.close()
         raise DaemonError(str(error)) from None
+    _refresh_hooks(settings)
     _spare_the_collector()
     work = asyncio.create_task(agent.run(), name="agent")
     watchdog = asyncio.create_task(_feed_watchdog(agent), name="watchdog")
@@ -104,6 +106,15 @@ async def _run(settings: Settings, identity: Identity, view_port: int | None) ->
     failure = None if work.cancelled() else work.exception()
     if failure is not None:
         raise failure
+
+
+def _refresh_hooks(settings: Settings) -> None:
+    """An upgrade of the package brings the hooks along."""
+    try:
+        for path in refresh_hooks(socket=settings.socket):
+            log.info("hook: written again", path=str(path))
+    except OSError as error:
+        log.warning("hook: can't be written again; run `hostagent install-hooks`", reason=str(error))
 
 
 async def _serve_view(view: ViewServer) -> None:

@@ -27,6 +27,7 @@ def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -
         learned=state.learned,
         withdrawals=state.hidden(),
         groups=state.groups,
+        ct_zones=state.ct_zones,
         offered_pnics=identity.pnics,
         datapath=identity.datapath,
     )

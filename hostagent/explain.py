@@ -118,6 +118,7 @@ def _port_facts(port: LogicalPort | None, desired: Desired) -> list[str]:
     if location is not None:
         facts.append(_where(location, desired))
     facts += _learned_facts(port, desired)
+    facts += _group_facts(port, desired)
     phase = desired.phases.get(port.uuid, Phase.STEADY)
     if phase is not Phase.STEADY:
         facts.append(f"Its migration is in phase {phase.value} here.")
@@ -134,6 +135,17 @@ def _learned_facts(port: LogicalPort, desired: Desired) -> list[str]:
     if port.uuid in desired.hushed:
         facts.append("Its guest claims addresses too often, or too many: nothing more is learned of it for a while.")
     return facts
+
+
+def _group_facts(port: LogicalPort, desired: Desired) -> list[str]:
+    """What judges it, and where its connections are."""
+    if not port.security_groups:
+        return []
+    groups = [desired.groups.get(uuid) for uuid in port.security_groups]
+    names = ", ".join(sorted(group.name if group is not None else "one not sent yet" for group in groups))
+    zone = desired.ct_zones.get(port.uuid)
+    tracked = f", stateful, in zone {zone} of the connection tracker" if zone is not None else ""
+    return [f"It may say and hear what its security groups allow: {names}{tracked}."]
 
 
 def _where(location: Location, desired: Desired) -> str:

@@ -18,7 +18,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
 
 __all__ = [
-    "ETH_TYPE_VLAN",
     "FIELDS",
     "IN_PORT",
     "LOCAL",
@@ -33,8 +32,6 @@ __all__ = [
     "Meter",
     "Move",
     "Output",
-    "PopVlan",
-    "PushVlan",
     "Raw",
     "RawMatch",
     "Resubmit",
@@ -52,9 +49,6 @@ IN_PORT: Final = 0xFFFFFFF8
 """Output to the port the packet came from, which plain output never does."""
 
 LOCAL: Final = 0xFFFFFFFE
-
-ETH_TYPE_VLAN: Final = 0x8100
-"""IEEE 802.1Q's tag; `PushVlan` writes it."""
 
 _PORT_NAMES: Final = {IN_PORT: "IN_PORT", LOCAL: "LOCAL", 0xFFFFFFFD: "CONTROLLER"}
 
@@ -172,16 +166,6 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class PushVlan:
-    """Put an 802.1Q tag in front; its VLAN is set by `SetField("vlan_tci", 0x1000 | vlan)` after it."""
-
-
-@dataclass(frozen=True, slots=True)
-class PopVlan:
-    """Take the outermost VLAN tag off."""
-
-
-@dataclass(frozen=True, slots=True)
 class Resubmit:
     """Look the packet up in `table`, act, and come back."""
 
@@ -190,11 +174,16 @@ class Resubmit:
 
 @dataclass(frozen=True, slots=True)
 class Ct:
-    """Send the packet through the connection tracker, then on at `table`; 255 means no recirculation."""
+    """Send the packet through the connection tracker, then on at `table`; 255 means no recirculation.
 
-    zone: int
+    `zone` is a number, or the name of a field of 16 bits that holds it. A commit may set the bits `mark[1]` of the
+    connection's mark to `mark[0]`.
+    """
+
+    zone: int | str
     commit: bool = False
     table: int = 255
+    mark: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +216,7 @@ class Raw:
     data: bytes
 
 
-Action = Output | Controller | SetField | Move | PushVlan | PopVlan | Resubmit | Ct | Meter | WriteMetadata | Goto | Raw
+Action = Output | Controller | SetField | Move | Resubmit | Ct | Meter | WriteMetadata | Goto | Raw
 
 Drop: Final[tuple[Action, ...]] = ()
 """No actions: the packet ends here."""
@@ -366,8 +355,6 @@ def action_text(action: Action) -> str:
             return _PORT_NAMES.get(port) or f"output:{port}"
         case Controller(max_len):
             return f"CONTROLLER:{max_len}"
-        case SetField("vlan_tci", value, None):
-            return f"set_field:{value}->vlan_vid"
         case SetField(name, value, mask):
             text = value_text(name, value)
             if mask is not None:
@@ -375,15 +362,10 @@ def action_text(action: Action) -> str:
             return f"set_field:{text}->{name}"
         case Move(src, dst, bits):
             return f"move:{_subfield(src, bits)}->{_subfield(dst, bits)}"
-        case PushVlan():
-            return f"push_vlan:{ETH_TYPE_VLAN:#06x}"
-        case PopVlan():
-            return "pop_vlan"
         case Resubmit(table):
             return f"resubmit(,{table})"
-        case Ct(zone, commit, table):
-            parts = (["commit"] if commit else []) + ([f"table={table}"] if table != 255 else []) + [f"zone={zone}"]
-            return f"ct({','.join(parts)})"
+        case Ct():
+            return _ct_text(action)
         case Meter(number):
             return f"meter:{number}"
         case WriteMetadata(value, mask):
@@ -392,6 +374,14 @@ def action_text(action: Action) -> str:
             return f"goto_table:{table}"
         case Raw(kind, data):
             return f"{kind}_{data.hex()}"
+
+
+def _ct_text(action: Ct) -> str:
+    parts = (["commit"] if action.commit else []) + ([f"table={action.table}"] if action.table != 255 else [])
+    parts.append(f"zone={action.zone}" + ("[]" if isinstance(action.zone, str) else ""))
+    if action.mark is not None:
+        parts.append(f"exec({action_text(SetField('ct_mark', *action.mark))})")
+    return f"ct({','.join(parts)})"
 
 
 def _subfield(name: str, bits: int) -> str:

@@ -20,8 +20,6 @@ from hostagent.flow import (
     Match,
     Move,
     Output,
-    PopVlan,
-    PushVlan,
     RawMatch,
     Resubmit,
     SetField,
@@ -30,7 +28,21 @@ from hostagent.flow import (
     value_text,
 )
 from hostagent.pipeline.drops import Counted, reason_of
-from hostagent.pipeline.tables import SWITCH_COOKIE, Denied, Origin, Table
+from hostagent.pipeline.tables import (
+    ADDRESS4,
+    ADDRESS6,
+    ALLOWED,
+    DIRECTION,
+    EGRESS_RULES,
+    GROUP_KEY,
+    REASON,
+    REMOTE_KEY,
+    SWITCH_COOKIE,
+    TAP,
+    Denied,
+    Origin,
+    Table,
+)
 
 __all__ = ["Names", "flow_views", "table_name"]
 
@@ -51,10 +63,27 @@ _ROLES: Final = {
     "xreg7": "owner",
     "metadata": "network",
 }
-_VLAN: Final = 0xFFF
-"""The bits of a tag that are the VLAN."""
-
 _ASKS_FOR_ADDRESS: Final = (Table.GUARD, Table.CLAIMS, Table.ANSWER, Table.REPLY, Table.ADVERTISE, Table.BINDING)
+_ASKS_GROUPS: Final = (Table.GROUP, Table.MEMBER, Table.RULE)
+_JUDGES: Final = frozenset(
+    {
+        *_ASKS_GROUPS,
+        Table.EGRESS,
+        Table.EGRESS_TRACKED,
+        Table.EGRESS_VERDICT,
+        Table.INGRESS,
+        Table.INGRESS_TRACKED,
+        Table.INGRESS_VERDICT,
+    }
+)
+_ROLES_OF_JUDGES: Final = {
+    DIRECTION: "direction",
+    ALLOWED: "allowed",
+    GROUP_KEY: "group",
+    REMOTE_KEY: "remote",
+    ADDRESS4: "address",
+    ADDRESS6: "address",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +91,7 @@ class Names:
     """Who is behind numbers and addresses on one bridge."""
 
     networks: Mapping[int, str] = field(default_factory=dict)  # by key (`names.network_key`)
+    groups: Mapping[int, str] = field(default_factory=dict)  # by key (`policy.group_key`)
     ofports: Mapping[int, str] = field(default_factory=dict)  # interface, and whose it is
     macs: Mapping[str, str] = field(default_factory=dict)  # port
     addresses: Mapping[str, str] = field(default_factory=dict)  # host of a VTEP, port of an IP address
@@ -74,7 +104,9 @@ def flow_views(counted: Iterable[Counted], names: Names, *, key: int, table: str
     words, `packets` and `bytes`.
     """
     wanted = table.upper()
-    mine = (one for one in counted if _concerns(one.flow, key))
+    found = tuple(counted)
+    mine = [one for one in found if _concerns(one.flow, key)]
+    mine += _of_groups(found, (one.flow for one in mine))
     ordered = sorted(mine, key=lambda one: (one.flow.table, -one.flow.priority, str(one.flow)))
     return [
         {
@@ -102,6 +134,27 @@ def _concerns(flow: Flow, key: int) -> bool:
     )
 
 
+def _of_groups(counted: Iterable[Counted], flows: Iterable[Flow]) -> Iterator[Counted]:
+    """Flows of the security groups that *flows* ask, and of the members that rules of these speak of."""
+    asked = _keys_set(GROUP_KEY, flows)
+    rules = [one for one in counted if _key_matched(GROUP_KEY, one.flow) in asked]
+    yield from rules
+    spoken_of = _keys_set(REMOTE_KEY, (one.flow for one in rules))
+    yield from (
+        one for one in counted if one.flow.table == Table.MEMBER and _key_matched(REMOTE_KEY, one.flow) in spoken_of
+    )
+
+
+def _keys_set(name: str, flows: Iterable[Flow]) -> set[int | None]:
+    return {one.value for flow in flows for one in flow.actions if isinstance(one, SetField) and one.field == name}
+
+
+def _key_matched(name: str, flow: Flow) -> int | None:
+    if flow.table not in _ASKS_GROUPS or flow.cookie != SWITCH_COOKIE:
+        return None
+    return next((m.value for m in _joined(flow.match) if isinstance(m, Match) and m.field == name), None)
+
+
 # --- matches ------------------------------------------------------------------------------------------------------
 
 
@@ -115,8 +168,6 @@ def _conditions(flow: Flow, names: Names) -> Iterator[str]:
             yield f"origin={_origin(item.value)}"
         elif item.field == "vlan_tci" and item.value == 0 and item.mask is None:
             yield "untagged"
-        elif item.field == "vlan_tci" and item.mask is None:
-            yield f"vlan={item.value & _VLAN}"
         elif item.mask is None:
             role = _role(item.field, flow.table)
             yield f"{role}={_value(role, item.field, item.value, names, flow.table)}"
@@ -159,12 +210,6 @@ def _effect(action: Action, names: Names, table: int) -> str:
             return f"output {names.ofports[port]}"
         case Move(src, dst, _):
             return f"{_role(dst, table)}:={_role(src, table)}"
-        case PushVlan():
-            return "tag"
-        case PopVlan():
-            return "untag"
-        case SetField("vlan_tci", value, None):
-            return f"vlan:={value & _VLAN}"
         case SetField(name, value, None):
             role = _role(name, table)
             return f"{role}:={_value(role, name, value, names, table)}"
@@ -177,6 +222,10 @@ def _effect(action: Action, names: Names, table: int) -> str:
 
 def _role(name: str, table: int) -> str:
     """What a field is for in *table*; its own name where that says it all."""
+    if name == TAP:
+        return "tap"
+    if table in _JUDGES and name in _ROLES_OF_JUDGES and not (name == REASON and table not in _ASKS_GROUPS):
+        return _ROLES_OF_JUDGES[name]
     if name == "reg3":
         if table == Table.REPLICATE or table == Table.FLOOD:
             return "part"
@@ -191,6 +240,14 @@ def _value(role: str, name: str, value: int, names: Names, table: int) -> str:
         return names.networks.get(value, f"{value:#x}")
     if role == "origin":
         return _origin(value)
+    if role == "tap":
+        return names.ofports.get(value, str(value))
+    if role == "direction":
+        return "egress" if value == EGRESS_RULES else "ingress"
+    if role in ("group", "remote"):
+        return names.groups.get(value, f"{value:#x}") if value else "any"
+    if role == "allowed":
+        return "yes" if value else "no"
     if role == "reason":
         return Denied(value).name if value in Denied._value2member_map_ else str(value)
     if role in ("mac", "owner") or FIELDS[name].text == "mac":

@@ -18,15 +18,17 @@ from typing import NamedTuple
 from uuid import UUID
 
 from hostagent.flow import Flow, mac_to_int
+from hostagent.group_memory import enforced_flows
 from hostagent.model import Bridge, Desired, MeterLimit, Phase
-from hostagent.names import exit_port, network_key
+from hostagent.names import network_key, tunnel_port
 from hostagent.pipeline.answer import single_addresses
-from hostagent.pipeline.network import NetworkPorts, PortView, Trunk, Wire, network_flows, vtep_flows
+from hostagent.pipeline.network import NetworkPorts, PortView, Wire, network_flows, vtep_flows
+from hostagent.pipeline.policy import Policy, group_key, policy_flows
 from hostagent.pipeline.probe import entry_flow, probe_flows
 from hostagent.pipeline.tables import family_of, switch_flows
 from hostagent.qos import meter_of
 from hostagent.resolve import SwitchIntent, tunnel_key
-from hostagent.vifs import Taps, standing, taps_of
+from hostagent.vifs import Taps, is_stateful, obstacle_to, standing, taps_of
 from netmgr.contract.types import Learned, Location, LogicalPort, NetworkType, OpaqueNetwork, VifState
 
 __all__ = ["compile_flows", "ports_by_network"]
@@ -48,7 +50,7 @@ def compile_flows(
     which of two taps with one VIF UUID stays lit. *meters* are those it has: a limit that is not among them yet comes
     with a later reading too, because the switch refuses flows with meters that it does not know. *index* is
     `ports_by_network(desired)`, if the caller has it; who passes only a part of the ports sets *remember* to False, so
-    that the whole is not forgotten for it.
+    that the whole is not forgotten for it, and gets no flows of security groups, which are many and no port's own.
     """
     by_network = ports_by_network(desired) if index is None else index
     taps = taps_of(bridge, realized)
@@ -62,9 +64,12 @@ def compile_flows(
         now[network.uuid] = known if known is not None and _yields(known, inputs) else _compile(inputs)
     flows: set[Flow] = set(switch_flows(family_of(own_vtep)))
     flows.update(*(one.flows for one in now.values()))
+    enforced = {uuid for one in now.values() for uuid in one.groups}
+    if enforced and remember:
+        flows.update(policy_flows(), enforced_flows(desired.groups, enforced))
     if own_vtep:
         flows.update(probe_flows(family_of(own_vtep)))
-        tunnels = (_exit_ofport(kind, intent, bridge) for kind in intent.types)
+        tunnels = (_tunnel_ofport(kind, intent, bridge) for kind in intent.types)
         flows.update(entry_flow(tunnel) for tunnel in tunnels if tunnel)
         vteps: set[str] = set().union(*(one.vteps for one in now.values()))
         flows.update(vtep_flows(sorted(vteps - {"", own_vtep}), family_of(own_vtep)))
@@ -85,9 +90,6 @@ def ports_by_network(desired: Desired) -> dict[UUID, tuple[UUID, ...]]:
     return {network: tuple(sorted(uuids, key=_NUMBER)) for network, uuids in found.items()}
 
 
-_VSID_MASK = 0xFFFF_FFFF_FFFF_FF00
-"""A peer may send flow ids, which spread the frames of one network over links (RFC 7637, 3.2)."""
-
 _NUMBER = attrgetter("int")  # orders UUIDs as they order themselves, ten times as fast
 
 
@@ -102,7 +104,7 @@ class _Inputs(NamedTuple):
 
     host: UUID | None
     network: OpaqueNetwork
-    wire: Wire | Trunk | None
+    wire: Wire | None
     ports: tuple[LogicalPort | None, ...]
     locations: tuple[Location | None, ...]
     learned: tuple[tuple[UUID, Learned], ...]  # by port
@@ -111,12 +113,15 @@ class _Inputs(NamedTuple):
     metered: frozenset[UUID]  # VIFs of these whose meter is there
     phases: tuple[tuple[UUID, Phase], ...]  # by port
     relay_vteps: tuple[tuple[UUID, str], ...]  # by port
+    policies: tuple[tuple[UUID, tuple[UUID, ...], int], ...]  # port, groups, zone; of taps whose groups are enforced
+    barred: tuple[UUID, ...]  # ports whose groups can't be enforced yet
 
 
 class _Compiled(NamedTuple):
     inputs: _Inputs
     flows: frozenset[Flow]
     vteps: frozenset[str]  # that frames of the network may come from
+    groups: frozenset[UUID]  # that judge a port of the network here
 
 
 _memory: OrderedDict[tuple[UUID, UUID], dict[UUID, _Compiled]] = OrderedDict()
@@ -142,12 +147,14 @@ def _inputs(
     network: OpaqueNetwork,
     uuids: tuple[UUID, ...],
     taps: Taps,
-    wire: Wire | Trunk | None,
+    wire: Wire | None,
     meters: Collection[MeterLimit],
 ) -> _Inputs:
     ports = tuple(map(desired.ports.get, uuids))
     ofports: list[tuple[UUID, int]] = []
     metered: set[UUID] = set()
+    policies: list[tuple[UUID, tuple[UUID, ...], int]] = []
+    barred: list[UUID] = []
     if taps.by_vif:
         for port in ports:
             tap = taps.by_vif.get(port.vif_uuid) if port is not None and port.vif_uuid is not None else None
@@ -157,6 +164,12 @@ def _inputs(
                 ofports.append((port.vif_uuid, tap.ofport))
                 if meter_of(port, tap.ofport) in meters:
                     metered.add(port.vif_uuid)
+                if port.security_groups:
+                    if obstacle_to(port, desired):
+                        barred.append(port.uuid)
+                    else:
+                        zone = desired.ct_zones[port.uuid] if is_stateful(port, desired.groups) else 0
+                        policies.append((port.uuid, tuple(sorted(port.security_groups)), zone))
     phases, relays = desired.phases, desired.relay_vteps
     return _Inputs(
         host=desired.host.uuid if desired.host is not None else None,
@@ -170,6 +183,8 @@ def _inputs(
         metered=frozenset(metered),
         phases=tuple((uuid, phases[uuid]) for uuid in uuids if uuid in phases) if phases else (),
         relay_vteps=tuple((uuid, relays[uuid]) for uuid in uuids if uuid in relays) if relays else (),
+        policies=tuple(policies),
+        barred=tuple(barred),
     )
 
 
@@ -178,7 +193,7 @@ def _yields(known: _Compiled, inputs: _Inputs) -> bool:
     if known.inputs == inputs:
         return True
     before, after = known.inputs.wire, inputs.wire
-    if not isinstance(before, Wire) or not isinstance(after, Wire):
+    if before is None or after is None:
         return False
     changed = before.cut ^ after.cut
     if not known.vteps.isdisjoint(changed) or any(vtep in changed for _, vtep in inputs.relay_vteps):
@@ -190,7 +205,12 @@ def _compile(inputs: _Inputs) -> _Compiled:
     views = tuple(_views(inputs))
     ports = NetworkPorts(key=network_key(inputs.network.uuid), wire=inputs.wire, ports=views)
     vteps = {vtep for view in views for vtep in (view.holder_vtep, view.incoming_vtep)}
-    return _Compiled(inputs=inputs, flows=frozenset(network_flows(ports)), vteps=frozenset(vteps))
+    return _Compiled(
+        inputs=inputs,
+        flows=frozenset(network_flows(ports)),
+        vteps=frozenset(vteps),
+        groups=frozenset(group for _, groups, _ in inputs.policies for group in groups),
+    )
 
 
 def _views(inputs: _Inputs) -> Iterator[PortView]:
@@ -198,6 +218,7 @@ def _views(inputs: _Inputs) -> Iterator[PortView]:
         return
     ofports, phases, relays = dict(inputs.ofports), dict(inputs.phases), dict(inputs.relay_vteps)
     learned = {uuid: addresses_of(item) for uuid, item in inputs.learned}
+    policies = {port: Policy(tuple(map(group_key, groups)), zone) for port, groups, zone in inputs.policies}
     seen: set[int] = set()
     for port, location in zip(inputs.ports, inputs.locations, strict=True):
         if port is not None and port.shadow_of is not None:
@@ -219,8 +240,13 @@ def _views(inputs: _Inputs) -> Iterator[PortView]:
             phase, relay = phases.get(location.port_uuid, Phase.STEADY), relays.get(location.port_uuid, "")
             ofport = ofports.get(port.vif_uuid, 0) if port is not None and port.vif_uuid is not None else 0
             metered = port is not None and port.vif_uuid in inputs.metered
-            view = _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay)
-            yield view._replace(learned=known, hushed=location.port_uuid in inputs.hushed)
+            barred = location.port_uuid in inputs.barred
+            view = _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay, barred)
+            yield view._replace(
+                learned=known,
+                hushed=location.port_uuid in inputs.hushed,
+                policy=policies.get(location.port_uuid),
+            )
 
 
 def addresses_of(learned: Learned) -> tuple[tuple[int, int], ...]:
@@ -252,11 +278,13 @@ def _view(
     metered: bool,
     phase: Phase,
     relay: str,
+    barred: bool,
 ) -> PortView:
     here = location.holder_host == host
     state = VifState.DARK
     if port is not None:
-        state, _ = standing(port=port, location=location, phase=phase, host=host)
+        obstacle = "its groups can't be enforced" if barred else ""
+        state, _ = standing(port=port, location=location, phase=phase, host=host, obstacle=obstacle)
     if state is VifState.INCOMING:
         phase = Phase.INCOMING  # its machine may not have heard yet
     elsewhere = location.holder_host is not None and not here
@@ -288,19 +316,16 @@ def _relay_vtep(location: Location, phase: Phase, host: UUID, remembered: str) -
     return remembered
 
 
-def _wire(network: OpaqueNetwork, intent: SwitchIntent, bridge: Bridge) -> Wire | Trunk | None:
-    ofport = _exit_ofport(network.type, intent, bridge)
-    if not network.type.tunneled:
-        return Trunk(patch=ofport, vlan=network.segment_id) if ofport else None
+def _wire(network: OpaqueNetwork, intent: SwitchIntent, bridge: Bridge) -> Wire | None:
+    ofport = _tunnel_ofport(network.type, intent, bridge)
     if not ofport or not intent.vtep:
         return None
     cut = intent.cut.get(network.type, frozenset())
-    mask = _VSID_MASK if network.type is NetworkType.NVGRE else None
-    return Wire(vtep=intent.vtep_address, tunnel=ofport, tun_id=tunnel_key(network), tun_mask=mask, cut=cut)
+    return Wire(vtep=intent.vtep_address, tunnel=ofport, tun_id=tunnel_key(network), cut=cut)
 
 
-def _exit_ofport(kind: NetworkType, intent: SwitchIntent, bridge: Bridge) -> int:
-    name = exit_port(kind, intent.switch.uuid)
+def _tunnel_ofport(kind: NetworkType, intent: SwitchIntent, bridge: Bridge) -> int:
+    name = tunnel_port(kind, intent.switch.uuid)
     for port in bridge.ports:
         if port.name == name:
             return next((one.ofport for one in port.interfaces if one.ofport is not None and one.ofport > 0), 0)

@@ -302,6 +302,14 @@ class Host:
         kept = before.difference(delete)
         self._flows[bridge] = frozenset(flow for flow in kept if flow.key() not in replaced).union(add)
 
+    async def flush_zone(self, bridge: str, zone: int) -> None:
+        """Forget all connections in *zone* of the connection tracker that *bridge* uses.
+
+        Raises:
+            RealizeError: no connection, or refused.
+        """
+        await self._switch(bridge).flush_zone(zone)
+
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _switch(self, bridge: str) -> OpenFlowConnection:

@@ -110,6 +110,7 @@ class Desired:
     hushed: frozenset[UUID] = frozenset()  # ports whose claims are not to be copied to the agent
     withdrawals: Mapping[UUID, Withdrawal] = field(default_factory=dict)  # by network UUID
     groups: Mapping[UUID, SecurityGroup] = field(default_factory=dict)
+    ct_zones: Mapping[UUID, int] = field(default_factory=dict)  # zone of the connection tracker, by port UUID
     offered_pnics: tuple[str, ...] = ()
     datapath: str = "system"  # "system" or "netdev"
     phases: Mapping[UUID, Phase] = field(default_factory=dict)  # by port UUID; absent means STEADY
@@ -172,8 +173,6 @@ class OvsPort:
     bond_mode: str = ""
     lacp: str = ""
     other_config: Mapping[str, str] = field(default_factory=dict)
-    vlan_mode: str = ""
-    trunks: tuple[int, ...] = ()  # VLANs that it carries, sorted; none means all
     qos: Qos | None = None
 
 
@@ -286,8 +285,7 @@ class RemoveBridge:
 class PutPort:
     """A port with its interfaces; more than one interface makes a bond.
 
-    A port named as its bridge is the bridge's LOCAL port: only its `mtu_request` is set. With `trunks` it carries these
-    VLANs only, tagged; without, nothing is said of VLANs.
+    A port named as its bridge is the bridge's LOCAL port: only its `mtu_request` is set.
     """
 
     bridge: str
@@ -297,7 +295,6 @@ class PutPort:
     bond_mode: str = ""
     lacp: str = ""
     other_config: Mapping[str, str] = field(default_factory=dict)
-    trunks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

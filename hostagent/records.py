@@ -1,11 +1,13 @@
-"""What only this host knows and keeps: endpoints that it made, ports to be retired, and phases that a timer ends.
+"""What only this host knows and keeps: endpoints that it made, ports to be retired, phases that a timer ends, zones.
 
-Three tables in the agent's database, beside what the manager pushed (`state`). An *endpoint* is a VIF without a virtual
+Four tables in the agent's database, beside what the manager pushed (`state`). An *endpoint* is a VIF without a virtual
 machine, made by `hostagent port attach`: the record is written before the device is made and removed after it is gone,
 so that whatever ends the agent in between, the next start knows what to make or to take away. A *retirement* is
 a port that the manager is to delete, because it went with its endpoint. A *relay* is a port whose
 phase lasts until a moment (see `migration`); it lets a host that has just given a port away go on relaying although its
-agent was restarted. Tables are made where they are missing: an older database needs no conversion.
+agent was restarted. A *zone* of the connection tracker belongs to a port with stateful groups (`ct_zones`): the agent's
+next life must know it, for the connections in it. Tables are made where they are missing: an older database needs no
+conversion.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from uuid import UUID
 
 from hostagent.model import Phase
 
-__all__ = ["Endpoint", "EndpointKind", "Records", "Relay"]
+__all__ = ["Endpoint", "EndpointKind", "Records", "Relay", "read_ct_zones"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS endpoints (
@@ -29,6 +31,7 @@ CREATE TABLE IF NOT EXISTS retirements (port_uuid TEXT PRIMARY KEY) WITHOUT ROWI
 CREATE TABLE IF NOT EXISTS relays (
     port_uuid TEXT PRIMARY KEY, phase TEXT NOT NULL, vtep TEXT NOT NULL, until_unix REAL NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ct_zones (port_uuid TEXT PRIMARY KEY, zone INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
 """
 
 
@@ -71,6 +74,7 @@ class Records:
         self.endpoints: dict[UUID, Endpoint] = {}
         self.relays: dict[UUID, Relay] = {}
         self.retirements = {UUID(port) for (port,) in db.execute("SELECT port_uuid FROM retirements")}
+        self.ct_zones = read_ct_zones(db)
         names = ", ".join(_COLUMNS)
         for row in db.execute(f"SELECT {names} FROM endpoints"):
             endpoint = _endpoint(dict(zip(_COLUMNS, row, strict=True)))
@@ -103,6 +107,18 @@ class Records:
             with self._db:
                 self._db.execute("DELETE FROM retirements WHERE port_uuid = ?", (str(port_uuid),))
 
+    def put_ct_zone(self, port_uuid: UUID, zone: int) -> None:
+        """Write down which zone of the connection tracker is the port's."""
+        with self._db:
+            self._db.execute("REPLACE INTO ct_zones VALUES (?, ?)", (str(port_uuid), zone))
+        self.ct_zones[port_uuid] = zone
+
+    def drop_ct_zone(self, port_uuid: UUID) -> None:
+        if port_uuid in self.ct_zones:
+            with self._db:
+                self._db.execute("DELETE FROM ct_zones WHERE port_uuid = ?", (str(port_uuid),))
+            del self.ct_zones[port_uuid]
+
     def put_relay(self, relay: Relay) -> None:
         """Write one relay; a later one of the same port replaces it."""
         self.relays[relay.port_uuid] = relay
@@ -116,6 +132,14 @@ class Records:
         if self.relays.pop(port_uuid, None) is not None:
             with self._db:
                 self._db.execute("DELETE FROM relays WHERE port_uuid = ?", (str(port_uuid),))
+
+
+def read_ct_zones(db: sqlite3.Connection) -> dict[UUID, int]:
+    """Zones by port; of an older database, which has no such table, none."""
+    try:
+        return {UUID(port): zone for port, zone in db.execute("SELECT port_uuid, zone FROM ct_zones")}
+    except sqlite3.OperationalError:
+        return {}
 
 
 _COLUMNS = tuple(field.name for field in fields(Endpoint))

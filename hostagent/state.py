@@ -23,7 +23,7 @@ from uuid import UUID
 import structlog
 from google.protobuf.message import DecodeError
 
-from hostagent.records import Records
+from hostagent.records import Records, read_ct_zones
 from netmgr.contract.codec import ContractError, decode_object, encode_object
 from netmgr.contract.proto import objects_pb2
 from netmgr.contract.types import (
@@ -102,6 +102,8 @@ class State:
         self.refused_locations: dict[UUID, str] = {}
         """By port: why the location last sent was refused; gone with the next good one."""
         self._seen: dict[UUID, int] = {}
+        self.ct_zones: dict[UUID, int]
+        """By port: its zone of the connection tracker, as `records` keeps it."""
         self.records: Records
         """Endpoints and relays; only where the database may be written."""
         self._db = self._open(read_only)
@@ -320,6 +322,7 @@ class State:
         if read_only:
             db = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)
             self._load(db)
+            self.ct_zones = read_ct_zones(db)
             return db
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
@@ -352,6 +355,7 @@ class State:
                 raise sqlite3.DatabaseError(f"made by another version of the agent (schema {version})")
             self._load(db)
             self.records = Records(db)
+            self.ct_zones = self.records.ct_zones
         except BaseException:
             db.close()
             raise

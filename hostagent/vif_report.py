@@ -13,7 +13,7 @@ from hostagent.model import Bridge, Desired, Interface, Observed, Phase, Unread
 from hostagent.names import SWITCH_KEY, is_ours
 from hostagent.pipeline.tables import Table
 from hostagent.resolve import Resolved
-from hostagent.vifs import standing, taps_of, vif_of
+from hostagent.vifs import obstacle_to, standing, taps_of, vif_of
 from netmgr.contract.types import LogicalPort, VifState, VifStatus
 
 __all__ = ["vif_statuses"]
@@ -76,7 +76,8 @@ def _state(
     location = desired.locations.get(port.uuid)
     phase = desired.phases.get(port.uuid, Phase.STEADY)
     primary = desired.ports.get(port.shadow_of) if port.shadow_of is not None else None
-    state, reason = standing(port=port, location=location, phase=phase, host=host, primary=primary)
+    obstacle = obstacle_to(port, desired)
+    state, reason = standing(port=port, location=location, phase=phase, host=host, obstacle=obstacle, primary=primary)
     if state is VifState.DARK:
         return state, reason
     if tap.ofport is None or tap.ofport < 0:

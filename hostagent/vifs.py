@@ -2,8 +2,8 @@
 
 A VIF is any interface on a bridge of ours whose `external_ids:iface-id` is a UUID; the port is found by it. A port is
 dark until everything is in order: it is up by the operator's word, its location is known, this host holds it or it is
-coming here, and its guest is not stopped (parked). A port with security groups is dark too: nothing here enforces them
-yet. A shadow port is dark wherever it is, until failover makes it an ordinary one.
+coming here, and its guest is not stopped (parked). A port whose security groups can't be enforced yet is dark too:
+unprotected would be worse. A shadow port is dark wherever it is, until failover makes it an ordinary one.
 
 A VIF UUID that appears twice on a bridge is an error of whoever plugged it. The one that is lit already stays lit, and
 the other one stays dark however loudly it announces itself.
@@ -11,17 +11,17 @@ the other one stays dark however loudly it announces itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from hostagent.flow import Flow, Match
-from hostagent.model import Bridge, Interface, Phase
+from hostagent.model import Bridge, Desired, Interface, Phase
 from hostagent.names import IFACE_ID, is_ours
 from hostagent.pipeline.tables import Table
-from netmgr.contract.types import Location, LogicalPort, VifState
+from netmgr.contract.types import Location, LogicalPort, SecurityGroup, VifState
 
-__all__ = ["Taps", "lit_ofports", "standing", "taps_of", "vif_of"]
+__all__ = ["Taps", "is_stateful", "lit_ofports", "obstacle_to", "standing", "taps_of", "vif_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +65,28 @@ def taps_of(bridge: Bridge, flows: Iterable[Flow] = ()) -> Taps:
 
 
 def standing(
-    *, port: LogicalPort, location: Location | None, phase: Phase, host: UUID, primary: LogicalPort | None = None
+    *,
+    port: LogicalPort,
+    location: Location | None,
+    phase: Phase,
+    host: UUID,
+    obstacle: str = "",
+    primary: LogicalPort | None = None,
 ) -> tuple[VifState, str]:
-    """Whether *port* may speak on *host*, and if not, why, in a sentence; *primary* lends a shadow's its name."""
+    """Whether *port* may speak on *host*, and if not, why, in a sentence.
+
+    *obstacle* is what keeps its security groups from being enforced (`obstacle_to`); *primary* lends a shadow's
+    sentence its name.
+    """
     if port.shadow_of is not None:
         name = primary.name if primary is not None else port.shadow_of
         return VifState.DARK, f"port {port.name} is a shadow of port {name}; it stays dark until failover"
     if not port.admin_up:
         return VifState.DARK, f"port {port.name} is set down by its operator"
-    if port.security_groups:  # unprotected would be worse than dark
-        return VifState.DARK, (
-            f"port {port.name} has security groups, which this version of hostagent can't enforce; it stays dark until "
-            f"they are taken off: netmgr port set {port.name} --no-groups"
-        )
     if location is None:
         return VifState.DARK, f"port {port.name}: no location is known for it on this host"
+    if obstacle and host in (location.holder_host, location.incoming_host) and not location.parked:
+        return VifState.DARK, obstacle
     if location.holder_host == host:
         if location.parked:
             return VifState.DARK, f"port {port.name} is parked: its guest is stopped"
@@ -91,6 +98,28 @@ def standing(
     if location.holder_host is None:
         return VifState.DARK, f"port {port.name} is held by no host; the manager has not granted it to this one"
     return VifState.DARK, f"port {port.name} is held by host {location.holder_host}, not by this one"
+
+
+def obstacle_to(port: LogicalPort, desired: Desired) -> str:
+    """Why the security groups of *port* can't be enforced here now, in a sentence; empty when they can."""
+    missing = [uuid for uuid in port.security_groups if uuid not in desired.groups]
+    if missing:
+        return (
+            f"port {port.name}: the network manager has not sent security group {missing[0]} yet; it stays dark until "
+            "it has"
+        )
+    if is_stateful(port, desired.groups) and port.uuid not in desired.ct_zones:
+        return (
+            f"port {port.name}: the connection tracker has no clean zone for its security groups yet; it stays dark "
+            "until ovs-vswitchd has emptied one"
+        )
+    return ""
+
+
+def is_stateful(port: LogicalPort, groups: Mapping[UUID, SecurityGroup]) -> bool:
+    """True when a connection tracker is needed for the groups of *port*. netmgr keeps a port's groups of one kind; one
+    that is stateful makes the port so."""
+    return any(groups[uuid].stateful for uuid in port.security_groups if uuid in groups)
 
 
 def lit_ofports(flows: Iterable[Flow]) -> frozenset[int | None]:

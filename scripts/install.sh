@@ -13,7 +13,7 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 packages="
     openvswitch-switch python3-openvswitch
     libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients python3-libvirt
-    qemu-system-x86 qemu-utils
+    qemu-system-x86 qemu-system-common qemu-utils
     python3-systemd python3-venv
     busybox-static kmod cpio
     iproute2 iputils-ping nftables tcpdump ethtool procps util-linux

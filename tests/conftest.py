@@ -5,6 +5,12 @@ are skipped with the reason; with CI=true they fail instead, so that a green run
 
 A bare lab is up in a fifth of a second, so each test gets its own; heavier ones are shared, and their tests clean up
 after themselves.
+
+Tests of the data plane run on both of Open vSwitch's datapaths: here in user space, by `make test-kernel` in the kernel
+of a machine of its own. Those are what is marked `datapath`, and all that use the fixture `fabric`. Such a test names
+no datapath: a bridge it makes by hand gets `datapath_type={lab.datapath}`; frames go in and out by `fabric.say` and
+`fabric.hear`, or by sockets in endpoints. Where the two must differ, `lab.datapath` or `switch.datapath` ("system" is
+the kernel) tells which it is; what can't run on one skips there with the reason.
 """
 
 from __future__ import annotations
@@ -26,11 +32,17 @@ _TOOLS = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In CI, run a test on real daemons once more when it fails: a machine that others load may miss a deadline once.
+    """Mark as `datapath` what sends frames through a fabric.
+
+    In CI, run a test on real daemons once more when it fails: a machine that others load may miss a deadline once.
 
     A second failure is a failure. Every rerun is named in the report, so that a test that needs it is seen.
     """
+    for item in items:
+        if "fabric" in getattr(item, "fixturenames", ()):
+            item.add_marker("datapath")
     if os.environ.get("CI") == "true":
         for item in items:
             if item.get_closest_marker("lab") or item.get_closest_marker("e2e"):

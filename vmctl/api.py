@@ -37,7 +37,7 @@ from vmctl.switches.routes import add_switches
 __all__ = ["build_app"]
 
 
-def build_app(service: Service, *, networks_from: str) -> FastAPI:
+def build_app(service: Service) -> FastAPI:
     """The application on top of *service*, which the caller starts and closes."""
     app = FastAPI(
         title="vmctl",
@@ -62,7 +62,7 @@ def build_app(service: Service, *, networks_from: str) -> FastAPI:
     async def status() -> StatusOut:
         return StatusOut(
             version=_version(),
-            networks_from=networks_from,
+            networks_from=service.views.source,
             hosts=len(service.inventory.hosts()),
             unread=service.inventory.unread(),
         )

@@ -85,7 +85,7 @@ async def _run(
     mover = Mover(journal=journal, inventory=inventory, views=views)
     service = Service(store=store, journal=journal, inventory=inventory, views=views, mover=mover, virt=virt)
     await service.start()
-    app = build_app(service, networks_from="manager" if from_manager else "hosts")
+    app = build_app(service)
     config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=3)
     server = _Server(config)
     watchdog = asyncio.create_task(_feed_watchdog())

@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET
 
 from vmctl.model import Disk, Vif, VmctlError, VmSpec
 
-__all__ = ["DomainFacts", "Nic", "build", "default_mac", "default_vif", "fix_vifs", "network_names", "read"]
+__all__ = ["DomainFacts", "Nic", "build", "default_mac", "default_vif", "fix_vifs", "network_names", "read", "uuid_in"]
 
 _MARK = "urn:vmctl:1"
 _ALIAS = "ua-"
@@ -112,6 +112,19 @@ def network_names(xml: str) -> tuple[str, ...]:
         VmctlError: it is no domain XML.
     """
     return tuple(name for nic in _parse(xml).iterfind("devices/interface") if (name := _source_network(nic)))
+
+
+def uuid_in(xml: str) -> UUID | None:
+    """The UUID that the domain *xml* asks for, None where it asks for none, or is empty.
+
+    Raises:
+        VmctlError: it is no domain XML, or its UUID is none.
+    """
+    text = _parse(xml).findtext("uuid") if xml else None
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        raise VmctlError(f"the XML's UUID {text} is none") from None
 
 
 def fix_vifs(xml: str, vifs: Sequence[Vif], *, userspace: Collection[str] = ()) -> str:

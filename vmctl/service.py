@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID, uuid4
 from xml.etree import ElementTree as ET
 
 from vmctl.balancer import Balancer
-from vmctl.domain_xml import Nic, build, default_mac, default_vif, fix_vifs, network_names, read
+from vmctl.domain_xml import Nic, build, default_mac, default_vif, fix_vifs, network_names, read, uuid_in
 from vmctl.eligibility import network_absent, refusals
 from vmctl.inventory import Inventory
 from vmctl.journal import Journal
@@ -184,7 +185,7 @@ class Service:
             raise VmctlError(
                 f"there is a VM {spec.name} on {taken.host} already; choose another name, or undefine it", status=409
             )
-        uuid = taken.uuid if taken is not None else _uuid_in(spec.xml) or uuid4()
+        uuid = taken.uuid if taken is not None else uuid_in(spec.xml) or uuid4()
         host_name = host_name or await self._home_of_new(spec, uuid, needs)
         host = self.inventory.host(host_name)
         view = await self.views.ask(host)
@@ -246,9 +247,24 @@ class Service:
         if record is not None:
             await asyncio.to_thread(self._store.put_vm, replace(record, host=target, wanted=VmState.RUNNING))
         hypervisor = self.inventory.hypervisor(target)
-        if target != vm.host or vm.state is VmState.UNDEFINED:
-            await self._bring_definition(vm, target, record)
-        await hypervisor.start_domain(vm.uuid, name=vm.name)
+        try:
+            if target != vm.host or vm.state is VmState.UNDEFINED:
+                await self._bring_definition(vm, target, record)
+            await hypervisor.start_domain(vm.uuid, name=vm.name)
+        except VmctlError as error:
+            if target != vm.host and not getattr(error, "unanswered", False):
+                with suppress(VmctlError):  # the first sentence is the one to tell
+                    await self._take_back(vm, target, record)
+            raise
+        await self.inventory.refresh(target)
+
+    async def _take_back(self, vm: Vm, target: str, record: VmRecord | None) -> None:
+        """After a start that the target refused: the VM is at home where it was, and nothing of it is on the target."""
+        if record is not None:
+            await asyncio.to_thread(self._store.put_vm, replace(record, wanted=VmState.RUNNING))
+        left = await self.inventory.read_vm(target, vm.uuid)
+        if vm.state is not VmState.UNDEFINED and left is not None and not left.state.active:
+            await self.inventory.hypervisor(target).undefine(vm.uuid, name=vm.name)
         await self.inventory.refresh(target)
 
     async def _best_for(self, vm: Vm) -> str:
@@ -482,12 +498,3 @@ def _userspace_networks(*views: HostView | Unread) -> frozenset[str]:
         for network in view.networks
         if (switch := view.switch(network.switch_uuid)) is not None and switch.userspace
     )
-
-
-def _uuid_in(xml: str) -> UUID | None:
-    network_names(xml or "<domain/>")  # refuses what is no domain XML
-    text = ET.fromstring(xml).findtext("uuid") if xml else None
-    try:
-        return UUID(text) if text else None
-    except ValueError:
-        raise VmctlError(f"the XML's UUID {text} is none") from None

@@ -2,7 +2,8 @@
 
 The daemon keeps a Watch open to each host's agent (or one to the network manager, `from_manager`), so a change is
 known without asking; `fleet()` is that picture. Before anything moves, `ask()` takes the host's own word, now: from its
-agent where we have its address, else from the manager. What cannot be asked is `Unread`, with the reason.
+agent where we have its address, else from the manager. What cannot be asked is `Unread`, with the reason. While a
+manager that is watched does not answer, the hosts' own agents are watched instead.
 
 Servers are verified by name: an agent's certificate must name the host's UUID, the manager's `netmgr`. The identity's
 files are read at each connection, so a renewed certificate needs no restart. A broken Watch is opened again, with a
@@ -58,7 +59,7 @@ class Views:
         self._hosts[host.name] = host
         self._latest[host.name] = Unread(host=host.name, reason="it was not asked yet")
         if not self._from_manager:
-            self._tasks[host.name] = asyncio.create_task(self._keep_host(host))
+            self._watch(host)
         elif (task := self._tasks.pop("", None)) is not None:  # the manager's next answer is whole: read it again
             task.cancel()
             self._tasks[""] = asyncio.create_task(self._keep_manager())
@@ -67,8 +68,7 @@ class Views:
         """Stops watching the host."""
         self._hosts.pop(name, None)
         self._latest.pop(name, None)
-        if (task := self._tasks.pop(name, None)) is not None:
-            task.cancel()
+        self._stop_watching(name)
 
     async def close(self) -> None:
         """Ends every watch."""
@@ -79,6 +79,12 @@ class Views:
     def fleet(self) -> tuple[Candidate, ...]:
         """The newest word of every host, by name."""
         return tuple(self._latest[name] for name in sorted(self._latest))
+
+    @property
+    def source(self) -> str:
+        """Who is watched: "hosts" or "manager"; "hosts, the manager is away" while they stand in for it."""
+        standing_in = self._from_manager and bool(self._tasks.keys() - {""})
+        return "hosts, the manager is away" if standing_in else "manager" if self._from_manager else "hosts"
 
     def latest(self, name: str) -> Candidate:
         """The newest word of one host."""
@@ -126,6 +132,13 @@ class Views:
 
     # --- watching -------------------------------------------------------------------------------------------------
 
+    def _watch(self, host: Host) -> None:
+        self._tasks[host.name] = asyncio.create_task(self._keep_host(host))
+
+    def _stop_watching(self, name: str) -> None:
+        if (task := self._tasks.pop(name, None)) is not None:
+            task.cancel()
+
     async def _keep_host(self, host: Host) -> None:
         if not host.agent_address or host.uuid is None:
             self._take(host.name, await self.ask(host))
@@ -142,11 +155,16 @@ class Views:
     async def _keep_manager(self) -> None:
         def take(view: pb.View) -> None:
             for name, host in self._hosts.items():
+                self._stop_watching(name)
                 self._take(name, _decode(view, host))
 
         def lose(reason: str) -> None:
-            for name in self._hosts:
+            for name, host in self._hosts.items():
+                if name in self._tasks:
+                    continue
                 self._take(name, Unread(host=name, reason=f"the network manager does not answer: {reason}"))
+                if host.agent_address and host.uuid is not None:
+                    self._watch(host)
 
         await self._keep(self._manager, MANAGER_NAME, [], take, lose)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from hostagent.flow import Flow, Match
-from hostagent.pipeline.tables import REASON, SWITCH_COOKIE, TAG_IN_TAG, Denied, Table
+from hostagent.pipeline.tables import REASON, SWITCH_COOKIE, TAP, Denied, Table
 
 __all__ = ["Counted", "Drop", "drops_of", "reason_of"]
 
@@ -26,7 +26,7 @@ class Counted(NamedTuple):
 class Drop(NamedTuple):
     """*packets* frames that ended for *reason*."""
 
-    ofport: int  # of the tap they came out of; 0 where the switch does not tell ports apart
+    ofport: int  # of the tap they came out of, or did not get to; 0 where the switch does not tell ports apart
     network: int  # key of the network (`names.network_key`); 0 where it is not told apart
     reason: str
     packets: int
@@ -42,12 +42,15 @@ _DENIED: Final[Mapping[Denied, str]] = {
     Denied.ROUTER: "router advertisement or redirect",
     Denied.HIDDEN: "IPv6 that hides what it is",
     Denied.SOURCE: "IP source is not the port's",
+    Denied.EGRESS: "no rule of its security groups allows it to be sent",
+    Denied.EGRESS_INVALID: "sent, but the connection tracker knows nothing that it is part of",
+    Denied.INGRESS: "no rule of its security groups allows it to be received",
+    Denied.INGRESS_INVALID: "for the port, but the connection tracker knows nothing that it is part of",
 }
 
 _TABLES: Final[Mapping[int, str]] = {
     Table.CLASSIFY: "port that is dark, or segment that is not carried",
     Table.TUNNEL: "source MAC does not live at the VTEP it came from",
-    Table.UPLINK: "source MAC from the uplink is that of a port on this host",
     Table.FORWARD: "destination on this host is dark, or would go in a circle",
     Table.REMOTE: "destination that came by tunnel lives elsewhere",
     Table.FLOOD: "nobody to flood to",
@@ -62,7 +65,7 @@ def drops_of(counted: Iterable[Counted]) -> tuple[Drop, ...]:
         reason = reason_of(flow) if packets else ""
         if reason:
             network = 0 if flow.cookie == SWITCH_COOKIE else flow.cookie
-            key = (_value(flow, "in_port"), network, reason)
+            key = (_value(flow, "in_port") or _tap(flow), network, reason)
             sums[key] = sums.get(key, 0) + packets
     return tuple(sorted(_drops(sums), key=lambda drop: (drop.ofport, -drop.packets, drop.reason, drop.network)))
 
@@ -74,16 +77,18 @@ def reason_of(flow: Flow) -> str:
     if flow.table == Table.DROPPED:
         why = _value(flow, REASON)
         return _DENIED[Denied(why)] if why in Denied._value2member_map_ else "denied"
-    if flow.table == Table.SEND and flow.priority == 0:
-        return "frame of the uplink for no port of this host"
-    if flow.table == Table.UPLINK and flow.priority == TAG_IN_TAG:
-        return "VLAN tag within the VLAN tag"
+    if flow.table == Table.INGRESS and flow.match:
+        return ""  # nobody hears his own broadcast
     return _TABLES.get(flow.table, f"table {_table_name(flow.table)}")
 
 
 def _drops(sums: Mapping[tuple[int, int, str], int]) -> Iterator[Drop]:
     for (ofport, network, reason), packets in sums.items():
         yield Drop(ofport, network, reason, packets)
+
+
+def _tap(flow: Flow) -> int:
+    return _value(flow, TAP) if flow.table == Table.DROPPED else 0
 
 
 def _value(flow: Flow, field: str) -> int:

@@ -19,7 +19,17 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 
 from hostagent.flow import Action, Flow, Goto, Match, Move, Resubmit, SetField, canonical, mac_to_int, match
-from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, RESERVED, UNTAGGED, Denied, Table
+from hostagent.pipeline.tables import (
+    ADDRESS4,
+    ADDRESS6,
+    OF_GROUPS,
+    OWNER_MAC,
+    REASON,
+    RESERVED,
+    UNTAGGED,
+    Denied,
+    Table,
+)
 from netmgr.contract.types import Allowance
 
 __all__ = ["guard_flows"]
@@ -81,7 +91,7 @@ def _claim(field: str) -> tuple[Action, ...]:
 
 
 def _counters(ofport: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:
-    for why in Denied:
+    for why in (reason for reason in Denied if reason not in OF_GROUPS):
         if ips or why is not Denied.SOURCE:
             conditions = canonical([Match("in_port", ofport), Match(REASON, why)])
             yield Flow(table=Table.DROPPED, priority=100, cookie=cookie, match=conditions)

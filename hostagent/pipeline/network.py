@@ -16,8 +16,6 @@ Migrations. A detour sends what arrives for a port's MAC to another VTEP:
 from another VTEP than its source's, so it is never original and never sent on again. A source that is itself migrating
 may come from two VTEPs; its frames are not sent back to where they came from. Thus no frame circles, and a peer on the
 destination's own host, whose frames must go there and back, is served.
-
-What networks on a VLAN do otherwise is in `vlan`.
 """
 
 from __future__ import annotations
@@ -47,22 +45,22 @@ from hostagent.model import Phase
 from hostagent.pipeline.answer import answer_flows, single_addresses
 from hostagent.pipeline.guard import guard_flows
 from hostagent.pipeline.learn import claim_flows
+from hostagent.pipeline.policy import Policy, deliver, port_policy_flows
 from hostagent.pipeline.tables import (
     FROM_TUNNEL,
-    FROM_UPLINK,
     FROM_VIF,
     MAC_REGISTER,
     SOURCE_MOVES,
     SWITCH_COOKIE,
+    TAP,
     Family,
     Origin,
     Table,
     family_of,
 )
-from hostagent.pipeline.vlan import Trunk, detour_flow, frames_of_others, tagged, trunk_flows
 from netmgr.contract.types import Allowance, VifState
 
-__all__ = ["NetworkPorts", "PortView", "Trunk", "Wire", "network_flows", "vtep_flows"]
+__all__ = ["NetworkPorts", "PortView", "Wire", "network_flows", "vtep_flows"]
 
 _SIGNAL_BYTES = 64
 """What the agent needs of a guest's first frame; Open vSwitch 3.1 sends the whole frame all the same. It queues at
@@ -76,12 +74,11 @@ _PART_REGISTER = "reg3"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
-    """How a network leaves the bridge by tunnel."""
+    """How a network leaves the bridge."""
 
     vtep: str  # of this host on the switch
     tunnel: int  # ofport of the tunnel port of the network's type
     tun_id: int  # the network's segment as the tunnel's key
-    tun_mask: int | None = None  # bits of the key that name the segment, None for all
     cut: frozenset[str] = frozenset()  # VTEPs that nothing is sent to
 
 
@@ -98,6 +95,7 @@ class PortView(NamedTuple):
     state: VifState = VifState.DARK
     phase: Phase = Phase.STEADY
     ofport: int = 0  # of its tap; 0 while there is none
+    policy: Policy | None = None  # what judges it; None: it has no security groups
     metered: bool = False  # the bridge has a meter for what it sends, by the number of its tap
     holder_vtep: str = ""  # of another host that holds it
     incoming_vtep: str = ""  # of another host that it is going to
@@ -108,10 +106,10 @@ class PortView(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPorts:
-    """One network: its key, its way out (None while its port has no ofport) and its ports, no MAC twice."""
+    """One network: its key, its way out (None while the tunnel has no ofport) and its ports, no MAC twice."""
 
     key: int
-    wire: Wire | Trunk | None
+    wire: Wire | None
     ports: tuple[PortView, ...]
 
 
@@ -121,7 +119,7 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
     wire = network.wire
     for port in network.ports:
         if port.state is VifState.DARK and port.phase is Phase.STEADY and not port.here:  # most are
-            if isinstance(wire, Wire):
+            if wire is not None:
                 yield from _locate(network.key, port, wire.vtep)
             continue
         if port.ofport and port.state is not VifState.DARK:
@@ -136,23 +134,21 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
                     hushed=port.hushed or port.state is VifState.INCOMING,  # its holder speaks for it
                     cookie=network.key,
                 )
+            if port.policy is not None:
+                yield from port_policy_flows(ofport=port.ofport, policy=port.policy, network=network.key)
             if port.state is VifState.INCOMING:
                 yield _signal(network.key, port.ofport)
         yield from _deliver(network.key, port)
-        if isinstance(wire, Wire):
+        if wire is not None:
             yield from _migrate(network.key, port, family_of(wire.vtep))
             yield from _locate(network.key, port, wire.vtep)
-        elif isinstance(wire, Trunk):
-            yield from _migrate_on_vlan(network.key, port)
     live = [port for port in network.ports if port.bound]
     defined = ((port.mac, single_addresses(port.ips)) for port in live if port.ips)
     yield from answer_flows(network.key, defined, ((port.mac, port.learned) for port in live if port.learned))
     yield from _flood(network)
-    if isinstance(wire, Wire):
-        yield from _send(network.key, wire)
-        yield from _spare(network, wire)
-    elif wire is not None:
-        yield from trunk_flows(network.key, wire)
+    if network.wire is not None:
+        yield from _send(network.key, network.wire)
+        yield from _spare(network)
 
 
 def vtep_flows(vteps: Iterable[str], family: Family) -> Iterator[Flow]:
@@ -178,30 +174,33 @@ def _classify(network: NetworkPorts) -> Iterator[Flow]:
             limit = (Meter(port.ofport),) if port.metered else ()
             actions = (*limit, enter, SetField("reg0", Origin.VIF), Goto(Table.GUARD))
             yield _row(Table.CLASSIFY, 100, network.key, (Match("in_port", port.ofport),), actions)
-    if isinstance(network.wire, Wire):
-        segment = Match("tun_id", network.wire.tun_id, network.wire.tun_mask)
-        conditions = (Match("in_port", network.wire.tunnel), segment)
+    if network.wire is not None:
+        conditions = (Match("in_port", network.wire.tunnel), Match("tun_id", network.wire.tun_id))
         locate = (Move("eth_src", MAC_REGISTER, 48), Resubmit(Table.LOCATE), Goto(Table.TUNNEL))
         yield _row(Table.CLASSIFY, 100, network.key, conditions, (enter, *locate))
 
 
 def _signal(key: int, ofport: int) -> Flow:
-    return _row(Table.SIGNAL, 100, key, (Match("in_port", ofport),), (Controller(_SIGNAL_BYTES), Goto(Table.ANSWER)))
+    return _row(Table.SIGNAL, 100, key, (Match("in_port", ofport),), (Controller(_SIGNAL_BYTES), Goto(Table.EGRESS)))
 
 
 def _deliver(key: int, port: PortView) -> Iterator[Flow]:
     """FORWARD: to the tap of a lit port; frames for a dark one of this host end here, unflooded."""
     if port.state is VifState.LIT or port.here:
         lit = port.state is VifState.LIT and port.ofport
-        actions: tuple[Action, ...] = (Output(port.ofport),) if lit else Drop
+        actions = _to_tap(port) if lit else Drop
         yield _row(Table.FORWARD, 100, key, (Match("metadata", key), Match("eth_dst", port.mac)), actions)
+
+
+def _to_tap(port: PortView) -> tuple[Action, ...]:
+    return (Output(port.ofport),) if port.policy is None else deliver(port.ofport)
 
 
 def _migrate(key: int, port: PortView, family: Family) -> Iterator[Flow]:
     destination = (Match("metadata", key), Match("eth_dst", port.mac))
     if port.phase in (Phase.INCOMING, Phase.ACTIVATED) and port.relay_vtep:
         source = Match(family.tun_src, to_int(port.relay_vtep))
-        actions: tuple[Action, ...] = (Output(port.ofport),) if port.ofport else Drop
+        actions = _to_tap(port) if port.ofport else Drop
         yield _row(Table.TUNNEL, 120, key, (*destination, source), actions)
     target = _detour(port)
     if target:
@@ -211,14 +210,6 @@ def _migrate(key: int, port: PortView, family: Family) -> Iterator[Flow]:
         yield _row(Table.FORWARD, 110, key, (*destination, FROM_TUNNEL), away)
         if port.phase is Phase.REDIRECTING:
             yield _row(Table.FORWARD, 110, key, (*destination, FROM_VIF), away)
-
-
-def _migrate_on_vlan(key: int, port: PortView) -> Iterator[Flow]:
-    """The physical network learns where the guest is from its first frame; until then there is nobody to send on to."""
-    if port.phase in (Phase.REDIRECTING, Phase.RELAYING) or port.state is VifState.INCOMING:
-        yield detour_flow(key, port.mac)
-    elif port.state is VifState.LIT and port.ofport:
-        yield frames_of_others(key, port.mac)
 
 
 def _detour(port: PortView) -> str:
@@ -263,14 +254,13 @@ def _places(holder: str, incoming: str) -> tuple[Action, ...]:
 
 
 def _flood(network: NetworkPorts) -> Iterator[Flow]:
-    taps = sorted(port.ofport for port in network.ports if port.state is VifState.LIT and port.ofport)
-    here: tuple[Action, ...] = tuple(map(Output, taps))
+    lit = [port for port in network.ports if port.state is VifState.LIT and port.ofport]
+    here: tuple[Action, ...] = tuple(map(Output, sorted(port.ofport for port in lit if port.policy is None)))
+    for ofport in sorted(port.ofport for port in lit if port.policy is not None):
+        here += (SetField(TAP, ofport), Resubmit(Table.INGRESS))
     network_match = Match("metadata", network.key)
     away: tuple[Action, ...] = ()
-    if isinstance(network.wire, Trunk):
-        away = tagged(network.wire)
-        yield _row(Table.FLOOD, 100, network.key, (network_match, FROM_UPLINK), here)
-    elif network.wire is not None:
+    if network.wire is not None:
         wire, family = network.wire, family_of(network.wire.vtep)
         vteps = sorted({port.holder_vtep for port in network.ports if port.live} - {wire.vtep, ""} - wire.cut)
         copies = [
@@ -300,11 +290,12 @@ def _send(key: int, wire: Wire) -> Iterator[Flow]:
     yield _row(Table.SEND, 100, key, (network_match, FROM_TUNNEL), (segment, Output(IN_PORT)))
 
 
-def _spare(network: NetworkPorts, wire: Wire) -> Iterator[Flow]:
+def _spare(network: NetworkPorts) -> Iterator[Flow]:
     """SEND: what is for a VTEP that does not answer ends here, and is counted."""
-    family = family_of(wire.vtep)
+    assert network.wire is not None
+    family = family_of(network.wire.vtep)
     used = {vtep for port in network.ports for vtep in (port.holder_vtep, port.incoming_vtep, port.relay_vtep)}
-    for vtep in sorted(used & wire.cut):
+    for vtep in sorted(used & network.wire.cut):
         conditions = (Match("metadata", network.key), Match(family.tun_dst, to_int(vtep)))
         yield _row(Table.SEND, 110, network.key, conditions, Drop)
 

@@ -1,17 +1,19 @@
 """The tables of the pipeline, the registers that carry facts between them, and the flows that every bridge has.
 
-Theory of operation. A frame enters at CLASSIFY, which knows it by the port it came from: a VIF's tap, the tunnel port
-with a segment id, or the patch to the uplink bridge with a VLAN. From there on its network is `metadata`, the first 64
-bits of the network's UUID, and no flow that outputs matches without it: a frame never crosses networks. Each table ends
-in a drop of priority 0, so what nobody wanted is dropped and counted where it failed.
+Theory of operation. A frame enters at CLASSIFY, which knows it by the port it came from: a VIF's tap, or the tunnel
+port with a segment id. From there on its network is `metadata`, the first 64 bits of the network's UUID, and no flow
+that outputs matches without it: a frame never crosses networks. Each table ends in a drop of priority 0, so what
+nobody wanted is dropped and counted where it failed.
 
-    VIF     CLASSIFY → GUARD → CLAIMS, SOURCES → SIGNAL → ANSWER ─┐
-                          ╲         ╲                      ╲      │
-                           DROPPED   DROPPED                REPLY → ADVERTISE → back to the asker
-    tunnel  CLASSIFY → TUNNEL ────────────────────────────────────┼→ FORWARD → tap
-               │          └→ tap (sent on to us)                  │     ├→ REMOTE → SEND → tunnel, uplink
-               └→ PROBE → back, or the agent                      │     └→ FLOOD → taps, tunnel to each VTEP, uplink
-    uplink  CLASSIFY → UPLINK ────────────────────────────────────┘
+    VIF     CLASSIFY → GUARD → CLAIMS, SOURCES → SIGNAL → EGRESS → ANSWER ─┐
+                          ╲         ╲                        ╲        ╲    │
+                           DROPPED   DROPPED                  DROPPED  REPLY → ADVERTISE → back to the asker
+    tunnel  CLASSIFY → TUNNEL ─────────────────────────────────────────────┴→ FORWARD → tap
+               │          └→ tap (sent on to us)                                 ├→ REMOTE → SEND → tunnel
+               └→ PROBE → back, or the agent                                     └→ FLOOD → taps, tunnel to each VTEP
+
+A port with security groups has two detours on the way: what it says is judged in EGRESS, and what would go to its tap
+goes to INGRESS instead (`policy`).
 
 LOCATE and BINDING are subroutines. LOCATE: MAC in, VTEPs out; it is asked for the source of what a tunnel brings and
 for the destination of what a VIF sends, so one flow a remote port serves both. BINDING: address in, MAC out; it is
@@ -36,18 +38,25 @@ from netmgr.contract.types import Allowance
 __all__ = [
     "ADDRESS4",
     "ADDRESS6",
+    "ALLOWED",
     "CANARY",
+    "DIRECTION",
+    "EGRESS_RULES",
     "FROM_TUNNEL",
-    "FROM_UPLINK",
     "FROM_VIF",
+    "GROUP_KEY",
+    "INGRESS_RULES",
     "MAC_REGISTER",
     "MULTICAST",
+    "OF_GROUPS",
+    "ONWARD",
     "OWNER_MAC",
     "REASON",
+    "REMOTE_KEY",
     "RESERVED",
     "SOURCE_MOVES",
     "SWITCH_COOKIE",
-    "TAG_IN_TAG",
+    "TAP",
     "UNTAGGED",
     "Denied",
     "Family",
@@ -65,26 +74,35 @@ class Table(IntEnum):
     PROBE = 5  # tunnel, segment id 0: questions of peers are turned around, answers go to the agent
     GUARD = 10  # VIFs: own MAC, untagged, honest ARP, RARP and ND, no server's or router's messages
     TUNNEL = 20  # tunnel: the source MAC must live at the outer source; frames sent on to an incoming port
-    UPLINK = 25  # frames of VLAN networks from the physical network: whose they can't be
     SOURCES = 30  # VIFs with defined addresses: own IP sources only
     CLAIMS = 35  # VIFs without: addresses they claim in ARP and ND must not be bound to another port
     SIGNAL = 40  # incoming port: a copy of the guest's frames to the agent, until it is lit
+    EGRESS = 41  # ports with security groups: what the guest says is judged
     ANSWER = 42  # who has …? of a VIF: the owner is looked up
+    EGRESS_TRACKED = 43  # the connection tracker has seen it: replies pass, the rest meets the rules
     REPLY = 44  # a known owner's answer, sent back to the asker
+    EGRESS_VERDICT = 45  # what the rules said is done
     ADVERTISE = 46  # of an ND answer: the last touch
     FORWARD = 50  # MACs of this host, and detours of migrations
     REMOTE = 60  # MACs of other hosts
     FLOOD = 70  # broadcast, multicast and unknown
     REPLICATE = 72  # subroutine of FLOOD: more VTEPs than one flow can hold
     SEND = 80  # segment id and out: to the tunnel, or back into it; what is for a peer that is gone ends here
+    INGRESS = 90  # ports with security groups: what would go to the tap is judged
+    INGRESS_TRACKED = 92
+    INGRESS_VERDICT = 94
+    DELIVER = 96  # to the tap, at last
     LOCATE = 200  # subroutine: MAC → VTEP of its holder and of its incoming host
     BINDING = 201  # subroutine: address → MAC of the port that it is bound to
-    DROPPED = 240  # what a VIF must not say, counted by port and reason
+    GROUP = 202  # subroutine: a group's rules, by whom they speak of
+    MEMBER = 203  # subroutine: is the other end's address a member of a group that rules speak of?
+    RULE = 204  # subroutine: what a rule allows
+    DROPPED = 240  # what a VIF must not say or hear, counted by port and reason
     CANARY = 250  # holds one flow that no packet meets
 
 
 class Denied(IntEnum):
-    """Why a VIF's frame ended in DROPPED: values of REASON."""
+    """Why a frame of a VIF, or for one, ended in DROPPED: values of REASON."""
 
     MAC = 1  # its source is not the port's MAC
     TAGGED = 2
@@ -95,16 +113,20 @@ class Denied(IntEnum):
     ROUTER = 7  # router advertisements and redirects
     HIDDEN = 8  # IPv6 that hides what it is in fragments or broken headers (RFC 7112, RFC 6980)
     SOURCE = 9  # an IP source that is not the port's
+    EGRESS = 32  # no rule of the port's security groups allows it
+    EGRESS_INVALID = 33  # the connection tracker makes nothing of it
+    INGRESS = 34  # the same of a frame for the VIF
+    INGRESS_INVALID = 35
 
+
+OF_GROUPS: Final = frozenset({Denied.EGRESS, Denied.EGRESS_INVALID, Denied.INGRESS, Denied.INGRESS_INVALID})
+"""Reasons that only ports with security groups know; of the last two the port is in TAP."""
 
 SWITCH_COOKIE: Final = 0x6F70_6171_7565_0001
 """Cookie of the flows that serve all networks of a switch ("opaque", 1)."""
 
 UNTAGGED: Final = Match("vlan_tci", 0)
 """No VLAN tag. Without it matches on `ip` and `arp` accept tagged frames too."""
-
-TAG_IN_TAG: Final = 120
-"""Priority in UPLINK of the flows that drop frames with a second tag."""
 
 MULTICAST: Final = Match("eth_dst", 1 << 40, 1 << 40)
 """Broadcast and multicast destinations."""
@@ -116,12 +138,10 @@ class Origin(IntEnum):
     VIF = 1
     TUNNEL = 2  # checked: its source MAC lives at the VTEP it came from
     MOVING = 4  # of a tunnel: its source is migrating, so that it may come from two VTEPs
-    UPLINK = 8  # of the physical network, by VLAN: whoever is there may have sent it
 
 
 FROM_VIF: Final = Match("reg0", Origin.VIF, Origin.VIF)
 FROM_TUNNEL: Final = Match("reg0", Origin.TUNNEL, Origin.TUNNEL)
-FROM_UPLINK: Final = Match("reg0", Origin.UPLINK, Origin.UPLINK)
 SOURCE_MOVES: Final = Match("reg0", Origin.TUNNEL | Origin.MOVING, Origin.TUNNEL | Origin.MOVING)
 
 MAC_REGISTER: Final = "xreg6"
@@ -135,6 +155,23 @@ ADDRESS6: Final = "xxreg2"
 
 OWNER_MAC: Final = "xreg7"
 """Answer of BINDING: the MAC; 0 for none."""
+
+TAP: Final = "reg7"
+"""From INGRESS on: number of the tap that the frame is for."""
+
+DIRECTION: Final = "reg6"
+"""Of rules: EGRESS_RULES or INGRESS_RULES."""
+
+EGRESS_RULES, INGRESS_RULES = 1, 2
+
+ALLOWED: Final = "reg4"
+"""1 once a rule has allowed the frame."""
+
+GROUP_KEY: Final = "xreg6"
+"""Question of GROUP and RULE: a security group."""
+
+REMOTE_KEY: Final = "xreg7"
+"""Question of MEMBER and RULE: the group that the other end is looked up in; 0 for rules that name none."""
 
 REASON: Final = "reg3"
 """A `Denied`, on the way to DROPPED."""
@@ -185,8 +222,9 @@ def family_of(vtep: str) -> Family:
 CANARY: Final = Flow(table=Table.CANARY, priority=1, cookie=SWITCH_COOKIE, match=match(metadata=SWITCH_COOKIE))
 """Always wanted, never met: a bridge that lacks it has lost its flows."""
 
-_SUBROUTINES: Final = (Table.LOCATE, Table.BINDING, Table.REPLICATE)
-_ONWARD: Final = {Table.SIGNAL: Table.ANSWER, Table.ANSWER: Table.FORWARD}
+_SUBROUTINES: Final = (Table.LOCATE, Table.BINDING, Table.REPLICATE, Table.GROUP, Table.MEMBER, Table.RULE)
+ONWARD: Final = {Table.SIGNAL: Table.EGRESS, Table.EGRESS: Table.ANSWER, Table.ANSWER: Table.FORWARD}
+"""Tables that pass on what concerns nobody in them."""
 
 
 @cache
@@ -194,13 +232,11 @@ def switch_flows(family: Family) -> frozenset[Flow]:
     """The flows that every bridge of ours has, whatever its networks."""
     flows = [CANARY]
     for table in Table:
-        if table in _ONWARD:
-            flows.append(_flow(table, 0, actions=(Goto(_ONWARD[table]),)))
+        if table in ONWARD:
+            flows.append(_flow(table, 0, actions=(Goto(ONWARD[table]),)))
         elif table not in (*_SUBROUTINES, Table.GUARD, Table.CANARY):
             flows.append(_flow(table, 0))
     flows += _guard()
-    for within in (match(vlan_tci=(0x1000, 0x1000)), match(eth_type=0x8100), match(eth_type=0x88A8)):  # a second tag
-        flows.append(_flow(Table.UPLINK, TAG_IN_TAG, within))
     flows += [_denied(Table.SOURCES, 90, Denied.SOURCE, match(eth_type=kind)) for kind in (0x0800, 0x86DD)]
     # probes and duplicate address detection claim nothing yet; a claim to what is bound to nobody is as good as any
     nobodys = match(**{OWNER_MAC: 0})

@@ -47,7 +47,7 @@ __all__ = ["OpenFlowConnection", "OpenFlowError"]
 
 _VERSION: Final = 6  # OpenFlow 1.5
 _HEADER: Final = struct.Struct("!BBHI")
-_HELLO, _ERROR, _ECHO_REQUEST, _ECHO_REPLY, _SET_CONFIG, _PACKET_IN = 0, 1, 2, 3, 9, 10
+_HELLO, _ERROR, _ECHO_REQUEST, _ECHO_REPLY, _EXPERIMENTER, _SET_CONFIG, _PACKET_IN = 0, 1, 2, 3, 4, 9, 10
 _PACKET_OUT: Final = 13
 _FLOW_MOD, _MULTIPART_REQUEST, _MULTIPART_REPLY, _BARRIER_REQUEST, _BARRIER_REPLY = 14, 18, 19, 20, 21
 _METER_MOD, _BUNDLE_CONTROL, _BUNDLE_ADD = 29, 33, 34
@@ -58,6 +58,7 @@ _ADDED_REMOVED_MODIFIED: Final = 2 | 4 | 8
 _EVENT_ABBREVIATED: Final = 4
 _MORE: Final = 1
 _METER_EXISTS: Final = (12, 1)
+_NICIRA, _CT_FLUSH_ZONE = 0x2320, 29
 _FRAGMENTS_SHOW_PORTS: Final = 3  # Open vSwitch's "nx-match"
 _MESSAGE_MAX: Final = 0xFFFF - 32  # of 65,535 bytes, less what a bundle puts around a flow-mod
 _MEMO_MAX: Final = 200_000  # encodings remembered between dumps
@@ -236,6 +237,21 @@ class OpenFlowConnection:
             body = encode_packet_out(actions, frame)
             data += _HEADER.pack(_VERSION, _PACKET_OUT, 8 + len(body), next(self._xids)) + body
         self._wire.write(bytes(data))
+
+    async def flush_zone(self, zone: int, *, timeout_s: float = 5.0) -> None:
+        """Forget all connections in *zone* of the connection tracker of the bridge's datapath.
+
+        Raises:
+            OpenFlowError: the switch refused, or went away.
+        """
+        body = struct.pack("!II6xH", _NICIRA, _CT_FLUSH_ZONE, zone)
+        message = _HEADER.pack(_VERSION, _EXPERIMENTER, 8 + len(body), next(self._xids)) + body
+        async with self._turn:
+            self._refused.clear()
+            await self._barrier(message, timeout_s, f"emptying zone {zone} of the connection tracker")
+            if self._refused:
+                why = error_name(*self._refused[0][1:])
+                raise OpenFlowError(f"bridge {self.bridge}: the switch refused to empty zone {zone} ({why})")
 
     async def echo(self, timeout_s: float) -> None:
         """Return once the switch has answered an echo.

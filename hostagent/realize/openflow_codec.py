@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Final
 
 from hostagent.flow import (
-    ETH_TYPE_VLAN,
     FIELDS,
     Action,
     Controller,
@@ -28,8 +27,6 @@ from hostagent.flow import (
     Meter,
     Move,
     Output,
-    PopVlan,
-    PushVlan,
     Raw,
     RawMatch,
     Resubmit,
@@ -269,20 +266,41 @@ def _encode_action(action: Action) -> bytes:
             return struct.pack("!HH", 25, length) + field + b"\0" * (length - 4 - len(field))
         case Move(src, dst, bits):
             return struct.pack("!HHHHH2x", 28, 24, bits, 0, 0) + _HEADERS[src][0] + _HEADERS[dst][0] + b"\0" * 4
-        case PushVlan():
-            return struct.pack("!HHH2x", 17, 8, ETH_TYPE_VLAN)
-        case PopVlan():
-            return struct.pack("!HH4x", 18, 8)
         case Resubmit(table):
             return struct.pack("!HHIHHB3x", 0xFFFF, 16, _NX_VENDOR, 14, 0xFFF8, table)
-        case Ct(zone, commit, table):
-            return struct.pack("!HHIHHIHB3xH", 0xFFFF, 24, _NX_VENDOR, 35, int(commit), 0, zone, table, 0)
+        case Ct():
+            return _encode_ct(action)
         case Meter(meter):
             return struct.pack("!HHI", 29, 8, meter)
         case Raw(_, data):
             return data
         case Goto() | WriteMetadata():
             raise AssertionError("an instruction is no action")
+
+
+def _encode_ct(action: Ct) -> bytes:
+    if isinstance(action.zone, str):
+        source, zone = int.from_bytes(_HEADERS[action.zone][0], "big"), FIELDS[action.zone].bits - 1
+    else:
+        source, zone = 0, action.zone
+    inner = b"" if action.mark is None else _encode_action(SetField("ct_mark", *action.mark))
+    head = struct.pack("!HHIHHI", 0xFFFF, 24 + len(inner), _NX_VENDOR, 35, int(action.commit), source)
+    return head + struct.pack("!HB3xH", zone, action.table, 0) + inner
+
+
+def _decode_ct(data: bytes) -> Ct | None:
+    """The action, if it is of a form that `Ct` has."""
+    flags, source, zone, table, alg = struct.unpack_from("!HIHB3xH", data, 10)
+    field = _field_of(source.to_bytes(4, "big")) if source else None
+    whole = field is None or zone == FIELDS[field].bits - 1
+    inner = [_decode_action(number, part) for number, part in _records(data[24:])]
+    if flags > 1 or alg or (source and field is None) or not whole or len(inner) > 1:
+        return None
+    mark = inner[0] if inner else None
+    if mark is not None and not (isinstance(mark, SetField) and mark.field == "ct_mark"):
+        return None
+    bits = None if mark is None else (mark.value, 0xFFFFFFFF if mark.mask is None else mark.mask)
+    return Ct(field if field is not None else zone, bool(flags), table, bits)
 
 
 @lru_cache(maxsize=4096)
@@ -306,10 +324,6 @@ def _decode_action(number: int, data: bytes) -> Action:
     if number == 0:
         port, max_len = struct.unpack_from("!IH", data, 4)
         action = Controller(max_len) if port == _CONTROLLER else Output(port)
-    elif number == 17:
-        action = PushVlan() if data[4:6] == ETH_TYPE_VLAN.to_bytes(2, "big") else None
-    elif number == 18:
-        action = PopVlan()
     elif number == 25:
         header = int.from_bytes(data[4:8], "big")
         end = 8 + (header & 0xFF)
@@ -325,9 +339,8 @@ def _decode_action(number: int, data: bytes) -> Action:
         subtype = int.from_bytes(data[8:10], "big")
         if subtype == 14 and data[10:12] == b"\xff\xf8":
             action = Resubmit(data[12])
-        elif subtype == 35 and len(data) == 24:
-            flags, zone_source, zone, table, alg = struct.unpack_from("!HIHB3xH", data, 10)
-            action = Ct(zone, bool(flags), table) if flags <= 1 and not zone_source and not alg else None
+        elif subtype == 35 and len(data) >= 24:
+            action = _decode_ct(data)
     # exact or not at all: what would be sent back differently is kept as it is
     return action if action is not None else Raw("action", data)
 

@@ -21,7 +21,6 @@ class TraceEndKind(StrEnum):
     VIF = "vif"
     ANSWERED = "answered"
     TUNNEL = "tunnel"
-    UPLINK = "uplink"
     PORT = "port"
     DROPPED = "dropped"
 

@@ -1,8 +1,7 @@
 """A frame to follow through the hosts: what is asked of whom, and what the answers mean. Pure.
 
 `plan` makes the frame from the definitions of two ports: MACs, and the first addresses of one family. The host that
-holds the source is asked first; a copy that leaves by the tunnel goes to the host whose VTEP it is sent to, one that
-leaves on a VLAN to the host that holds the destination.
+holds the source is asked first; a copy that leaves by the tunnel goes to the host whose VTEP it is sent to.
 `trace_view` reads the tree of answers: *delivered* when the destination's VIF gets a copy (ARP: also when the question
 is answered for it), *dropped* when all was followed to its end and it does not, *unknown* when a host could not be
 asked.
@@ -49,7 +48,6 @@ class Plan:
     host: UUID
     question: TraceQuestion
     hosts_by_vtep: dict[str, UUID]  # of the network's switch
-    behind_vlan: UUID | None = None  # of a network on a VLAN: the host that holds the destination
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +101,7 @@ def plan(world: World, spec: TraceSpec, places: Places) -> Plan:
             for vtep in host.vteps
             if vtep.switch_uuid == network.switch_uuid
         },
-        behind_vlan=_holder(world, destination) if destination.network_uuid == network.uuid else None,
     )
-
-
-def _holder(world: World, port: LogicalPort) -> UUID | None:
-    location = world.locations.get(port.uuid)
-    return location.holder_host if location is not None else None
 
 
 def own_vtep(plan: Plan, host: UUID) -> str:
@@ -245,8 +237,22 @@ def _verdict(world: World, plan: Plan, first: Hop, places: Places) -> tuple[str,
     drops = [(hop, end) for hop, end in ends if end.kind is TraceEndKind.DROPPED]
     if drops:
         hop, end = drops[-1]
+        if end.table.startswith(("EGRESS", "INGRESS")):
+            return "dropped", f"Dropped on {_host(world, hop.host)} by {_groups_say(world, plan, end)}{why}."
         return "dropped", f"Dropped on {_host(world, hop.host)} in table {end.table}: {end.reason}{why}."
     return "dropped", f"Not delivered: no copy goes to {name}{also if others else ''}{why}."
+
+
+def _groups_say(world: World, plan: Plan, end: TraceEnd) -> str:
+    """Whose security groups dropped it, and what they have no rule for."""
+    out = end.table.startswith("EGRESS")
+    port, frame = (plan.source if out else plan.destination), plan.question.frame
+    groups = [world.groups[uuid].name for uuid in port.security_groups if uuid in world.groups]
+    names = f"security group{'s' * (len(groups) > 1)} {', '.join(sorted(groups))}" if groups else "security groups"
+    what = f"{frame.protocol.value}/{frame.destination_port}" if frame.destination_port else frame.protocol.value
+    way = f"egress {what} to {frame.ip_dst}" if out else f"ingress {what} from {frame.ip_src}"
+    verdict = f"no rule allows {way}" if end.table.endswith(("VERDICT", "GRESS")) else end.reason
+    return f"{names} of port {port.name}: {verdict} (table {end.table})"
 
 
 def _why(world: World, plan: Plan, places: Places) -> str:
@@ -309,8 +315,6 @@ def _end_sentence(world: World, end: TraceEnd) -> str:
             return f"answered here, back to {port} by {end.ovs_port}"
         case TraceEndKind.TUNNEL:
             return f"sent to VTEP {end.vtep} by {end.ovs_port}" + (f" ({end.reason})" if end.reason else "")
-        case TraceEndKind.UPLINK:
-            return f"to the uplink by {end.ovs_port}, tagged: where physical switches take it is not seen"
         case TraceEndKind.PORT:
             return f"out of {end.ovs_port}"
         case TraceEndKind.DROPPED:

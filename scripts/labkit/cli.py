@@ -19,6 +19,7 @@ from rich.table import Table
 from scripts.labkit import domain, enter, guest, layers, logs, processes, state
 from scripts.labkit.errors import LabError
 from scripts.labkit.lab import Lab
+from scripts.labkit.switch import DATAPATHS
 from scripts.labkit.teardown import tear_down
 
 __all__ = ["main"]
@@ -74,6 +75,11 @@ def _name_option(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--bare", is_flag=True, help="Open vSwitch only: no manager, agents, libvirt.")
 @click.option("--mtu", default=1700, show_default=True, help="MTU of the underlay.")
 @click.option("--pnics", default=1, show_default=True, help="PNICs of each host: pnic0, pnic1, …")
+@click.option(
+    "--datapath",
+    type=click.Choice(["auto", *DATAPATHS]),
+    help="Where Open vSwitch forwards: system is the kernel, netdev user space, auto the kernel where it can.",
+)
 @click.option("--store", help="URL of netmgr's store, as of `netmgr run --store`.")
 @_sentences
 def up(
@@ -87,6 +93,7 @@ def up(
     bare: bool,
     mtu: int,
     pnics: int,
+    datapath: str | None,
     store: str | None,
 ) -> None:
     """Make a lab. If it fails or is interrupted, nothing of it is left."""
@@ -102,6 +109,7 @@ def up(
         zones=_zones(zones),
         underlay_mtu=mtu,
         pnics=pnics,
+        datapath=datapath,
         store=store,
         progress=lambda sentence: click.echo(sentence, err=True),
     )

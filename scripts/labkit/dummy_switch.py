@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 __all__ = ["DummySwitch", "DummySwitchError", "wire"]
 
@@ -30,6 +30,11 @@ class DummySwitchError(Exception):
 
 class DummySwitch:
     """One ovs-vswitchd with its database, in a directory of its own. Use it as a context."""
+
+    datapath = "dummy"
+    _options: tuple[str, ...] = ("--enable-dummy", "--disable-system", "--disable-system-route")
+    _within: tuple[str, ...] = ()
+    """What a command is put behind to run where the switch runs."""
 
     def __init__(self) -> None:
         self.rundir = Path(tempfile.mkdtemp(prefix="dummy-ovs-"))
@@ -54,13 +59,7 @@ class DummySwitch:
     def start_vswitchd(self) -> None:
         """Start the switch itself; returns when it serves."""
         (self.rundir / "ovs-vswitchd.ctl").unlink(missing_ok=True)
-        self._start(
-            "ovs-vswitchd",
-            f"unix:{self.rundir}/db.sock",
-            "--enable-dummy",
-            "--disable-system",
-            "--disable-system-route",
-        )
+        self._start("ovs-vswitchd", f"unix:{self.rundir}/db.sock", *self._options)
         self._await_socket("ovs-vswitchd.ctl")
 
     def kill_vswitchd(self) -> None:
@@ -90,8 +89,9 @@ class DummySwitch:
         return self._run("ovs-ofctl", "-O", "OpenFlow15", command, f"unix:{self.rundir}/{bridge}.mgmt", *arguments)
 
     def add_bridge(self, name: str, *, fail_mode: str = "secure") -> None:
-        """A bridge on the dummy datapath."""
-        self.vsctl("add-br", name, "--", "set", "Bridge", name, "datapath_type=dummy", f"fail_mode={fail_mode}")
+        """A bridge on the switch's datapath."""
+        settings = (f"datapath_type={self.datapath}", f"fail_mode={fail_mode}")
+        self.vsctl("add-br", name, "--", "set", "Bridge", name, *settings)
 
     def add_port(self, bridge: str, name: str, *settings: str) -> int:
         """A dummy port whose frames are recorded; *settings* are columns of Interface. Its ofport."""
@@ -101,6 +101,21 @@ class DummySwitch:
         record = f"options:tx_pcap={path}"
         self.vsctl("add-port", bridge, name, "--", "set", "Interface", name, "type=dummy", record, *settings)
         return int(self.vsctl("get", "Interface", name, "ofport"))
+
+    def join(self, bridge: str, port: str, other: Self, other_bridge: str, other_port: str) -> None:
+        """Add a port here, another at the *other* switch, and a cable between them."""
+        self.add_port(bridge, port)
+        other.add_port(other_bridge, other_port)
+        wire((self, port), (other, other_port))
+
+    def add_address(self, bridge: str, address: str, network: str) -> None:
+        """Give the bridge's LOCAL an *address* (with prefix) in *network*: what tunnels are sent from."""
+        self.appctl("netdev-dummy/ip4addr", bridge, address)
+        self.appctl("ovs/route/add", network, bridge)
+
+    def add_neighbour(self, bridge: str, address: str, mac: str) -> None:
+        """Say who has *address*, so that nobody must ask by ARP."""
+        self.appctl("tnl/neigh/set", bridge, address, mac)
 
     def interfaces(self) -> list[dict[str, Any]]:
         """Rows of Interface as OVSDB has them, values as JSON."""
@@ -125,7 +140,15 @@ class DummySwitch:
     def _start(self, program: str, *arguments: str) -> None:
         control, log = self.rundir / f"{program}.ctl", self.rundir / f"{program}.log"
         quiet = ("--verbose=console:off", "--verbose=syslog:off")
-        command = [program, *arguments, f"--unixctl={control}", f"--log-file={log}", "--no-chdir", *quiet]
+        command = [
+            *self._within,
+            program,
+            *arguments,
+            f"--unixctl={control}",
+            f"--log-file={log}",
+            "--no-chdir",
+            *quiet,
+        ]
         environment = {"OVS_RUNDIR": str(self.rundir), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         self._processes.append(subprocess.Popen(command, env=environment))
 
@@ -140,7 +163,7 @@ class DummySwitch:
 
     def _run(self, *command: str) -> str:
         environment = {"OVS_RUNDIR": str(self.rundir), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run([*self._within, *command], env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DummySwitchError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}")
         return done.stdout

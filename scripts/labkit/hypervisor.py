@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from uuid import UUID
 
-from scripts.labkit import guest
+from scripts.labkit import kernel
 from scripts.labkit.node import Node
 
 __all__ = ["LOG", "PIDFILE", "local_uri", "remote_uri", "start_libvirtd"]
@@ -44,7 +44,7 @@ def start_libvirtd(node: Node, *, address: str) -> None:
     (configuration / "qemu.conf").write_text(_qemu_conf(address))
     for made in ("/var/lib/libvirt/images", "/var/log/libvirt", "/etc/libvirt/hooks", "/var/cache/libvirt/qemu"):
         node.path(made).mkdir(parents=True, exist_ok=True)
-    kept = guest.cache_directory() / "qemu-capabilities"
+    kept = kernel.cache_directory() / "qemu-capabilities"
     with contextlib.suppress(OSError):
         shutil.copytree(kept, node.path(_CAPABILITIES), dirs_exist_ok=True)
     node.spawn("libvirtd", ["libvirtd", "--listen"], log="/var/log/libvirt/libvirtd.out")

@@ -28,7 +28,7 @@ from subprocess import CompletedProcess
 from types import TracebackType
 from typing import Any, Self
 
-from scripts.labkit import hypervisor, layers, processes, reaper, state, wires
+from scripts.labkit import hypervisor, layers, processes, reaper, state, switch, wires
 from scripts.labkit.errors import LabError
 from scripts.labkit.node import REPOSITORY, Node, NodeProcess
 from scripts.labkit.state import MANAGER, Endpoint, LabSpec, LabState
@@ -55,11 +55,15 @@ class Lab:
         zones: Mapping[str, str] | None = None,
         underlay_mtu: int = 1700,
         pnics: int = 1,
+        datapath: str | None = None,
         store: str | None = None,
         dummy_ports: bool = False,
         progress: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        """Describe a lab; `up` makes it. *name* None takes a fresh one. *with_vmctl* None means: where it can work."""
+        """Describe a lab; `up` makes it. *name* None takes a fresh one. *with_vmctl* None means: where it can work.
+
+        *datapath* None means the kernel's where it has Open vSwitch, else user space (`switch.choose_datapath`).
+        """
         spec = LabSpec(
             name=name or f"t-{os.getpid() % 100000}-{secrets.token_hex(2)}",
             hosts=hosts,
@@ -70,6 +74,7 @@ class Lab:
             zones=dict(zones or {}),
             underlay_mtu=underlay_mtu,
             pnics=pnics,
+            datapath=switch.choose_datapath(datapath),
             store=store,
             dummy_ports=dummy_ports,
         )
@@ -138,6 +143,11 @@ class Lab:
     @property
     def spec(self) -> LabSpec:
         return self._state.spec
+
+    @property
+    def datapath(self) -> str:
+        """What bridges of this lab want as their `datapath_type`."""
+        return self.spec.datapath
 
     @property
     def directory(self) -> Path:
@@ -258,7 +268,9 @@ class Lab:
         value = Endpoint(name=endpoint, host=host, bridge=bridge, device=f"ep-{endpoint}", vif_uuid=vif_uuid, mac=mac)
         node = self._start_node(endpoint)
         try:
-            wires.plug_endpoint(value, host=self.node(host), node=node, addresses=addresses, mtu=mtu)
+            wires.plug_endpoint(
+                value, host=self.node(host), node=node, addresses=addresses, mtu=mtu, offload=self._offload
+            )
         except BaseException:
             self._end_node(endpoint)
             raise
@@ -275,6 +287,10 @@ class Lab:
             )
         wires.unplug_endpoint(value, host=self.node(value.host))
         self._end_node(endpoint)
+
+    @property
+    def _offload(self) -> bool:
+        return self.datapath == "system"
 
     def _claim_directory(self) -> None:
         """Make the lab's directory; whoever makes it owns the name."""
@@ -301,7 +317,13 @@ class Lab:
     def _bare_host(self, name: str) -> None:
         began = time.monotonic()
         node = self._start_node(name)
-        wires.wire(node, fabric=self.node(_FABRIC), underlay_mtu=self.spec.underlay_mtu, pnics=self.spec.pnics)
+        wires.wire(
+            node,
+            fabric=self.node(_FABRIC),
+            underlay_mtu=self.spec.underlay_mtu,
+            pnics=self.spec.pnics,
+            offload=self._offload,
+        )
         self.start_daemon(name, "ovsdb-server")
         self.start_daemon(name, "ovs-vswitchd")
         self._progress(f"{name}: Open vSwitch up after {time.monotonic() - began:.1f} s")

@@ -66,7 +66,8 @@ def join_host(lab: Lab, name: str) -> None:
     token = lab.node(MANAGER).exec(["netmgr", "host", "token", "--name", name, *options]).stdout.split()[-1]
     manager = wires.management_address(MANAGER)
     offer = ["--name", name, *(option for pnic in wires.pnic_names(lab.spec.pnics) for option in ("--pnic", pnic))]
-    lab.node(name).exec(["hostagent", "join", "--manager", manager, "--token", token, *offer])
+    path = ["--datapath", lab.spec.datapath]
+    lab.node(name).exec(["hostagent", "join", "--manager", manager, "--token", token, *offer, *path])
 
 
 def register_host(lab: Lab, name: str) -> None:
@@ -89,7 +90,7 @@ def _start_database(lab: Lab, node: Node) -> None:
 
 
 def _start_switch(lab: Lab, node: Node) -> None:
-    switch.start_switch(node, dummy_ports=lab.spec.dummy_ports)
+    switch.start_switch(node, datapath=lab.spec.datapath, dummy_ports=lab.spec.dummy_ports)
 
 
 def _start_libvirtd(lab: Lab, node: Node) -> None:

@@ -43,6 +43,8 @@ class LabSpec:
     underlay_mtu: int = 1700
     pnics: int = 1
     """PNICs of each host, `pnic0`, `pnic1`, …, all on the one underlay."""
+    datapath: str = "netdev"
+    """Where Open vSwitch forwards: "system" (the kernel) or "netdev" (user space)."""
     store: str | None = None
     """URL of netmgr's store; None means its embedded default."""
     dummy_ports: bool = False

@@ -2,8 +2,8 @@
 
 Each network is a Linux bridge in a node of its own, the fabric. A host has `mgmt0`, with an address, and `pnic0`
 (or more), without: the agent decides what becomes of a PNIC. The fabric lets frames through as they are (no multicast
-snooping, no spanning tree); checksum offload is off on PNICs and endpoints, because the userspace datapath passes
-frames on without completing them.
+snooping, no spanning tree). On the userspace datapath checksum offload is off on PNICs and endpoints, because it passes
+frames on without completing them; on the kernel's they offload what veth offers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def build_fabric(fabric: Node, *, underlay_mtu: int) -> None:
     )
 
 
-def wire(node: Node, *, fabric: Node, underlay_mtu: int | None, pnics: int = 1) -> None:
+def wire(node: Node, *, fabric: Node, underlay_mtu: int | None, pnics: int = 1, offload: bool = False) -> None:
     """Connect *node*: `mgmt0` with its address and, where *underlay_mtu* is given, its PNICs without one."""
     assert node.init is not None
     space, address = node.init.pid, management_address(node.name)
@@ -60,7 +60,7 @@ def wire(node: Node, *, fabric: Node, underlay_mtu: int | None, pnics: int = 1) 
     _pull(fabric, f"{node.name}-mgmt", *(f"{node.name}-{pnic}" for pnic in names))
     _ip(fabric, *outside, machine_pids=True)
     _ip(node, *inside)
-    for pnic in names:
+    for pnic in () if offload else names:
         node.exec(["ethtool", "-K", pnic, "tx", "off"])
 
 
@@ -70,7 +70,9 @@ def _pull(fabric: Node, *cables: str) -> None:
         fabric.exec(["ip", "link", "delete", cable], check=False)  # mostly it is gone already
 
 
-def plug_endpoint(endpoint: Endpoint, *, host: Node, node: Node, addresses: Sequence[str], mtu: int) -> None:
+def plug_endpoint(
+    endpoint: Endpoint, *, host: Node, node: Node, addresses: Sequence[str], mtu: int, offload: bool = False
+) -> None:
     """Join *node* to the host's bridge: `eth0` with MAC and addresses there, the port with its iface-id here."""
     assert node.init is not None
     _ip(
@@ -81,8 +83,9 @@ def plug_endpoint(endpoint: Endpoint, *, host: Node, node: Node, addresses: Sequ
         machine_pids=True,
     )
     _ip(node, *(f"address add {a} dev eth0 {'nodad' if ':' in a else ''}" for a in addresses), "link set eth0 up")
-    node.exec(["ethtool", "-K", "eth0", "tx", "off"])
-    host.exec(["ethtool", "-K", endpoint.device, "tx", "off"])
+    if not offload:
+        node.exec(["ethtool", "-K", "eth0", "tx", "off"])
+        host.exec(["ethtool", "-K", endpoint.device, "tx", "off"])
     ids = {"iface-id": endpoint.vif_uuid, "attached-mac": endpoint.mac, "iface-status": "active"}
     host.exec(
         [

@@ -33,7 +33,10 @@ def two_hosts() -> Iterator[Lab]:
         options = ["--zone", "a", "--pnic", "pnic*", "--mtu", "1650", "--vtep-pool", "10.200.0.0/24"]
         lab.exec(MANAGER, ["netmgr", "switch", "create", "sw", *options])
         for host in lab.hosts:
-            lab.exec(host, ["ovs-vsctl", "add-br", "foreign", "--", "set", "bridge", "foreign", "datapath_type=netdev"])
+            lab.exec(
+                host,
+                ["ovs-vsctl", "add-br", "foreign", "--", "set", "bridge", "foreign", f"datapath_type={lab.datapath}"],
+            )
             lab.exec(host, ["ovs-ofctl", "add-flow", "foreign", "cookie=0x77,priority=5,ip,actions=drop"])
         yield lab
 

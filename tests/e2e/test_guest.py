@@ -22,7 +22,7 @@ VIFS = {"g1": "6d1c4d34-98c8-4d0c-9a10-000000000001", "g2": "6d1c4d34-98c8-4d0c-
 @pytest.fixture(scope="module")
 def guests(libvirt_lab: Lab, guest_image: GuestImage) -> Iterator[Lab]:
     """A lab with one plain layer 2 over both hosts, g1 on h1 and g2 on h2."""
-    bridge = ["--", "set", "Bridge", "br0", "datapath_type=netdev", "--", "add-port", "br0", "pnic0"]
+    bridge = ["--", "set", "Bridge", "br0", f"datapath_type={libvirt_lab.datapath}", "--", "add-port", "br0", "pnic0"]
     for number, (host, name) in enumerate(zip(libvirt_lab.hosts, VIFS, strict=True), start=1):
         libvirt_lab.exec(host, ["ovs-vsctl", "--timeout=10", "add-br", "br0", *bridge])
         libvirt_lab.exec(host, ["virsh", "net-create", "/dev/stdin"], input=NETWORK)

@@ -5,19 +5,34 @@ h1 and h2 are in zone a with network blue, h3 is in zone b (examples/two-zones.y
 
 from __future__ import annotations
 
+import json
 import re
+import signal
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.vmctl_lab import EXAMPLE, MANAGER, ask, carried, lit, network_uuid, running, until, vmctl
+from tests.support.vmctl_lab import (
+    EXAMPLE,
+    MANAGER,
+    another_vmctl,
+    ask,
+    carried,
+    lit,
+    network_uuid,
+    running,
+    until,
+    vmctl,
+)
 
 if TYPE_CHECKING:
     from scripts.labkit import Lab
     from scripts.labkit.guest import GuestImage
 
 pytestmark = pytest.mark.e2e
+
+AT_HOME = {"h1": ["already-there"], "h3": ["network-absent"]}  # of vm1
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +95,63 @@ def test_vm_moves_to_the_host_that_carries_its_network_and_is_lit_there(vms: Lab
     vmctl(vms, "migrate", "vm1", "h1")
     assert running(vms, "h1") == ["vm1"]
     until(lambda: lit(vms, "vm1"))
+
+
+@pytest.fixture
+def plain_vm(vms: Lab, guest_image: GuestImage) -> Iterator[str]:
+    """A running VM on h1 without a NIC."""
+    boot = ["--kernel", str(guest_image.kernel), "--initrd", str(guest_image.initrd), "--cmdline", "console=ttyS0"]
+    vmctl(vms, "vm", "define", "plain", "--memory", "128", "--host", "h1", *boot)
+    vmctl(vms, "vm", "start", "plain")
+    yield "plain"
+    vmctl(vms, "vm", "stop", "plain", "--force")
+    vmctl(vms, "vm", "undefine", "plain")
+
+
+def test_with_the_manager_gone_vmctl_works_on_from_the_hosts(vms: Lab, plain_vm: str) -> None:
+    manager = ["--manager", "127.0.0.1:7444", "--networks-from", "manager"]
+    with another_vmctl(vms, "/run/second", *manager) as second:
+
+        def second_says(*command: str) -> Any:
+            return json.loads(vms.exec(MANAGER, [*second, *command, "-o", "json"], check=False).stdout)
+
+        def codes(places: Any) -> dict[str, list[str]]:
+            return {host["host"]: [refusal["code"] for refusal in host["refusals"]] for host in places["hosts"]}
+
+        until(lambda: codes(second_says("place", "vm1")) == {**AT_HOME, "h2": []})
+        assert second_says("status")["networks_from"] == "manager"
+        vms.stop_daemon(MANAGER, "netmgr", number=signal.SIGKILL)
+        try:
+            away = {**AT_HOME, "h2": ["manager-away"], "h3": ["network-absent", "manager-away"]}
+            until(lambda: codes(ask(vms, "place", "vm1", code=1)) == away)
+            until(lambda: codes(second_says("place", "vm1")) == away)
+            assert second_says("status")["networks_from"] == "hosts, the manager is away"
+            assert {n["name"]: n["hosts"] for n in second_says("network", "list")} == {
+                "blue": ["h1", "h2"],
+                "green": ["h3"],
+            }
+            said = vmctl(vms, "migrate", "vm1", "h2", code=2)
+            assert re.fullmatch(
+                r"Error: h2 has not reached the network manager for \d+ s, and without its grant no VIF may move in; "
+                r"wait until it is back, or choose another host\n",
+                said,
+            )
+            assert running(vms, "h2") == ["vm2"]
+            vmctl(vms, "migrate", plain_vm, "h2")  # no VIF, no grant
+            vmctl(vms, "migrate", plain_vm, "h1")
+
+            vmctl(vms, "vm", "stop", "vm2", "--force")
+            said = vmctl(vms, "vm", "start", "vm2", "--host", "h1", code=1)
+            assert "the network manager at" in said
+            assert "this host is not the recorded holder of VIF" in said
+            assert "vm2" not in vms.exec("h1", ["virsh", "list", "--all", "--name"]).stdout.split(), (
+                "a start leaves nothing"
+            )
+            assert ask(vms, "vm", "show", "vm2")["home"] == "h2"
+            vmctl(vms, "vm", "start", "vm2")
+            assert running(vms, "h2") == ["vm2"]
+            until(lambda: lit(vms, "vm2"))
+        finally:
+            vms.start_daemon(MANAGER, "netmgr")
+        until(lambda: second_says("status")["networks_from"] == "manager")
+        until(lambda: codes(ask(vms, "place", "vm1")) == codes(second_says("place", "vm1")) == {**AT_HOME, "h2": []})

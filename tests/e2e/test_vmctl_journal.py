@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.vmctl_lab import EXAMPLE, until
+from tests.support.vmctl_lab import EXAMPLE, another_vmctl, until
 
 if TYPE_CHECKING:
     from scripts.labkit import Lab
@@ -310,36 +310,32 @@ def test_full_disk_refuses_a_move_before_it_begins_and_only_delays_the_row_of_on
     lab, source = running.lab, running.home()
     lab.exec("mgr", ["mkdir", "-p", "/run/small"])
     lab.exec("mgr", ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", "/run/small"])
-    small = ["vmctl", "--socket", "/run/small.sock"]
-    daemon = lab.popen(
-        "mgr", [*small, "serve", "--state-dir", "/run/small", "--identity", "/var/lib/vmctl/identity"],
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
     try:
-        until(lambda: lab.exec("mgr", [*small, "status"], check=False).returncode == 0)
-        for shown in (host["host"] for host in running.json("host", "list")):
-            lab.exec("mgr", [*small, "host", "add", shown["name"], "--libvirt", shown["libvirt_uri"], "--agent",
-                             shown["agent_address"], "--host-uuid", shown["uuid"]])  # fmt: skip
-        until(lambda: lab.exec("mgr", [*small, "migrate", VM, other(source), "--dry-run"], check=False).returncode == 0)
-        fill = ["dd", "if=/dev/zero", "of=/run/small/ballast", "bs=4k"]
-        lab.exec("mgr", fill, check=False)
-        refused = lab.exec("mgr", [*small, "migrate", VM, other(source)], check=False)
-        assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
-        assert "vmctl.db is full; nothing was changed: free space on its disk" in refused.stderr
-        assert running.active(source) == [VM]
-
-        lab.exec("mgr", ["rm", "/run/small/ballast"])
-        lab.exec("mgr", [*small, "migrate", VM, other(source), "--no-wait", "--bandwidth", "40"])
-        listed = [*small, "migrate", "--list", "-o", "json"]
-        until(lambda: json.loads(lab.exec("mgr", listed).stdout)[0]["progress"])
-        lab.exec("mgr", fill, check=False)
-        until(lambda: running.active(other(source)) == [VM] and running.active(source) == [])
-        time.sleep(0.5)
-        assert json.loads(lab.exec("mgr", listed).stdout)[0]["migration"]["state"] == "migrating"
-        lab.exec("mgr", ["rm", "/run/small/ballast"])
-        until(lambda: json.loads(lab.exec("mgr", listed).stdout)[0]["migration"]["state"] == "done")
+        with another_vmctl(lab, "/run/small") as small:
+            refuse_and_delay(running, small, source)
     finally:
-        daemon.send_signal(signal.SIGTERM)
-        daemon.wait(timeout=10)
         lab.exec("mgr", ["umount", "/run/small"])
     running.vmctl("migrate", VM, source)  # the lab's own vmctl learns again that it is where it belongs
+
+
+def refuse_and_delay(running: Site, small: list[str], source: str) -> None:
+    """The disk of the vmctl that *small* asks fills up before a move, then during one."""
+    lab = running.lab
+    until(lambda: lab.exec("mgr", [*small, "migrate", VM, other(source), "--dry-run"], check=False).returncode == 0)
+    fill = ["dd", "if=/dev/zero", "of=/run/small/ballast", "bs=4k"]
+    lab.exec("mgr", fill, check=False)
+    refused = lab.exec("mgr", [*small, "migrate", VM, other(source)], check=False)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert "vmctl.db is full; nothing was changed: free space on its disk" in refused.stderr
+    assert running.active(source) == [VM]
+
+    lab.exec("mgr", ["rm", "/run/small/ballast"])
+    lab.exec("mgr", [*small, "migrate", VM, other(source), "--no-wait", "--bandwidth", "40"])
+    listed = [*small, "migrate", "--list", "-o", "json"]
+    until(lambda: json.loads(lab.exec("mgr", listed).stdout)[0]["progress"])
+    lab.exec("mgr", fill, check=False)
+    until(lambda: running.active(other(source)) == [VM] and running.active(source) == [])
+    time.sleep(0.5)
+    assert json.loads(lab.exec("mgr", listed).stdout)[0]["migration"]["state"] == "migrating"
+    lab.exec("mgr", ["rm", "/run/small/ballast"])
+    until(lambda: json.loads(lab.exec("mgr", listed).stdout)[0]["migration"]["state"] == "done")

@@ -72,7 +72,17 @@ class Cluster:
 def cluster(libvirt_lab: Lab) -> Iterator[Cluster]:
     for host in ("h1", "h2"):
         libvirt_lab.exec(
-            host, ["ovs-vsctl", "add-br", "br-plain", "--", "set", "bridge", "br-plain", "datapath_type=netdev"]
+            host,
+            [
+                "ovs-vsctl",
+                "add-br",
+                "br-plain",
+                "--",
+                "set",
+                "bridge",
+                "br-plain",
+                f"datapath_type={libvirt_lab.datapath}",
+            ],
         )
         libvirt_lab.path(host, "/run/plain.xml").write_text(PLAIN)
         libvirt_lab.exec(host, ["virsh", "net-define", "/run/plain.xml"])

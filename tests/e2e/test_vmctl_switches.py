@@ -62,7 +62,9 @@ def rack(lab: Lab, guest_image: GuestImage) -> Iterator[Lab]:
     lab.exec(MANAGER, ["netmgr", "apply", "-f", str(EXAMPLE), "--wait", "realized"])
     until(lambda: carried(lab, blue=["h1", "h2"]))
     for host in ("h1", "h2"):
-        lab.exec(host, ["ovs-vsctl", "add-br", "br-lan", "--", "set", "bridge", "br-lan", "datapath_type=netdev"])
+        lab.exec(
+            host, ["ovs-vsctl", "add-br", "br-lan", "--", "set", "bridge", "br-lan", f"datapath_type={lab.datapath}"]
+        )
         lab.exec(host, ["ip", "link", "set", "br-lan", "up"])
     wire(lab)
     for host in ("h1", "h2"):

@@ -118,7 +118,7 @@ def test_foreign_objects_stay_as_they_are_while_ours_come_and_go(agents: Agents)
     lab = agents.lab
     lab.exec("h1", ["ip", "link", "add", "theirs0", "type", "veth", "peer", "name", "theirs1"])
     lab.exec("h1", ["ip", "address", "add", "10.77.0.1/24", "dev", "theirs0"])
-    setup = "add-br theirs -- set bridge theirs datapath_type=netdev fail_mode=secure external_ids:who=them"
+    setup = f"add-br theirs -- set bridge theirs datapath_type={lab.datapath} fail_mode=secure external_ids:who=them"
     lab.exec("h1", ["ovs-vsctl", *setup.split(), "--", "add-port", "theirs", "theirs1"])
     lab.exec("h1", ["ovs-ofctl", "add-flow", "unix:/run/openvswitch/theirs.mgmt", "cookie=7,priority=9,actions=drop"])
     looks = (

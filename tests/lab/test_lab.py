@@ -16,6 +16,7 @@ import pytest
 
 from scripts.labkit import Lab, LabError, processes, state
 from scripts.labkit.node import REPOSITORY
+from scripts.labkit.switch import choose_datapath
 
 pytestmark = pytest.mark.lab
 
@@ -63,7 +64,7 @@ def _eventually(claim: Callable[[], bool], *, within_s: float) -> bool:
 
 def _bridge(lab: Lab, host: str, address: str = "") -> None:
     """A bridge br0 with the host's PNIC in it and an address on it."""
-    bridge = ["--", "set", "Bridge", "br0", "datapath_type=netdev", "--", "add-port", "br0", "pnic0"]
+    bridge = ["--", "set", "Bridge", "br0", f"datapath_type={lab.datapath}", "--", "add-port", "br0", "pnic0"]
     lab.exec(host, ["ovs-vsctl", "--timeout=10", "add-br", "br0", *bridge])
     lab.exec(host, ["ip", "link", "set", "br0", "up"])
     if address:
@@ -284,7 +285,8 @@ def test_the_command_line_makes_uses_and_ends_a_lab() -> None:
         assert lab("exec", "h1", "--", "sh", "-c", "pwd; exit 7", code=7).startswith(os.getcwd())
         assert "h1: `nosuch` can't be run" in lab("exec", "h1", "--", "nosuch", code=1)
         assert "ovs-vswitchd: " in lab("logs", "h2")
-        lab("exec", "h2", "--", "ovs-vsctl", "add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
+        datapath = f"datapath_type={choose_datapath(None)}"
+        lab("exec", "h2", "--", "ovs-vsctl", "add-br", "br0", "--", "set", "bridge", "br0", datapath)
         made = json.loads(lab("probe", "attach", "h2", "ep", "--bridge", "br0", "--ip", "192.0.2.7/24"))
         assert made["mac"] in lab("exec", "ep", "--", "ip", "link")
         lab("probe", "detach", "ep")

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from hostagent.flow import (
     FIELDS,
@@ -201,6 +203,58 @@ def test_ovs_ofctl_reads_our_text_as_the_flows_we_mean(switch, flows):
     assert theirs == flows
     assert ours == flows
     assert switch.ofctl("diff-flows", BRIDGE, str(path)) == ""
+
+
+def test_forms_of_ct_are_those_that_ovs_ofctl_means(switch):
+    forms = (
+        Ct(zone=40960, table=92),
+        Ct(zone="ct_zone", commit=True),
+        Ct(zone="ct_zone", commit=True, mark=(1, 1)),
+        Ct(zone=7, commit=True, table=3, mark=(2, 3)),
+        Ct(zone=7, commit=True, mark=(5, 0xFFFFFFFF)),
+    )
+    flows = frozenset(
+        Flow(table=1, priority=number, cookie=1, match=match(eth_type=0x0800, ct_state=(0x21, 0x31)), actions=(form,))
+        for number, form in enumerate(forms)
+    )
+    path = switch.rundir / "ct"
+    path.write_text("".join(f"{flow}\n" for flow in flows))
+
+    async def run() -> tuple[frozenset[Flow], frozenset[Flow]]:
+        async with connected(switch) as connection:
+            await replace_all(connection, flows)
+            ours = await connection.dump()
+            assert switch.ofctl("diff-flows", BRIDGE, str(path)) == ""
+            switch.ofctl("del-flows", BRIDGE)
+            switch.ofctl("add-flows", BRIDGE, str(path))
+            return ours, await connection.dump()
+
+    ours, theirs = asyncio.run(run())
+    assert ours == theirs == flows
+
+
+def test_a_zone_is_emptied_and_others_are_not(switch):
+    """Two connections made by frames that the switch is told of, in two zones."""
+    flows = [
+        Flow(
+            table=0, priority=1, cookie=1, match=match(eth_type=0x0800, nw_src=source), actions=(Ct(zone, commit=True),)
+        )
+        for source, zone in (("10.0.0.1", 40960), ("10.0.0.2", 40961))
+    ]
+    frames = [
+        bytes(Ether() / IP(src=source, dst="10.0.0.9") / UDP(sport=1, dport=2)) for source in ("10.0.0.1", "10.0.0.2")
+    ]
+
+    async def run() -> None:
+        async with connected(switch) as connection:
+            await replace_all(connection, frozenset(flows))
+            await asyncio.to_thread(switch.receive, "p1", *frames)
+            await connection.flush_zone(40960)
+
+    asyncio.run(run())
+    left = switch.appctl("dpctl/dump-conntrack").split()
+    assert len(left) == 1
+    assert "zone=40961" in left[0]
 
 
 def test_ct_and_the_flows_of_strangers_are_read_told_apart_and_deleted(switch):

@@ -26,12 +26,13 @@ from hostagent.model import (
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.ovsdb import OvsDb
 from scripts.labkit import Lab
+from scripts.labkit.switch import choose_datapath
 
 pytestmark = pytest.mark.lab
 
 OURS = {"opaque-owner": "hostagent"}
 BRIDGE = PutBridge(
-    name="osw-0123456789", datapath_type="netdev", fail_mode="secure", external_ids=OURS, other_config={}
+    name="osw-0123456789", datapath_type=choose_datapath(None), fail_mode="secure", external_ids=OURS, other_config={}
 )
 TUNNEL = PutPort(
     bridge=BRIDGE.name,
@@ -89,7 +90,7 @@ def test_bridge_and_port_are_made_mended_and_removed(bare_lab: Lab) -> None:
         bridge, port = _bridge(db), _port(db, TUNNEL.name)
         assert bridge is not None
         assert port is not None
-        assert (bridge.datapath_type, bridge.fail_mode, bridge.external_ids) == ("netdev", "secure", OURS)
+        assert (bridge.datapath_type, bridge.fail_mode, bridge.external_ids) == (BRIDGE.datapath_type, "secure", OURS)
         interface = port.interfaces[0]
         assert (interface.type, interface.options["key"], interface.error) == ("vxlan", "flow", "")
         assert interface.ofport is not None  # apply waits until vswitchd has taken the change over
@@ -116,7 +117,8 @@ def test_bridge_and_port_are_made_mended_and_removed(bare_lab: Lab) -> None:
 def test_what_others_write_beside_us_stays(bare_lab: Lab) -> None:
     async def test(db: OvsDb, _: asyncio.Event) -> None:
         await db.apply([BRIDGE])
-        bare_lab.exec("h1", ["ovs-vsctl", "add-br", "theirs", "--", "set", "bridge", "theirs", "datapath_type=netdev"])
+        settings = ["set", "bridge", "theirs", f"datapath_type={bare_lab.datapath}"]
+        bare_lab.exec("h1", ["ovs-vsctl", "add-br", "theirs", "--", *settings])
         bare_lab.exec("h1", ["ovs-vsctl", "set", "Bridge", BRIDGE.name, "external_ids:their-key=x"])
         bare_lab.exec(
             "h1", ["ovs-vsctl", "add-port", BRIDGE.name, "int0", "--", "set", "Interface", "int0", "type=internal"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,36 @@ def vmctl(lab: Lab, *command: str, code: int = 0) -> str:
 
 def ask(lab: Lab, *command: str, code: int = 0) -> Any:
     return json.loads(vmctl(lab, *command, "-o", "json", code=code))
+
+
+@contextmanager
+def another_vmctl(lab: Lab, state_dir: str, *options: str) -> Iterator[list[str]]:
+    """One more vmctl on the managers' node, with the hosts of the lab's own; the command that asks it."""
+    asking = ["vmctl", "--socket", f"{state_dir}.sock"]
+    daemon = lab.popen(
+        MANAGER,
+        [
+            *asking,
+            "serve",
+            "--state-dir",
+            state_dir,
+            "--identity",
+            "/var/lib/vmctl/identity",
+            "--virt",
+            "qemu",
+            *options,
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: lab.exec(MANAGER, [*asking, "status"], check=False).returncode == 0)
+        for host in (shown["host"] for shown in ask(lab, "host", "list")):
+            known = ["--libvirt", host["libvirt_uri"], "--agent", host["agent_address"], "--host-uuid", host["uuid"]]
+            lab.exec(MANAGER, [*asking, "host", "add", host["name"], *known])
+        yield asking
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait(timeout=10)
 
 
 def until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:

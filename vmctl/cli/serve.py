@@ -22,7 +22,14 @@ __all__ = ["serve"]
     help="Where the store is kept.",
 )
 @click.option(
-    "--store", "store_url", default="", help="URL of another store: sqlite:////PATH or postgresql+psycopg://…"
+    "--store",
+    "store_url",
+    envvar="VMCTL_STORE",
+    show_envvar=True,
+    default="",
+    metavar="URL",
+    help="Another store: sqlite:////PATH or postgresql+psycopg://USER@HOST/DATABASE; default: SQLite in the state "
+    "directory.",
 )
 @click.option(
     "--identity",
@@ -48,7 +55,8 @@ __all__ = ["serve"]
     type=click.Choice(["hosts", "manager"]),
     default="hosts",
     show_default=True,
-    help="Whose view of the networks is watched. Before a move the host itself is asked either way.",
+    help="Whose view of the networks is watched; while the manager is away, that of the hosts. Before a move the host "
+    "itself is asked either way.",
 )
 @click.option(
     "--virt",

@@ -1,4 +1,7 @@
-"""Three hosts, each a real ovs-vswitchd without devices, with real encapsulated frames on an underlay between them.
+"""Three hosts, each a real ovs-vswitchd, with real encapsulated frames on an underlay between them.
+
+They have no devices and forward in user space (`DummySwitch`), or forward in the kernel where the lab does
+(`KernelSwitch`): a test that keeps to `Fabric` and to the verbs of `host.switch` runs on both.
 
 A `Fabric` holds what netmgr would push (networks, ports, locations) and, for each host, what only it knows (phases).
 `settle` lets every host compile its flows from that and commit them over its OpenFlow connection. Then a test sends
@@ -15,10 +18,11 @@ from uuid import UUID, uuid5
 
 import pytest
 
+from hostagent.ct_zones import ZONES
 from hostagent.flow import Flow
 from hostagent.flows import compile_flows
 from hostagent.model import Bridge, Desired, Interface, Observed, OvsPort, Phase
-from hostagent.names import OWNER, SWITCH_KEY, patch_port, switch_bridge, trunk_port, tunnel_port, uplink_bridge
+from hostagent.names import OWNER, SWITCH_KEY, switch_bridge, tunnel_port, uplink_bridge
 from hostagent.pipeline.drops import Drop, drops_of
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.resolve import resolve
@@ -33,13 +37,16 @@ from netmgr.contract.types import (
     NetworkType,
     OpaqueNetwork,
     OpaqueSwitch,
+    SecurityGroup,
+    SecurityRule,
     VtepAssignment,
 )
-from scripts.labkit.dummy_switch import DummySwitch, wire
+from scripts.labkit.dummy_switch import DummySwitch
+from scripts.labkit.kernel_switch import KernelSwitch
+from scripts.labkit.switch import choose_datapath
 
 SPACE = UUID("11111111-2222-3333-4444-555555555555")
 SWITCH = OpaqueSwitch(uuid=UUID("aa" * 16), name="s1", zone_uuids=(), vtep_pool="10.0.0.0/24", pnic_globs=("p0",))
-VLANS = (100, 200)  # that the hosts' trunks carry
 OVS_TYPES = {NetworkType.VXLAN: "vxlan", NetworkType.GENEVE: "geneve", NetworkType.NVGRE: "gre"}
 
 
@@ -94,6 +101,8 @@ class Fabric:
         self.ports: dict[UUID, LogicalPort] = {}
         self.locations: dict[UUID, Location] = {}
         self.learned: dict[UUID, Learned] = {}
+        self.groups: dict[UUID, SecurityGroup] = {}
+        self.zones: dict[UUID, int] = {}
 
     def network(self, name: str, segment: int, kind: NetworkType = NetworkType.VXLAN) -> None:
         self.networks[named(name)] = OpaqueNetwork(
@@ -139,6 +148,23 @@ class Fabric:
         found = tuple(LearnedAddress(address=one, source=LearnedSource.ARP, refused=refused) for one in addresses)
         self.learned[port.uuid] = Learned(port_uuid=port.uuid, network_uuid=port.network_uuid, addresses=found)
 
+    def group(self, name: str, *rules: SecurityRule, stateful: bool = True) -> None:
+        """A security group, whose members are the addresses of the ports that have it."""
+        members = tuple(
+            sorted({ip for port in self.ports.values() if named(name) in port.security_groups for ip in port.ips})
+        )
+        self.groups[named(name)] = SecurityGroup(
+            uuid=named(name), name=name, stateful=stateful, rules=rules, members=members
+        )
+
+    def guarded(self, name: str, *groups: str) -> None:
+        """Port *name* has *groups* from now on, and a zone of the connection tracker of its own."""
+        uuid = named(name)
+        self.ports[uuid] = replace(self.ports[uuid], security_groups=tuple(map(named, groups)))
+        self.zones.setdefault(uuid, ZONES.start + len(self.zones))
+        for group in self.groups.values():
+            self.group(group.name, *group.rules, stateful=group.stateful)
+
     def hush(self, host: str, name: str) -> None:
         """The agent of *host* wants no more copies of what the guest of *name* claims."""
         self.hosts[host].hushed |= {named(name)}
@@ -180,6 +206,8 @@ class Fabric:
             ports=self.ports,
             locations=self.locations,
             learned=self.learned,
+            groups=self.groups,
+            ct_zones=self.zones,
             hushed=frozenset(host.hushed),
             offered_pnics=("p0",),
             phases=host.phases,
@@ -274,11 +302,12 @@ async def connected(host: Host):  # type: ignore[no-untyped-def]
 @pytest.fixture(scope="module")
 def _hosts() -> Iterator[tuple[dict[str, Host], DummySwitch]]:
     with contextlib.ExitStack() as stack:
-        underlay = stack.enter_context(DummySwitch())
+        make = KernelSwitch if choose_datapath(None) == "system" else DummySwitch
+        underlay = stack.enter_context(make())
         underlay.add_bridge("under", fail_mode="standalone")
         hosts = {}
         for index in (1, 2, 3):
-            host = Host(name=f"h{index}", switch=stack.enter_context(DummySwitch()), vtep=f"10.0.0.{index}")
+            host = Host(name=f"h{index}", switch=stack.enter_context(make()), vtep=f"10.0.0.{index}")
             _build(host, underlay, f"u{index}")
             hosts[host.name] = host
         uplink = uplink_bridge(("p0",))
@@ -289,7 +318,7 @@ def _hosts() -> Iterator[tuple[dict[str, Host], DummySwitch]]:
         for one in hosts.values():
             for other in hosts.values():
                 if one is not other:
-                    one.switch.appctl("tnl/neigh/set", uplink, other.vtep, macs[other.name])
+                    one.switch.add_neighbour(uplink, other.vtep, macs[other.name])
         yield hosts, underlay
 
 
@@ -299,24 +328,16 @@ def _build(host: Host, underlay: DummySwitch, port: str) -> None:
     switch.add_bridge(uplink, fail_mode="standalone")
     index = host.vtep.rpartition(".")[2]
     switch.vsctl("set", "Bridge", uplink, f"other_config:hwaddr=02:ff:00:00:00:0{index}")
-    switch.add_port(uplink, "p0")
-    underlay.add_port("under", port)
-    wire((underlay, port), (switch, "p0"))
-    switch.appctl("netdev-dummy/ip4addr", uplink, f"{host.vtep}/24")
-    switch.appctl("ovs/route/add", "10.0.0.0/24", uplink)
+    switch.join(uplink, "p0", underlay, "under", port)
+    switch.add_address(uplink, f"{host.vtep}/24", "10.0.0.0/24")
     switch.add_bridge(host.bridge)
     for kind, ovs_type in OVS_TYPES.items():
         name = tunnel_port(kind, SWITCH.uuid)
-        # without local_ip: Open vSwitch asks the kernel whether that is a local address, and a dummy's is not
         options = ["options:remote_ip=flow", "options:key=flow"]
+        if switch.datapath == "system":  # else Open vSwitch asks the kernel for the address, and a dummy's is not there
+            options.append(f"options:local_ip={host.vtep}")
         mark = "external_ids:opaque-owner=hostagent"
         switch.vsctl("add-port", host.bridge, name, "--", "set", "Interface", name, f"type={ovs_type}", mark, *options)
-    trunk = [f"trunks={','.join(map(str, VLANS))}", "vlan_mode=trunk"]
-    patch, far = patch_port(SWITCH.uuid), trunk_port(SWITCH.uuid)
-    for bridge, name, peer, columns in ((host.bridge, patch, far, []), (uplink, far, patch, trunk)):
-        mark = "external_ids:opaque-owner=hostagent"
-        interface = ["set", "Interface", name, "type=patch", f"options:peer={peer}", mark]
-        switch.vsctl("add-port", bridge, name, *columns, "--", *interface)
 
 
 @pytest.fixture
@@ -326,6 +347,7 @@ def fabric(_hosts: tuple[dict[str, Host], DummySwitch]) -> Iterator[Fabric]:
     for host in hosts.values():
         host.phases, host.relay_vteps, host.hushed, host.signals = {}, {}, set(), []
         host.switch.sent("p0")
+        host.switch.appctl("dpctl/flush-conntrack")
     yield Fabric(hosts, underlay)
     for host in hosts.values():
         for row in host.switch.interfaces():

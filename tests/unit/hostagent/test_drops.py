@@ -7,13 +7,15 @@ import pytest
 from hostagent.flow import Flow, Goto, match
 from hostagent.pipeline.drops import Counted, Drop, drops_of, reason_of
 from hostagent.pipeline.guard import guard_flows
+from hostagent.pipeline.policy import Policy, port_policy_flows
 from hostagent.pipeline.tables import SWITCH_COOKIE, Denied, Table, family_of, switch_flows
 
 PORT = guard_flows(ofport=7, mac="02:00:00:00:00:01", ips=("10.0.0.1",), cookie=5)
 
 
 def test_each_reason_is_counted_at_each_port_with_its_own_words():
-    words = [reason_of(flow) for flow in PORT if flow.table == Table.DROPPED]
+    policy = port_policy_flows(ofport=7, policy=Policy((1,), 40960), network=5)
+    words = [reason_of(flow) for flow in (*PORT, *policy) if flow.table == Table.DROPPED]
     assert len(words) == len(set(words)) == len(Denied)
     assert all(words)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hostagent.control import ControlServer, HookRequest
-from hostagent.hooks import install_hooks
+from hostagent.hooks import install_hooks, refresh_hooks
 
 NETWORK, VIF, VM = (f"{digit * 8}-0000-4000-8000-000000000001" for digit in "abc")
 OURS = '<metadata><opaque:network xmlns:opaque="urn:opaque-networks:1" owner="hostagent" mtu="1450"/></metadata>'
@@ -172,6 +172,20 @@ def test_an_interface_that_nobody_knows_stays_as_it_is(asked: Asked) -> None:
     )
     for answer in ({"ok": True, "vif_uuid": ""}, {"ok": False, "sentence": "no"}, None):
         assert asked.run("qemu", "web", "migrate", "begin", "-", data=data, answer=answer) == (0, "", "")
+
+
+def test_what_an_older_version_installed_is_written_again_and_nothing_else(tmp_path: Path) -> None:
+    mine, other = tmp_path / "s", tmp_path / "other"
+    assert refresh_hooks(tmp_path, socket=mine) == ()  # not installed: by somebody's choice
+    network, qemu = install_hooks(tmp_path, socket=mine).paths
+    wanted = network.read_text()
+    assert refresh_hooks(tmp_path, socket=mine) == ()
+    network.write_text(wanted + "# older\n")
+    assert refresh_hooks(tmp_path, socket=other) == ()
+    assert refresh_hooks(tmp_path, socket=mine) == (network,)
+    assert (network.read_text(), network.stat().st_mode & 0o777) == (wanted, 0o755)
+    assert {path.name for path in tmp_path.iterdir()} == {"network.d", "qemu.d"}
+    assert qemu.exists()
 
 
 def test_installing_twice_changes_nothing_and_leaves_hooks_of_others_alone(tmp_path: Path) -> None:

@@ -104,13 +104,3 @@ def test_report_says_whose_shadow_it_is() -> None:
     (said,) = host_report(desired=wanted, observed=observed, openflow_alive={OSW: True}).vifs
     assert (said.state, said.port_uuid) == (VifState.DARK, SHADOW.uuid)
     assert "shadow of port web" in said.reason
-
-
-def test_port_with_security_groups_is_dark_rather_than_unprotected() -> None:
-    grouped = replace(PRIMARY, security_groups=(named("web"),))
-    for phase in Phase:
-        state, why = standing(port=grouped, location=location(grouped, "h1"), phase=phase, host=named("h1"))
-        assert state is VifState.DARK
-        assert "can't enforce" in why
-    state, _ = standing(port=PRIMARY, location=location(PRIMARY, "h1"), phase=Phase.STEADY, host=named("h1"))
-    assert state is VifState.LIT

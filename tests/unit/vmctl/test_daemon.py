@@ -41,10 +41,9 @@ class Daemon:
             listener.bind(str(notify))
             listener.settimeout(60)  # a machine that others load starts Python slowly
             self.process = subprocess.Popen(
-                [*VMCTL, "--socket", self.socket, "serve", "--state-dir", self.directory / "state",
-                 "--store", self._store],
+                [*VMCTL, "--socket", self.socket, "serve", "--state-dir", self.directory / "state"],
                 env={**os.environ, "NOTIFY_SOCKET": str(notify), "VMCTL_IDENTITY": str(self._identity),
-                     "WATCHDOG_USEC": "300000"},
+                     "VMCTL_STORE": self._store, "WATCHDOG_USEC": "300000"},
             )  # fmt: skip
             said = listener.recv(100) + listener.recv(100)
         assert b"READY=1" in said

@@ -118,6 +118,43 @@ def test_manager_can_stand_in_for_all_hosts(authority, view_server, host_message
     asyncio.run(run())
 
 
+def test_hosts_stand_in_for_a_manager_that_is_away(authority, view_server, host_message) -> None:
+    manager, agent = view_server("netmgr", "manager"), view_server(H1)
+    other = UUID(int=0x12)
+    manager.tell(host_message(H1, "h1", network="blue"), host_message(other, "h2"))
+    agent.tell(host_message(H1, network="red"))
+
+    def names(word: Any) -> list[str]:
+        return [network.name for network in word.networks] if isinstance(word, HostView) else []
+
+    async def run() -> None:
+        async with views(authority.issue("vmctl", "viewer"), manager=manager.address, from_manager=True) as seen:
+            seen.add(host(agent))
+            seen.add(host(None, uuid=other, name="h2"))
+            await until(lambda: names(seen.latest("h1")) == names(seen.latest("h2")) == ["blue"])
+            assert seen.source == "manager"
+            manager.stop()
+            await until(lambda: names(seen.latest("h1")) == ["red"])
+            assert seen.source == "hosts, the manager is away"
+            gone = seen.latest("h2")
+            assert isinstance(gone, Unread)
+            assert gone.reason.startswith("the network manager does not answer: ")
+            agent.tell(host_message(H1, network="green"))
+            await until(lambda: names(seen.latest("h1")) == ["green"])
+            seen.remove("h1")
+            seen.add(host(agent))
+            await until(lambda: names(seen.latest("h1")) == ["green"])
+            manager.start()
+            manager.tell(*manager.hosts)
+            await until(lambda: names(seen.latest("h1")) == names(seen.latest("h2")) == ["blue"], within_s=15)
+            assert seen.source == "manager"
+            agent.tell(host_message(H1, network="red"))
+            await asyncio.sleep(0.5)
+            assert names(seen.latest("h1")) == ["blue"], "the manager's word counts again"
+
+    asyncio.run(run())
+
+
 def test_uuid_is_learned_from_the_manager_by_name(authority, view_server, host_message) -> None:
     manager = view_server("netmgr", "manager")
     manager.tell(host_message(H1, "h1"))

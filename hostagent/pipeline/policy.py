@@ -1,0 +1,328 @@
+"""Security groups: what a port with groups may say, and what may be said to it.
+
+Theory of operation. There are three kinds of flows, and none of them is a product of the others.
+
+*Of a port*: two detours. What its guest says is judged in EGRESS, before anybody is asked or told anything; what would
+go to its tap goes to INGRESS instead, each copy of a flood by itself, and to the tap from DELIVER. If its groups are
+stateful, the connection tracker sees the frame first, in a zone that is the port's own. Then the port's groups are
+asked, one after the other, and the verdict is carried out.
+
+*Of a group*: GROUP knows what its rules speak of: anybody or a CIDR (then RULE is asked at once), or the members of a
+group (then RULE is asked only if MEMBER knows the other end's address among them). RULE has a flow for each rule, or
+a few where ports need masks. All groups are asked in the same way by all ports, whatever their network.
+
+*Of members*: MEMBER has a flow for each address of a group that rules speak of. It serves every rule of every group
+that names it, of both directions. So a group of ten thousand, named by ten groups of a hundred ports, costs ten
+thousand flows, and one more member costs one.
+
+Stateful. The first frame of a connection, and every later one of the side that opened it, is judged by the rules as
+they are now: who removes a rule ends what it allowed. Replies pass while the connection does; related ICMP errors too.
+When a frame of the side that opened is refused, the connection is marked BLOCKED, and its replies end as well, until a
+rule allows it again. Of a connection that was moved here with its guest the tracker may see a reply first, and takes it
+for the beginning: the connection is marked REVERSED when it is let in, and is read the other way round.
+
+Fragments. The first one of a datagram has its ports, and is held to them. Later ones have none: they pass where a rule
+allows their protocol (of IPv6, any protocol) to that end, and are nothing to their receiver without the first. So all
+fragments of a datagram that passes take the same way. The userspace datapath depends on it: its tracker puts them
+together each time that they meet it.
+
+Always pass: ARP and RARP, neighbour and multicast listener discovery (the guard has judged them), and what a DHCP
+client and a server say to each other: only a port that is allowed it can speak as a server, and a guest without its
+lease is of no use. Frames that are neither these nor IP end here: no rule can speak of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
+from ipaddress import ip_interface, ip_network
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from hostagent.flow import Action, Ct, Flow, Goto, Match, Move, Output, Resubmit, SetField, canonical, match
+from hostagent.pipeline.tables import (
+    ADDRESS4,
+    ADDRESS6,
+    ALLOWED,
+    DIRECTION,
+    EGRESS_RULES,
+    GROUP_KEY,
+    INGRESS_RULES,
+    ONWARD,
+    REASON,
+    REMOTE_KEY,
+    SWITCH_COOKIE,
+    TAP,
+    Denied,
+    Table,
+)
+from netmgr.contract.types import Direction, Ethertype, SecurityGroup, SecurityRule
+
+__all__ = [
+    "BLOCKED",
+    "REVERSED",
+    "Policy",
+    "deliver",
+    "group_flows",
+    "group_key",
+    "member_flows",
+    "policy_flows",
+    "port_policy_flows",
+    "range_masks",
+]
+
+BLOCKED: Final = 1
+"""Bit of a connection's mark: no rule allows it any more; its replies end too."""
+
+REVERSED: Final = 2
+"""Bit of a connection's mark: what the tracker takes for a reply is of the side that opened it."""
+
+_TYPES: Final = {Ethertype.IPV4: 0x0800, Ethertype.IPV6: 0x86DD}
+_NUMBERS: Final = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
+_TRK, _NEW, _EST, _REL, _RPL, _INV = 0x20, 0x01, 0x02, 0x04, 0x08, 0x10
+_MARKS: Final = BLOCKED | REVERSED
+
+
+class Policy(NamedTuple):
+    """What judges a port on this host."""
+
+    groups: tuple[int, ...]  # keys, sorted
+    zone: int  # of the connection tracker; 0: the groups are stateless
+
+
+class _Way(NamedTuple):
+    """One of the two directions in which a port is judged."""
+
+    rules: int
+    entry: Table
+    tracked: Table
+    verdict: Table
+    onward: Table
+    refused: Denied
+    invalid: Denied
+
+
+_EGRESS: Final = _Way(
+    rules=EGRESS_RULES,
+    entry=Table.EGRESS,
+    tracked=Table.EGRESS_TRACKED,
+    verdict=Table.EGRESS_VERDICT,
+    onward=ONWARD[Table.ANSWER],
+    refused=Denied.EGRESS,
+    invalid=Denied.EGRESS_INVALID,
+)
+_INGRESS: Final = _Way(
+    rules=INGRESS_RULES,
+    entry=Table.INGRESS,
+    tracked=Table.INGRESS_TRACKED,
+    verdict=Table.INGRESS_VERDICT,
+    onward=Table.DELIVER,
+    refused=Denied.INGRESS,
+    invalid=Denied.INGRESS_INVALID,
+)
+_WAYS: Final = (_EGRESS, _INGRESS)
+
+
+def group_key(uuid: UUID) -> int:
+    """How the pipeline calls a group: the first 64 bits of its UUID."""
+    return uuid.int >> 64
+
+
+def deliver(ofport: int) -> tuple[Action, ...]:
+    """What a flow does instead of an output to the tap of a port with groups; it ends the frame's way."""
+    return (SetField(TAP, ofport), Goto(Table.INGRESS))
+
+
+# --- of a port ----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def port_policy_flows(*, ofport: int, policy: Policy, network: int) -> frozenset[Flow]:
+    """The detours of the port at *ofport*, whose network has the key *network*."""
+    tap = Match(TAP, ofport)
+    flows = [
+        _row(Table.INGRESS, 120, (Match("in_port", ofport), tap), (), network),  # a flood's copy for its sender
+        _row(Table.DELIVER, 100, (Match("metadata", network), tap), (Output(ofport),), network),
+    ]
+    for way in _WAYS:
+        who = tap if way is _INGRESS else Match("in_port", ofport)
+        for why in (way.refused, way.invalid):
+            flows.append(_row(Table.DROPPED, 100, (who, Match(REASON, why)), (), network))
+        judge = (*_questions(way, policy.groups), Goto(way.verdict))
+        first = (Ct(policy.zone, table=way.tracked),) if policy.zone else judge
+        for eth_type in _TYPES.values():
+            flows.append(_row(way.entry, 100, (who, Match("eth_type", eth_type)), first, network))
+        flows.append(_row(way.entry, 90, (who,), _refuse(way.refused), network))
+        if policy.zone:
+            flows.append(_row(way.tracked, 50, (who,), judge, network))
+    return frozenset(flows)
+
+
+def _questions(way: _Way, groups: tuple[int, ...]) -> Iterator[Action]:
+    yield SetField(DIRECTION, way.rules)
+    yield SetField(ALLOWED, 0)
+    for key in groups:
+        yield SetField(GROUP_KEY, key)
+        yield Resubmit(Table.GROUP)
+
+
+# --- of every bridge on which a port has groups -------------------------------------------------------------------
+
+
+@cache
+def policy_flows() -> frozenset[Flow]:
+    """What all ports with groups share: what always passes, what becomes of replies, and of verdicts."""
+    return frozenset(flow for way in _WAYS for flow in (*_always(way), *_tracked(way), *_verdict(way)))
+
+
+def _always(way: _Way) -> Iterator[Flow]:
+    onward = (Goto(Table.ANSWER if way is _EGRESS else way.onward),)  # questions are among them
+    for eth_type in (0x0806, 0x8035):
+        yield _row(way.entry, 110, match(eth_type=eth_type), onward)
+    for kind in (133, 134, 135, 136, 137):
+        yield _row(way.entry, 110, match(eth_type=0x86DD, nw_proto=58, icmpv6_type=kind), onward)
+    for kind in (130, 131, 132, 143):
+        listeners = match(eth_type=0x86DD, nw_proto=58, icmpv6_type=kind, ipv6_dst="ff00::/8")
+        yield _row(way.entry, 110, listeners, onward)
+    for eth_type, client, server in ((0x0800, 68, 67), (0x86DD, 546, 547)):
+        ends = (client, server) if way is _EGRESS else (server, client)
+        yield _row(way.entry, 110, match(eth_type=eth_type, nw_proto=17, udp_src=ends[0], udp_dst=ends[1]), onward)
+
+
+def _tracked(way: _Way) -> Iterator[Flow]:
+    """What needs no rule, and what no rule can help. The rest is judged, by the flow of the port (priority 50)."""
+    onward, refuse = (Goto(way.onward),), _refuse(way.refused)
+    reply, first = _state(_TRK | _RPL, _INV), _state(_TRK | _EST, _RPL | _INV)
+    related = _state(_TRK | _REL, _INV)
+
+    def mark(value: int, mask: int) -> Match:
+        return Match("ct_mark", value, mask)
+
+    yield _row(way.tracked, 100, (_state(_TRK | _INV),), _refuse(way.invalid))
+    yield _row(way.tracked, 95, (related, mark(BLOCKED, BLOCKED)), refuse)
+    yield _row(way.tracked, 94, (related,), onward)
+    yield _row(way.tracked, 90, (reply, mark(0, _MARKS)), onward)
+    yield _row(way.tracked, 90, (first, mark(REVERSED, _MARKS)), onward)
+    yield _row(way.tracked, 80, (reply, mark(BLOCKED, _MARKS)), refuse)
+    yield _row(way.tracked, 80, (first, mark(_MARKS, _MARKS)), refuse)
+
+
+def _verdict(way: _Way) -> Iterator[Flow]:
+    allowed, onward, refuse = Match(ALLOWED, 1), Goto(way.onward), _refuse(way.refused)
+    for eth_type in (Match("eth_type", number) for number in _TYPES.values()):  # without it the switch takes no ct
+        yield _row(way.verdict, 100, (eth_type, allowed, _state(_TRK | _NEW)), (_commit(), onward))
+        blocked = (eth_type, allowed, _state(_TRK | _EST), Match("ct_mark", BLOCKED, BLOCKED))
+        yield _row(way.verdict, 95, blocked, (_commit(mark=(0, BLOCKED)), onward))
+        running = (eth_type, _state(_TRK | _EST), Match("ct_mark", 0, BLOCKED))
+        yield _row(way.verdict, 80, running, (_commit(mark=(BLOCKED, BLOCKED)), *refuse))
+    yield _row(way.verdict, 90, (allowed,), (onward,))
+    yield _row(way.verdict, 70, (), refuse)
+
+
+def _commit(mark: tuple[int, int] | None = None) -> Ct:
+    """Remember the connection, in the zone in which the frame was just looked up."""
+    return Ct("ct_zone", commit=True, mark=mark)
+
+
+def _refuse(why: Denied) -> tuple[Action, ...]:
+    return (SetField(REASON, why), Goto(Table.DROPPED))
+
+
+def _state(with_bits: int, without: int = 0) -> Match:
+    return Match("ct_state", with_bits, with_bits | without)
+
+
+# --- of groups and their members ----------------------------------------------------------------------------------
+
+
+def group_flows(group: SecurityGroup) -> Iterator[Flow]:
+    """What the rules of *group* allow, for every port that has it."""
+    key = group_key(group.uuid)
+    for way in _WAYS:
+        kind = Direction.EGRESS if way is _EGRESS else Direction.INGRESS
+        for ethertype, eth_type in _TYPES.items():
+            rules = [rule for rule in group.rules if rule.direction is kind and rule.ethertype is ethertype]
+            if not rules:
+                continue
+            question = (Match(DIRECTION, way.rules), Match(GROUP_KEY, key), Match("eth_type", eth_type))
+            remotes = sorted({0 if rule.remote_group is None else group_key(rule.remote_group) for rule in rules})
+            yield _row(Table.GROUP, 100, question, tuple(_by_remote(way, ethertype, remotes)))
+            for rule in rules:
+                for conditions in _conditions(rule):
+                    yield _row(Table.RULE, 100, (*question, *conditions), (SetField(ALLOWED, 1),))
+
+
+def member_flows(group: SecurityGroup) -> Iterator[Flow]:
+    """The members of *group*: each lets the question that looked it up go on to RULE."""
+    key = group_key(group.uuid)
+    for text in group.members:
+        address = ip_interface(text)
+        network = address.network
+        single = network.prefixlen == network.max_prefixlen or address.ip != network.network_address
+        value = int(address.ip) if single else int(network.network_address)
+        mask = None if single else int(network.netmask)
+        eth_type, register = (0x0800, ADDRESS4) if address.version == 4 else (0x86DD, ADDRESS6)
+        who = (Match("eth_type", eth_type), Match(REMOTE_KEY, key), Match(register, value, mask))
+        yield _row(Table.MEMBER, 100, who, (Resubmit(Table.RULE),))
+
+
+def _by_remote(way: _Way, ethertype: Ethertype, remotes: Iterable[int]) -> Iterator[Action]:
+    looked_up = False
+    for remote in remotes:
+        if remote and not looked_up:
+            end = "dst" if way is _EGRESS else "src"
+            six = ethertype is Ethertype.IPV6
+            yield Move(f"ipv6_{end}", ADDRESS6, 128) if six else Move(f"nw_{end}", ADDRESS4, 32)
+            looked_up = True
+        yield SetField(REMOTE_KEY, remote)
+        yield Resubmit(Table.MEMBER if remote else Table.RULE)
+
+
+def _conditions(rule: SecurityRule) -> Iterator[tuple[Match, ...]]:
+    """What a frame must be for *rule* to allow it; several where one flow can't say it."""
+    fixed = [Match(REMOTE_KEY, 0 if rule.remote_group is None else group_key(rule.remote_group))]
+    if rule.remote_cidr:
+        end = "dst" if rule.direction is Direction.EGRESS else "src"
+        six = rule.ethertype is Ethertype.IPV6
+        network = ip_network(rule.remote_cidr)
+        fixed.append(Match(f"{'ipv6' if six else 'nw'}_{end}", int(network.network_address), int(network.netmask)))
+    if rule.protocol == "any":
+        yield (*fixed,)
+        return
+    number = Match("nw_proto", _NUMBERS[rule.protocol] if rule.protocol in _NUMBERS else int(rule.protocol))
+    if rule.port_max:
+        for value, mask in range_masks(rule.port_min, rule.port_max):
+            yield (*fixed, number, Match(f"{rule.protocol}_dst", value, mask))
+    elif rule.icmp_type >= 0:
+        code = (Match(f"{rule.protocol}_code", rule.icmp_code),) if rule.icmp_code >= 0 else ()
+        yield (*fixed, number, Match(f"{rule.protocol}_type", rule.icmp_type), *code)
+    else:
+        yield (*fixed, number)
+    if rule.ethertype is Ethertype.IPV6:  # the switch says no more of the protocol of its later fragments
+        yield (*fixed, Match("nw_proto", _IPV6_FRAGMENT), _LATER)
+    else:
+        yield (*fixed, number, _LATER)
+
+
+_LATER: Final = Match("ip_frag", 3)
+_IPV6_FRAGMENT: Final = 44
+
+
+def range_masks(first: int, last: int) -> Iterator[tuple[int, int | None]]:
+    """The range *first* to *last* of 16-bit numbers as values and masks, the fewest there are."""
+    while first <= last:
+        size = first & -first if first else 1 << 16
+        while first + size - 1 > last:
+            size >>= 1
+        yield first, None if size == 1 else 0xFFFF & ~(size - 1)
+        first += size
+
+
+def _row(
+    table: Table,
+    priority: int,
+    conditions: tuple[Match, ...],
+    actions: tuple[Action, ...],
+    cookie: int = SWITCH_COOKIE,
+) -> Flow:
+    return Flow(table=table, priority=priority, cookie=cookie, match=canonical(conditions), actions=actions)
