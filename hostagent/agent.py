@@ -465,11 +465,11 @@ class Agent:
             self.claims.libvirt_is_back([state.domain for state in states], away_since=away_since)
             self._dirty("guests")
 
-    def _packet_in(self, bridge: str, table: int, in_port: int, frame: bytes) -> None:
+    def _packet_in(self, bridge: str, cookie: int, table: int, in_port: int, frame: bytes) -> None:
         if table == Table.PROBE:
             self.probing.on_frame(frame)
-        elif table == Table.CLAIMS:
-            self.discovery.on_frame(bridge, in_port, frame)
+        elif table in (Table.GUARD, Table.CLAIMS, Table.LEASES):
+            self.discovery.on_frame(bridge, cookie, table, in_port, frame)
         elif self.guests.on_frame(bridge, in_port, frame):
             self._dirty_after_phases("frame")
 

@@ -1,6 +1,8 @@
 """What guests of this host claim, told to the manager: copies of frames → `learning` → the manager's stream.
 
-Theory of operation. The pipeline copies a claim to an address that is nobody's, or another port's. What a port claims
+Theory of operation. The pipeline copies a claim to an address that is nobody's, or another port's; what a DHCP server
+says to clients, from which the one that is a guest here is found by its MAC; and what a guest says to the server, since
+it may give its address up. What a port claims
 is told upward, whole, when it is not what the manager has pushed of the port: so a word that was lost is said again on
 the next stream, and nothing is said twice. What the manager has decided comes back as `Learned`, which is on disk like
 all that it pushed; a host that starts, or that a guest has moved to, goes on from there.
@@ -18,10 +20,13 @@ from uuid import UUID
 
 import structlog
 
+from hostagent.dhcp import read_given_up, read_leases
 from hostagent.learning import HUSH_S, Claimed, Learning, read_claim
 from hostagent.model import Desired
+from hostagent.names import network_key
 from hostagent.pipeline.drops import Counted
 from hostagent.pipeline.learn import claimed_address
+from hostagent.pipeline.tables import Table
 from hostagent.realize.errors import RealizeError
 from netmgr.contract.types import Learned, LearnedAddress
 
@@ -50,6 +55,7 @@ class Discovery:
         self._changed = changed
         self._learning = Learning()
         self._networks: dict[UUID, UUID] = {}  # of the ports that this host speaks for
+        self._by_mac: dict[tuple[int, str], UUID] = {}  # these ports, by key of their network and MAC
         self._hushed: frozenset[UUID] = frozenset()
         self._packets: dict[tuple[str, int, str], int] = {}
 
@@ -58,7 +64,9 @@ class Discovery:
         host = desired.host.uuid if desired.host is not None else None
         held = {uuid for uuid, location in desired.locations.items() if location.holder_host == host and host}
         ports = (port for uuid in held if (port := desired.ports.get(uuid)) is not None)
-        self._networks = {p.uuid: p.network_uuid for p in ports if not p.ips and p.shadow_of is None}
+        mine = [port for port in ports if not port.ips and port.shadow_of is None]
+        self._networks = {port.uuid: port.network_uuid for port in mine}
+        self._by_mac = {(network_key(port.network_uuid), port.mac): port.uuid for port in mine}
         self._learning.keep_only(self._networks)
         for uuid in self._networks:
             pushed = self._learned.get(uuid)
@@ -66,19 +74,44 @@ class Discovery:
                 claims = [Claimed(one.address, one.source) for one in pushed.addresses]
                 self._learning.revive(uuid, claims, now=time.monotonic())
 
-    def on_frame(self, bridge: str, in_port: int, frame: bytes) -> None:
-        """A copy of a frame that claims an address."""
-        port, claimed, now = self._port_at(bridge, in_port), read_claim(frame), time.monotonic()
-        if port not in self._networks or claimed is None:
-            return
-        if self._learning.hear(port, claimed, now=now):
-            log.info("learned", port=str(port), address=claimed.address, source=claimed.source.value)
-            self._say(port)
+    def on_frame(self, bridge: str, network: int, table: int, in_port: int, frame: bytes) -> None:
+        """A copy of a frame on the network with that key, made in *table*."""
+        if table == Table.LEASES:
+            self._on_servers_word(network, frame)
+        else:
+            port = self._port_at(bridge, in_port)
+            if port in self._networks:
+                self._on_guests_word(port, frame)
         if self.hushed() != self._hushed:
-            log.warning("port is hushed: it claims too much", port=str(port), for_s=HUSH_S)
-            asyncio.get_running_loop().call_later(HUSH_S, self._changed)
+            for uuid in self.hushed() - self._hushed:
+                log.warning("hushed: too much is claimed", port_or_network=str(uuid), for_s=HUSH_S)
+                asyncio.get_running_loop().call_later(HUSH_S, self._changed)
             self._hushed = self.hushed()
             self._changed()
+
+    def _on_servers_word(self, network: int, frame: bytes) -> None:
+        now = time.monotonic()
+        uuid = next((uuid for uuid in self._networks.values() if network_key(uuid) == network), None)
+        if uuid is None:
+            return
+        self._learning.spend_of_network(uuid, now=now)
+        for lease in read_leases(frame):
+            port = self._by_mac.get((network, lease.mac))
+            if port is not None and self._learning.lease(port, lease.address, seconds=lease.seconds, now=now):
+                log.info("learned", port=str(port), address=lease.address, source="dhcp", for_s=lease.seconds)
+                self._say(port)
+
+    def _on_guests_word(self, port: UUID, frame: bytes) -> None:
+        now = time.monotonic()
+        self._learning.spend(port, now=now)
+        claimed = read_claim(frame)
+        if claimed is not None and self._learning.hear(port, claimed, now=now):
+            log.info("learned", port=str(port), address=claimed.address, source=claimed.source.value)
+            self._say(port)
+        given_up = [address for address in read_given_up(frame) if self._learning.give_up(port, address)]
+        if given_up:
+            log.info("given up", port=str(port), addresses=given_up)
+            self._say(port)
 
     def restate(self) -> None:
         """Say what the manager does not have as it is here."""
@@ -87,7 +120,7 @@ class Discovery:
                 self._say(port)
 
     def hushed(self) -> frozenset[UUID]:
-        """Ports of whose frames no copies are to be made now."""
+        """Ports and networks of whose frames no copies are to be made now."""
         return self._learning.hushed(now=time.monotonic())
 
     async def refresh(self) -> None:

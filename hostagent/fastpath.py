@@ -2,8 +2,8 @@
 
 A pause must reach the switch in a millisecond or two, while compiling a bridge of ten thousand ports takes many. So
 only the port itself is compiled, once as it was applied and once as it is now, and the difference is sent. What other
-ports have a part in (the flood flow of the network, what is not sent to peers that are gone) is left to the loop, which
-follows at once.
+ports have a part in (the flood flow of the network, copies of what DHCP servers say, what is not sent to peers that are
+gone) is left to the loop, which follows at once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from hostagent.resolve import SwitchIntent, resolve
 
 __all__ = ["phase_flows"]
+
+_OF_ALL_PORTS = (Table.LEASES, Table.FLOOD, Table.SEND)
 
 
 def phase_flows(
@@ -69,4 +71,4 @@ def _flows(
 ) -> set[Flow]:
     index = {network_uuid: (port_uuid,)}
     flows = compile_flows(desired=desired, intent=intent, bridge=bridge, meters=meters, index=index, remember=False)
-    return {flow for flow in flows if flow.table not in (Table.FLOOD, Table.SEND) and flow.cookie != SWITCH_COOKIE}
+    return {flow for flow in flows if flow.table not in _OF_ALL_PORTS and flow.cookie != SWITCH_COOKIE}

@@ -108,7 +108,7 @@ class _Inputs(NamedTuple):
     ports: tuple[LogicalPort | None, ...]
     locations: tuple[Location | None, ...]
     learned: tuple[tuple[UUID, Learned], ...]  # by port
-    hushed: tuple[UUID, ...]
+    hushed: tuple[UUID, ...]  # ports, or the network itself
     ofports: tuple[tuple[UUID, int], ...]  # by VIF, of this network's taps
     metered: frozenset[UUID]  # VIFs of these whose meter is there
     phases: tuple[tuple[UUID, Phase], ...]  # by port
@@ -178,7 +178,7 @@ def _inputs(
         ports=ports,
         locations=tuple(map(desired.locations.get, uuids)),
         learned=tuple((uuid, desired.learned[uuid]) for uuid in uuids if uuid in desired.learned),
-        hushed=tuple(uuid for uuid in uuids if uuid in desired.hushed) if desired.hushed else (),
+        hushed=tuple(uuid for uuid in (network.uuid, *uuids) if uuid in desired.hushed) if desired.hushed else (),
         ofports=tuple(ofports),
         metered=frozenset(metered),
         phases=tuple((uuid, phases[uuid]) for uuid in uuids if uuid in phases) if phases else (),
@@ -203,7 +203,8 @@ def _yields(known: _Compiled, inputs: _Inputs) -> bool:
 
 def _compile(inputs: _Inputs) -> _Compiled:
     views = tuple(_views(inputs))
-    ports = NetworkPorts(key=network_key(inputs.network.uuid), wire=inputs.wire, ports=views)
+    hushed = inputs.network.uuid in inputs.hushed
+    ports = NetworkPorts(key=network_key(inputs.network.uuid), wire=inputs.wire, ports=views, hushed=hushed)
     vteps = {vtep for view in views for vtep in (view.holder_vtep, view.incoming_vtep)}
     return _Compiled(
         inputs=inputs,

@@ -88,7 +88,7 @@ class Events:
     """What the host tells the agent; called on the event loop, must not wait."""
 
     dirty: Callable[[str], None]  # which part: "ovsdb", "links", "networks", "flows"
-    packet_in: Callable[[str, int, int, bytes], None]  # bridge, table, in_port, frame
+    packet_in: Callable[[str, int, int, int, bytes], None]  # bridge, cookie, table, in_port, frame
     domain: Callable[[DomainEvent], None]
     libvirt: Callable[[], None]  # connection made or lost
 
@@ -447,8 +447,8 @@ class Host:
         self._stale_flows.add(bridge)
         self._events.dirty("flows")
 
-    def _packet_in(self, bridge: str, _cookie: int, table: int, in_port: int, frame: bytes) -> None:
-        self._events.packet_in(bridge, table, in_port, frame)
+    def _packet_in(self, bridge: str, cookie: int, table: int, in_port: int, frame: bytes) -> None:
+        self._events.packet_in(bridge, cookie, table, in_port, frame)
 
     def _switch_lost(self, bridge: str, why: str) -> None:
         if self._switches.pop(bridge, None) is None or self._closing:

@@ -2,17 +2,24 @@
 
 Theory of operation. A port without defined addresses may use any that is nobody's. What it uses it says in ARP and ND:
 `read_claim` takes the address from such a frame, which the pipeline copied to the agent after it had passed GUARD
-(`pipeline/learn` says which frames come). `Learning` holds, by port of this host, which addresses its guest claims and
-when each was last seen. It does not decide whose an address is: the network manager does, and pushes `Learned`.
+(`pipeline/learn` says which frames come); DHCP says it too (`dhcp`). `Learning` holds, by port of this host, which
+addresses its guest claims and when each was last seen. It does not decide whose an address is: the network manager
+does, and pushes `Learned`.
 
 Three bounds keep a loud guest from anything but its own copies. A port has at most `ADDRESSES_MAX` addresses; more are
 not learned, and work as ever, by flooding. Copies spend tokens; a port without any is *hushed* for a while: the switch
-makes no more copies of its frames, so the agent does not even see them. And only a change is told upward, never a
-refresh. What was not seen for `AGE_S` is forgotten; the next frame that claims it brings it back.
+makes no more copies of its frames, so the agent does not even see them. What a server says to clients is counted
+against its network, which is hushed in the same way. And only a change is told upward, never a refresh.
+
+What was not seen for `AGE_S` is forgotten; the next frame that claims it brings it back. A leased address is kept,
+used or not, until its lease ends, and is forgotten then, used or not: the server may give it to another. Who uses it on
+claims it in ARP, and is heard as such. The end of a lease is known to the agent that heard it granted; one that took
+the address over, after a restart or a migration, lets it age like any other until the lease is renewed.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -27,8 +34,8 @@ __all__ = ["ADDRESSES_MAX", "AGE_S", "HUSH_S", "Claimed", "Learning", "read_clai
 ADDRESSES_MAX: Final = 16
 AGE_S: Final = 1800.0
 HUSH_S: Final = 30.0
-_TOKENS_MAX: Final = 30.0
-_TOKENS_A_SECOND: Final = 1.0
+_OF_A_PORT: Final = (30.0, 1.0)  # copies at once, and per second
+_OF_A_NETWORK: Final = (100.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +92,40 @@ def _read_nd(frame: bytes) -> Claimed | None:
 
 
 @dataclass(slots=True)
+class _Bucket:
+    """Tokens that copies spend."""
+
+    size: float
+    per_second: float
+    tokens: float
+    counted_at: float
+    hushed_until: float = -math.inf
+
+    @classmethod
+    def full(cls, limits: tuple[float, float], *, now: float) -> _Bucket:
+        return cls(*limits, tokens=limits[0], counted_at=now)
+
+    def spend(self, *, now: float) -> None:
+        self.tokens = min(self.size, self.tokens + (now - self.counted_at) * self.per_second) - 1
+        self.counted_at = now
+        if self.tokens < 0:
+            self.hushed_until = now + HUSH_S
+
+
+@dataclass(slots=True)
 class _Port:
+    bucket: _Bucket
     seen: dict[str, float] = field(default_factory=dict)  # address -> when last
     sources: dict[str, LearnedSource] = field(default_factory=dict)
-    tokens: float = _TOKENS_MAX
-    counted_at: float = 0.0
-    hushed_until: float = 0.0
+    leased_until: dict[str, float] = field(default_factory=dict)
+
+    def forget(self, address: str) -> None:
+        del self.seen[address], self.sources[address]
+        self.leased_until.pop(address, None)
+
+    def ended(self, address: str, *, now: float) -> bool:
+        until = self.leased_until.get(address)
+        return now >= until if until is not None else now - self.seen[address] >= AGE_S
 
 
 class Learning:
@@ -98,27 +133,48 @@ class Learning:
 
     def __init__(self) -> None:
         self._ports: dict[UUID, _Port] = {}
+        self._servers: dict[UUID, _Bucket] = {}  # by network
+
+    def spend(self, port: UUID, *, now: float) -> None:
+        """A frame of the guest of *port* was copied to the agent."""
+        self._of(port, now).bucket.spend(now=now)
+
+    def spend_of_network(self, network: UUID, *, now: float) -> None:
+        """A frame of one of *network*'s servers was copied to the agent."""
+        self._servers.setdefault(network, _Bucket.full(_OF_A_NETWORK, now=now)).spend(now=now)
 
     def hear(self, port: UUID, claimed: Claimed, *, now: float) -> bool:
         """The guest of *port* claims an address; True when what is to be told of the port has changed."""
-        known = self._ports.setdefault(port, _Port(counted_at=now))
-        known.tokens = min(_TOKENS_MAX, known.tokens + (now - known.counted_at) * _TOKENS_A_SECOND) - 1
-        known.counted_at = now
-        if known.tokens < 0:
-            known.hushed_until = now + HUSH_S
+        known = self._of(port, now)
         if claimed.address in known.seen:
             known.seen[claimed.address] = now
             return False
         if len(known.seen) >= ADDRESSES_MAX:
-            known.hushed_until = now + HUSH_S
+            known.bucket.hushed_until = now + HUSH_S
             return False
         known.seen[claimed.address] = now
         known.sources[claimed.address] = claimed.source
         return True
 
+    def lease(self, port: UUID, address: str, *, seconds: int | None, now: float) -> bool:
+        """A server has granted *address* to the guest of *port*, for *seconds* or for ever; True as of `hear`."""
+        changed = self.hear(port, Claimed(address, LearnedSource.DHCP), now=now)
+        known = self._ports[port]
+        if address in known.seen:
+            known.leased_until[address] = math.inf if seconds is None else now + seconds
+        return changed
+
+    def give_up(self, port: UUID, address: str) -> bool:
+        """The guest of *port* has *address* no more, by its own word; True as of `hear`."""
+        known = self._ports.get(port)
+        if known is None or address not in known.seen:
+            return False
+        known.forget(address)
+        return True
+
     def revive(self, port: UUID, claims: Iterable[Claimed], *, now: float) -> None:
         """Take over what was learned of *port* elsewhere, or in an earlier life of the agent, as seen now."""
-        known = self._ports.setdefault(port, _Port(counted_at=now))
+        known = self._of(port, now)
         for claimed in claims:
             if claimed.address not in known.seen and len(known.seen) < ADDRESSES_MAX:
                 known.seen[claimed.address] = now
@@ -131,12 +187,12 @@ class Learning:
             known.seen[address] = now
 
     def age(self, *, now: float) -> frozenset[UUID]:
-        """Forget what was not seen for too long; the ports of which something was forgotten."""
+        """Forget what was not seen for too long, and ended leases; the ports of which something was forgotten."""
         changed = set()
         for port, known in self._ports.items():
-            old = [address for address, at in known.seen.items() if now - at >= AGE_S]
+            old = [address for address in known.seen if known.ended(address, now=now)]
             for address in old:
-                del known.seen[address], known.sources[address]
+                known.forget(address)
             if old:
                 changed.add(port)
         return frozenset(changed)
@@ -156,5 +212,12 @@ class Learning:
         return tuple(Claimed(address, known.sources[address]) for address in known.seen) if known is not None else ()
 
     def hushed(self, *, now: float) -> frozenset[UUID]:
-        """Ports whose frames are not to be copied to the agent now."""
-        return frozenset(port for port, known in self._ports.items() if now < known.hushed_until)
+        """Ports whose frames are not to be copied to the agent now, and networks whose servers' are not."""
+        ports = (port for port, known in self._ports.items() if now < known.bucket.hushed_until)
+        return frozenset([*ports, *(one for one, bucket in self._servers.items() if now < bucket.hushed_until)])
+
+    def _of(self, port: UUID, now: float) -> _Port:
+        known = self._ports.get(port)
+        if known is None:
+            known = self._ports[port] = _Port(bucket=_Bucket.full(_OF_A_PORT, now=now))
+        return known

@@ -107,7 +107,7 @@ class Desired:
     ports: Mapping[UUID, LogicalPort] = field(default_factory=dict)
     locations: Mapping[UUID, Location] = field(default_factory=dict)  # by port UUID
     learned: Mapping[UUID, Learned] = field(default_factory=dict)  # by port UUID
-    hushed: frozenset[UUID] = frozenset()  # ports whose claims are not to be copied to the agent
+    hushed: frozenset[UUID] = frozenset()  # ports and networks of whose frames no copies are made
     withdrawals: Mapping[UUID, Withdrawal] = field(default_factory=dict)  # by network UUID
     groups: Mapping[UUID, SecurityGroup] = field(default_factory=dict)
     ct_zones: Mapping[UUID, int] = field(default_factory=dict)  # zone of the connection tracker, by port UUID

@@ -5,16 +5,18 @@ What moves VMs answers with its plan before anything moves; with `dry_run`, or a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vmctl.convoy import Leg, Run
 from vmctl.placement.model import Choice, Needs, Plan, Policy, Purpose, RuleKind, Settings
 from vmctl.placement_store import Rule
+from vmctl.placer import AT_A_TIME
 from vmctl.placing import choices
 from vmctl.schemas import Name
 from vmctl.service import Service
@@ -104,6 +106,10 @@ class BalanceOut:
     run: RunOut | None
 
 
+_CHOICES = TypeAdapter(tuple[Choice, ...])
+_PLACES = TypeAdapter(PlacesOut)
+
+
 def add_placement(router: APIRouter, service: Service) -> None:
     """Adds the paths of placement."""
     _places(router, service)
@@ -113,13 +119,13 @@ def add_placement(router: APIRouter, service: Service) -> None:
 
 
 def _places(router: APIRouter, service: Service) -> None:
-    @router.get("/vms/{vm}/places", operation_id="places_of_vm")
-    async def places_of_vm(vm: str) -> PlacesOut:
+    @router.get("/vms/{vm}/places", operation_id="places_of_vm", response_model=PlacesOut)
+    async def places_of_vm(vm: str) -> Response:
         found = await service.find(vm)
         request = service.placer.request(found)
-        hosts = choices(service.placer, request, switches=service.switches.refusals)
+        hosts = await choices(service.placer, request, switches=service.switches.refusals)
         best = next((choice.host for choice in hosts if choice.score is not None), "")
-        return PlacesOut(vm=found.name, purpose=request.purpose, best=best, hosts=hosts)
+        return await _written(PlacesOut(vm=found.name, purpose=request.purpose, best=best, hosts=hosts))
 
     @router.get("/vms/{vm}/needs", operation_id="show_needs")
     async def show_needs(vm: str) -> Needs:
@@ -138,6 +144,17 @@ def _places(router: APIRouter, service: Service) -> None:
     @router.patch("/placement/settings", operation_id="change_settings")
     async def change_settings(body: dict[str, Any]) -> Settings:
         return await service.placer.change_settings(body)
+
+
+async def _written(places: PlacesOut) -> Response:
+    """*places* as JSON, written some hosts at a time, so that others get their turn."""
+    parts = []
+    for first in range(0, len(places.hosts), AT_A_TIME):
+        parts.append(_CHOICES.dump_json(places.hosts[first : first + AT_A_TIME])[1:-1])
+        await asyncio.sleep(0)
+    frame = _PLACES.dump_json(replace(places, hosts=()))
+    assert frame.endswith(b"[]}")
+    return Response(frame[:-2] + b",".join(parts) + b"]}", media_type="application/json")
 
 
 def _rules(router: APIRouter, service: Service) -> None:

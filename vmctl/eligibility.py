@@ -24,11 +24,11 @@ _NAMED = 5  # hosts that a sentence names, before it counts the rest
 
 
 class Atlas:
-    """What the hosts tell of a network, looked up once for all the sentences that need it."""
+    """What the hosts tell of networks and zones, looked up once for all the sentences that need it."""
 
     def __init__(self, fleet: Iterable[Candidate]) -> None:
         self._views = [view for view in fleet if isinstance(view, HostView)]
-        self._zones = {zone.uuid: zone.name for view in self._views for zone in view.zones}
+        self._zones: dict[UUID, str] = {}
         self._carriers: dict[UUID, dict[str, NetworkView]] = {}  # by host, in order of their names
 
     def carriers(self, uuid: UUID | None) -> Mapping[str, NetworkView]:
@@ -36,13 +36,25 @@ class Atlas:
         if uuid is None:
             return {}
         if uuid not in self._carriers:
-            told = {view.host: n for view in self._views if (n := view.network(uuid))}
+            told = {view.host: n for view in self.views_with(uuid) if (n := view.network(uuid))}
             self._carriers[uuid] = dict(sorted(told.items()))
         return self._carriers[uuid]
 
     def zone_name(self, uuid: UUID, host: HostView) -> str:
-        """Name of the zone by any host's word, or *host*'s own; its UUID where nobody knows it."""
-        return next((z.name for z in host.zones if z.uuid == uuid), "") or self._zones.get(uuid, str(uuid))
+        """Name of the zone by *host*'s word, or any other's; its UUID where nobody knows it."""
+        own = next((zone.name for zone in host.zones if zone.uuid == uuid), "")
+        if not own and uuid not in self._zones:
+            zones = (zone for view in self.views() for zone in view.zones)
+            self._zones[uuid] = next((zone.name for zone in zones if zone.uuid == uuid), str(uuid))
+        return own or self._zones[uuid]
+
+    def views(self) -> Iterable[HostView]:
+        """Every host that answers."""
+        return self._views
+
+    def views_with(self, network: UUID) -> Iterable[HostView]:
+        """The hosts that may carry the network: all of them, for one who knows no better."""
+        return self.views()
 
 
 def refusals(
@@ -84,7 +96,7 @@ def refusals(
         network = host.network(uuid)
         if network is None:
             vif = next(v for v in opaque if v.network_uuid == uuid)
-            found.append(network_absent(vif, host, fleet=fleet))
+            found.append(network_absent(vif, host, fleet=fleet, leaving=vm.host if move else ""))
         else:
             found.extend(_health(network, host))
     if opaque:
@@ -92,17 +104,21 @@ def refusals(
     return tuple(found)
 
 
-def network_absent(vif: Vif, host: HostView, *, fleet: Sequence[Candidate] | Atlas = ()) -> Refusal:
-    """The refusal of a host that lacks the network of *vif*: which network, which zone, what to do."""
+def network_absent(vif: Vif, host: HostView, *, fleet: Sequence[Candidate] | Atlas = (), leaving: str = "") -> Refusal:
+    """The refusal of a host that lacks the network of *vif*: which network, which zone, what to do.
+
+    The host that the VM is *leaving* is not advised.
+    """
     atlas = fleet if isinstance(fleet, Atlas) else Atlas(fleet)
     uuid = vif.network_uuid
     told = atlas.carriers(uuid)
-    carriers = [name for name in islice(told, _NAMED + 1) if name != host.host][:_NAMED]
+    not_these = {host.host, leaving}
+    carriers = [name for name in islice(told, _NAMED + 2) if name not in not_these][:_NAMED]
     known = next(iter(told.values()), None)
     label = f"network {known.name if known else vif.network_name}" + (f" ({uuid})" if uuid else "")
     zones = [atlas.zone_name(z, host) for z in known.zone_uuids] if known else []
     mine = sorted(zone.name for zone in host.zones)
-    others = len(told) - (host.host in told) - len(carriers)
+    others = len(told) - sum(name in told for name in not_these) - len(carriers)
     more = f" and {others} more" if others else ""
     choose = f"choose one of {', '.join(carriers)}{more}" if carriers else ""
     if known is None or not zones:

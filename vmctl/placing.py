@@ -11,6 +11,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from vmctl.model import Code, HostView, Refusal, Vif, VifSpec, Vm, VmctlError
+from vmctl.placement.choice import ordered
 from vmctl.placement.model import Choice, Needs, Request, RuleKind
 from vmctl.placement_store import Rule
 from vmctl.placer import Placer
@@ -23,14 +24,17 @@ PlainNetwork = Callable[[str], UUID]  # of a libvirt network that is not opaque,
 PortGroupNic = Callable[[str], Vif]  # of SWITCH/PORTGROUP
 
 
-def choices(placer: Placer, request: Request, *, switches: SwitchWord) -> tuple[Choice, ...]:
+async def choices(placer: Placer, request: Request, *, switches: SwitchWord) -> tuple[Choice, ...]:
     """Every host with its score or its refusals, best first."""
-    found = placer.explain(request)
-    if not request.port_groups():
-        return found
-    told = [replace(c, refusals=agreed(request, c.refusals, switches(request.vm, c.host))) for c in found]
-    told = [replace(c, score=None if c.refusals else c.score) for c in told]
-    return tuple(sorted(told, key=lambda c: (c.score is None, -(c.score or 0.0), c.host)))
+    found: list[Choice] = []
+    async for some in placer.explain(request):
+        found += [_with_switches(request, choice, switches) for choice in some] if request.port_groups() else some
+    return ordered(found)
+
+
+def _with_switches(request: Request, choice: Choice, switches: SwitchWord) -> Choice:
+    why = agreed(request, choice.refusals, switches(request.vm, choice.host))
+    return replace(choice, refusals=why, score=None if why else choice.score)
 
 
 def agreed(request: Request, mine: Sequence[Refusal], switches: Sequence[Refusal]) -> tuple[Refusal, ...]:

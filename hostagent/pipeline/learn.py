@@ -1,6 +1,7 @@
-"""Which ARP and ND of a port without defined addresses the agent sees: CLAIMS, for one port.
+"""Which frames tell the agent what addresses a port without defined ones has: ARP, ND and DHCP.
 
-GUARD has found the frame honest about its MAC and asked BINDING whose the claimed address is. Then
+CLAIMS, for one port. GUARD has found the frame honest about its MAC and asked BINDING whose the claimed address is.
+Then
 
 - *nobody's*: a copy to the agent, which learns it; the frame goes on. Probes and duplicate address detection name no
   sender yet (0.0.0.0, `::`) and are not copied (`tables`).
@@ -9,8 +10,12 @@ GUARD has found the frame honest about its MAC and asked BINDING whose the claim
   the agent that the guest still uses it.
 - *another port's*: the frame is dropped, and copied, so that both ports can be told of the collision.
 
-A port that is hushed has no copies made at all (`learning`). Copies go over the bridge's management connection, of
-which Open vSwitch queues at most 100 while nobody reads.
+LEASES, for one network: what DHCP servers say to clients, wherever it came from, is copied, once for all ports of the
+host; it has passed the guard of a port that may say it. What a guest says to the server is copied in its GUARD: it may
+give its address up. All of it goes on.
+
+A port or network that is hushed has no copies made at all (`learning`). Copies go over the bridge's management
+connection, of which Open vSwitch queues at most 100 while nobody reads.
 """
 
 from __future__ import annotations
@@ -18,11 +23,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hostagent.flow import Action, Controller, Flow, Goto, Match, SetField, canonical, match
-from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, Denied, Table
+from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, UNTAGGED, Denied, Table
 
-__all__ = ["claim_flows", "claimed_address"]
+__all__ = ["claim_flows", "claimed_address", "lease_flows"]
 
 _COPY_BYTES = 128
+_DHCP_BYTES = 1514
 
 Address = tuple[int, int]
 """IP version and number."""
@@ -31,9 +37,9 @@ Address = tuple[int, int]
 def claim_flows(*, ofport: int, mac: int, learned: tuple[Address, ...], hushed: bool, cookie: int) -> Iterator[Flow]:
     """What becomes of the claims of the port at *ofport*; *learned* are the addresses that are its own by now."""
 
-    def row(priority: int, conditions: tuple[Match, ...], *actions: Action) -> Flow:
+    def row(priority: int, conditions: tuple[Match, ...], *actions: Action, table: Table = Table.CLAIMS) -> Flow:
         items = canonical([Match("in_port", ofport), *conditions])
-        return Flow(table=Table.CLAIMS, priority=priority, cookie=cookie, match=items, actions=actions)
+        return Flow(table=table, priority=priority, cookie=cookie, match=items, actions=actions)
 
     onward = Goto(Table.SIGNAL)
     own = Match(OWNER_MAC, mac)
@@ -51,6 +57,23 @@ def claim_flows(*, ofport: int, mac: int, learned: tuple[Address, ...], hushed: 
         (Denied.ND, match(eth_type=0x86DD, nw_proto=58, icmpv6_type=136)),
     ):
         yield row(85, message, copy, SetField(REASON, why), Goto(Table.DROPPED))
+    for to_server in (
+        match(eth_type=0x0800, nw_proto=17, udp_src=68, udp_dst=67),
+        match(eth_type=0x86DD, nw_proto=17, udp_src=546, udp_dst=547),
+    ):
+        honest = (Match("eth_src", mac), UNTAGGED, *to_server)
+        yield row(100, honest, Controller(_DHCP_BYTES), onward, table=Table.GUARD)
+
+
+def lease_flows(key: int) -> Iterator[Flow]:
+    """A copy of what the DHCP servers of network *key* say to clients."""
+    for to_client in (
+        match(eth_type=0x0800, nw_proto=17, udp_dst=68),
+        match(eth_type=0x86DD, nw_proto=17, udp_dst=546),
+    ):
+        items = canonical([Match("metadata", key), *to_client])
+        actions = (Controller(_DHCP_BYTES), Goto(Table.FORWARD))
+        yield Flow(table=Table.LEASES, priority=100, cookie=key, match=items, actions=actions)
 
 
 def claimed_address(flow: Flow) -> tuple[int, Address] | None:

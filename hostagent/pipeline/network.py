@@ -44,7 +44,7 @@ from hostagent.flow import address_of as to_int
 from hostagent.model import Phase
 from hostagent.pipeline.answer import answer_flows, single_addresses
 from hostagent.pipeline.guard import guard_flows
-from hostagent.pipeline.learn import claim_flows
+from hostagent.pipeline.learn import claim_flows, lease_flows
 from hostagent.pipeline.policy import Policy, deliver, port_policy_flows
 from hostagent.pipeline.tables import (
     FROM_TUNNEL,
@@ -111,6 +111,7 @@ class NetworkPorts:
     key: int
     wire: Wire | None
     ports: tuple[PortView, ...]
+    hushed: bool = False  # what its DHCP servers say is not copied to the agent
 
 
 def network_flows(network: NetworkPorts) -> Iterator[Flow]:
@@ -145,10 +146,17 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
     live = [port for port in network.ports if port.bound]
     defined = ((port.mac, single_addresses(port.ips)) for port in live if port.ips)
     yield from answer_flows(network.key, defined, ((port.mac, port.learned) for port in live if port.learned))
+    if not network.hushed and any(_learns(port) for port in network.ports):
+        yield from lease_flows(network.key)
     yield from _flood(network)
     if network.wire is not None:
         yield from _send(network.key, network.wire)
         yield from _spare(network)
+
+
+def _learns(port: PortView) -> bool:
+    """Whether what DHCP grants the port is news: it is lit here, and has no defined addresses."""
+    return port.state is VifState.LIT and port.ofport > 0 and not port.ips and not port.hushed
 
 
 def vtep_flows(vteps: Iterable[str], family: Family) -> Iterator[Flow]:
@@ -156,8 +164,8 @@ def vtep_flows(vteps: Iterable[str], family: Family) -> Iterator[Flow]:
     for vtep in vteps:
         address = to_int(vtep)
         source = Match(family.tun_src, address)
-        steady = (SetField("reg0", Origin.TUNNEL), Goto(Table.FORWARD))
-        moving = (SetField("reg0", Origin.TUNNEL | Origin.MOVING), Goto(Table.FORWARD))
+        steady = (SetField("reg0", Origin.TUNNEL), Goto(Table.LEASES))
+        moving = (SetField("reg0", Origin.TUNNEL | Origin.MOVING), Goto(Table.LEASES))
         at_holder = (source, Match(family.holder, address))
         yield _row(Table.TUNNEL, 100, SWITCH_COOKIE, (*at_holder, Match(family.incoming, 0)), steady)
         yield _row(Table.TUNNEL, 90, SWITCH_COOKIE, at_holder, moving)

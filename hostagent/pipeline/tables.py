@@ -8,9 +8,9 @@ nobody wanted is dropped and counted where it failed.
     VIF     CLASSIFY → GUARD → CLAIMS, SOURCES → SIGNAL → EGRESS → ANSWER ─┐
                           ╲         ╲                        ╲        ╲    │
                            DROPPED   DROPPED                  DROPPED  REPLY → ADVERTISE → back to the asker
-    tunnel  CLASSIFY → TUNNEL ─────────────────────────────────────────────┴→ FORWARD → tap
-               │          └→ tap (sent on to us)                                 ├→ REMOTE → SEND → tunnel
-               └→ PROBE → back, or the agent                                     └→ FLOOD → taps, tunnel to each VTEP
+    tunnel  CLASSIFY → TUNNEL ─────────────────────────────────────────────┴→ LEASES → FORWARD → tap
+               │          └→ tap (sent on to us)                                          ├→ REMOTE → SEND → tunnel
+               └→ PROBE → back, or the agent                                              └→ FLOOD → taps, tunnels
 
 A port with security groups has two detours on the way: what it says is judged in EGRESS, and what would go to its tap
 goes to INGRESS instead (`policy`).
@@ -83,6 +83,7 @@ class Table(IntEnum):
     REPLY = 44  # a known owner's answer, sent back to the asker
     EGRESS_VERDICT = 45  # what the rules said is done
     ADVERTISE = 46  # of an ND answer: the last touch
+    LEASES = 48  # what DHCP servers say to clients: a copy to the agent of a host with learning ports
     FORWARD = 50  # MACs of this host, and detours of migrations
     REMOTE = 60  # MACs of other hosts
     FLOOD = 70  # broadcast, multicast and unknown
@@ -223,7 +224,12 @@ CANARY: Final = Flow(table=Table.CANARY, priority=1, cookie=SWITCH_COOKIE, match
 """Always wanted, never met: a bridge that lacks it has lost its flows."""
 
 _SUBROUTINES: Final = (Table.LOCATE, Table.BINDING, Table.REPLICATE, Table.GROUP, Table.MEMBER, Table.RULE)
-ONWARD: Final = {Table.SIGNAL: Table.EGRESS, Table.EGRESS: Table.ANSWER, Table.ANSWER: Table.FORWARD}
+ONWARD: Final = {
+    Table.SIGNAL: Table.EGRESS,
+    Table.EGRESS: Table.ANSWER,
+    Table.ANSWER: Table.LEASES,
+    Table.LEASES: Table.FORWARD,
+}
 """Tables that pass on what concerns nobody in them."""
 
 

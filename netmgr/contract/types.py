@@ -147,6 +147,7 @@ class Ethertype(StrEnum):
 class LearnedSource(StrEnum):
     ARP = "arp"
     ND = "nd"
+    DHCP = "dhcp"
 
 
 class Kind(StrEnum):

@@ -61,6 +61,7 @@ def _view(world: World, port: LogicalPort, location: Location | None) -> View:
         "vif_uuid": str(port.vif_uuid) if port.vif_uuid else None,
         "defined": list(port.ips),
         "learned": [one["address"] for one in learned if not one["refused"]],
+        "learned_from": sorted({one["source"] for one in learned if not one["refused"]}),
         "learned_since": max((one["since"] for one in learned if not one["refused"]), default=""),
         "host": holder.name if holder else None,
         "vtep": location.holder_vtep if location is not None else "",

@@ -26,10 +26,12 @@ import numpy as np
 from netmgr.contract.types import Status
 from vmctl.model import HostView, NetworkView, SwitchView, Vif, Vm, VmState, Zone
 from vmctl.placement.balance import plan_balance
-from vmctl.placement.choice import best, explain
+from vmctl.placement.choice import best, explain, explain_hosts
 from vmctl.placement.evacuation import plan_evacuation
 from vmctl.placement.fleet import Fleet
 from vmctl.placement.model import Capacity, HostFacts, Needs, Policy, Purpose, Request
+from vmctl.placement.sentences import FleetAtlas
+from vmctl.placer import AT_A_TIME
 
 ROOT = Path(__file__).resolve().parents[2]
 ZONE_HOSTS, ZONE_NETWORKS = 500, 50
@@ -132,11 +134,17 @@ def measure(fleet: Fleet, *, samples: int, chance: random.Random) -> dict[str, A
     placed = fleet.on(hosts[0])[0]
     asked = Request(vm=placed.vm, needs=placed.needs, purpose=Purpose.MOVE)
     explained = [timed(lambda: explain(fleet, asked)) * 1000 for _ in range(5)]
+    atlas = FleetAtlas(fleet)
+    stretches = [
+        timed(lambda first=first: explain_hosts(fleet, asked, hosts[first : first + AT_A_TIME], atlas=atlas)) * 1000  # type: ignore[misc]
+        for first in range(0, len(hosts), AT_A_TIME)
+    ]
     crowded = hosts[7 % len(hosts)]
     return {
         "decision_ms": summary(decisions),
         "decision_cpu_ms": summary(own),
         "explain_ms": round(statistics.median(explained), 1),
+        "explain_stretch_ms": summary(stretches),  # what others in the daemon wait for while it explains
         "balance_pass_s": round(timed(lambda: plan_balance(fleet, now_s=0.0, departures={})), 3),
         "consolidate_pass_s": round(
             timed(lambda: plan_balance(fleet, now_s=0.0, departures={}, policy=Policy.CONSOLIDATE)), 3

@@ -8,6 +8,7 @@ are decided by name, so the same question has the same answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from vmctl.eligibility import Atlas
 from vmctl.placement.fleet import Fleet
 from vmctl.placement.masks import Bits, masks
 from vmctl.placement.model import Choice, Policy, Purpose, Request, networks_of
-from vmctl.placement.sentences import refusals
+from vmctl.placement.sentences import FleetAtlas, refusals
 
-__all__ = ["best", "explain", "ranking", "scores"]
+__all__ = ["best", "explain", "explain_hosts", "ordered", "ranking", "scores"]
 
 _PORTS_ENOUGH = 64  # more free ports than this are worth nothing more
 Array = npt.NDArray[Any]
@@ -49,18 +50,28 @@ def ranking(fleet: Fleet, request: Request, *, limit: int) -> tuple[Choice, ...]
 
 def explain(fleet: Fleet, request: Request) -> tuple[Choice, ...]:
     """Every host: those that may, best first, then those that refuse, each with all its reasons, by name."""
+    return ordered(explain_hosts(fleet, request, fleet.column, atlas=FleetAtlas(fleet)))
+
+
+def explain_hosts(fleet: Fleet, request: Request, hosts: Iterable[str], *, atlas: Atlas) -> list[Choice]:
+    """The same of some hosts, in no order; one that is not there (any more) is left out."""
     bits = masks(fleet, request)
     worth = scores(fleet, request, bits)
-    atlas = Atlas([facts.view for facts in fleet.facts.values()])
-    may, not_ = [], []
-    for host, column in fleet.column.items():
+    found = []
+    for host in hosts:
+        if (column := fleet.column.get(host)) is None:
+            continue
         if bits[column] == 0:
-            may.append(Choice(host=host, score=round(float(worth[column]), 2)))
+            found.append(Choice(host=host, score=round(float(worth[column]), 2)))
         else:
             why = refusals(fleet, request, host, bits=int(bits[column]), atlas=atlas)
-            not_.append(Choice(host=host, refusals=why))
-    may.sort(key=lambda choice: (-(choice.score or 0.0), choice.host))
-    return (*may, *sorted(not_, key=lambda choice: choice.host))
+            found.append(Choice(host=host, refusals=why))
+    return found
+
+
+def ordered(choices: Iterable[Choice]) -> tuple[Choice, ...]:
+    """Those that may, best first, then those that refuse, by name."""
+    return tuple(sorted(choices, key=lambda c: (c.score is None, -(c.score or 0.0), c.host)))
 
 
 def scores(fleet: Fleet, request: Request, bits: Bits) -> Array:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from vmctl.eligibility import Atlas
 from vmctl.model import Code, VmState
 from vmctl.placement.choice import best
 from vmctl.placement.fleet import Fleet, Placed
-from vmctl.placement.masks import masks
+from vmctl.placement.masks import codes, masks
 from vmctl.placement.model import Move, NoMove, Plan, Purpose, Request
-from vmctl.placement.sentences import refusals
+from vmctl.placement.sentences import FleetAtlas, refusals
 
 __all__ = ["nowhere", "plan_evacuation", "proposed"]
 
@@ -77,7 +76,7 @@ def nowhere(fleet: Fleet, request: Request) -> str:
     )
     if not columns:
         return f"there is no other host for {request.vm.name}; add one (vmctl host add)"
-    atlas = Atlas([facts.view for facts in fleet.facts.values()])
+    atlas = FleetAtlas(fleet)
     told = [
         refusal.sentence
         for _, host in columns[:_SHOWN]
@@ -85,8 +84,7 @@ def nowhere(fleet: Fleet, request: Request) -> str:
     ]
     counted: Counter[Code] = Counter()
     for _, host in columns[_SHOWN:]:
-        why = refusals(fleet, request, host, bits=int(bits[fleet.column[host]]), atlas=atlas)
-        counted.update({refusal.code for refusal in why})
+        counted.update(codes(int(bits[fleet.column[host]])))
     more = ", ".join(f"{code} {count}" for code, count in counted.most_common())
     return "; ".join(told) + (f"; {len(columns) - _SHOWN} more hosts refuse it ({more})" if more else "")
 

@@ -6,16 +6,47 @@ now, of `vmctl place --explain` with the word that Watch has left. Its codes are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from uuid import UUID
+
+import numpy as np
 
 from vmctl.eligibility import Atlas
 from vmctl.eligibility import refusals as network_refusals
-from vmctl.model import Candidate, Code, Refusal
-from vmctl.placement.fleet import BIT, Fleet
+from vmctl.model import Candidate, Code, HostView, Refusal
+from vmctl.placement.fleet import BIT, CARRIED, Fleet
 from vmctl.placement.masks import RESOURCES
 from vmctl.placement.model import Request, networks_of
 
-__all__ = ["refusals"]
+__all__ = ["FleetAtlas", "refusals"]
+
+
+class FleetAtlas(Atlas):
+    """The atlas of a fleet: which hosts carry a network is told by its row of flags, not by asking every host.
+
+    *view* is a newer word of its host.
+    """
+
+    def __init__(self, fleet: Fleet, *, view: Candidate | None = None) -> None:
+        super().__init__(())
+        self._fleet = fleet
+        self._newer = view
+
+    def views(self) -> Iterator[HostView]:
+        return self._of(self._fleet.column)
+
+    def views_with(self, network: UUID) -> Iterator[HostView]:
+        newer = {self._newer.host} if self._newer is not None else set()
+        columns = np.flatnonzero(self._fleet.flags(network) & CARRIED).tolist()
+        return self._of({self._fleet.names[column] for column in columns} | newer)
+
+    def _of(self, hosts: Iterable[str]) -> Iterator[HostView]:
+        newer = self._newer
+        for host in hosts:
+            facts = self._fleet.facts.get(host)
+            view = newer if newer is not None and newer.host == host else facts.view if facts is not None else None
+            if isinstance(view, HostView):
+                yield view
 
 
 def refusals(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.dhcp6 import DHCP6_Release, DHCP6_Reply, DHCP6OptIA_NA, DHCP6OptIAAddress
+from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 
+from hostagent.dhcp import Lease, read_given_up, read_leases
 from hostagent.learning import read_claim
+from hostagent.names import network_key
 from hostagent.pipeline.learn import claimed_address
 from hostagent.pipeline.tables import Table
-from tests.lab.pipeline.conftest import mac
+from netmgr.contract.types import Allowance
+from tests.lab.pipeline.conftest import mac, named
 
 pytestmark = pytest.mark.lab
 
@@ -48,6 +54,7 @@ def copied(fabric, *said: tuple[str, bytes]) -> list[str]:
     host.signals.clear()
     fabric.watch("h1", then=[(name, "h1", frame) for name, frame in said])
     assert {signal[1] for signal in host.signals} <= {Table.CLAIMS}
+    assert {signal[0] for signal in host.signals} <= {network_key(named("n"))}
     return sorted(claim.address for signal in host.signals if (claim := read_claim(signal[3])) is not None)
 
 
@@ -139,3 +146,97 @@ def test_the_switch_counts_the_use_of_a_learned_address(guests):
         if found is not None:
             used[found[1][0]] = packets
     assert used == {4: 2, 6: 1}
+
+
+# --- DHCP ---------------------------------------------------------------------------------------------------------
+
+
+def ack(server: int, client: int, address: str, *, dst: str = "") -> bytes:
+    message = BOOTP(op=2, yiaddr=address, chaddr=bytes.fromhex(mac(client).replace(":", "")))
+    options = DHCP(options=[("message-type", "ack"), ("lease_time", 600), "end"])
+    packet = IP(src="10.1.0.254", dst=address) / UDP(sport=67, dport=68) / message / options
+    return bytes(Ether(src=mac(server), dst=dst or mac(client)) / packet)
+
+
+def reply(server: int, client: int, address: str) -> bytes:
+    association = DHCP6OptIA_NA(ianaopts=[DHCP6OptIAAddress(addr=address, validlft=600)])
+    packet = IPv6(src="fe80::fe", dst="fe80::1") / UDP(sport=547, dport=546) / DHCP6_Reply() / association
+    return bytes(Ether(src=mac(server), dst=mac(client)) / packet)
+
+
+def release(client: int, address: str) -> bytes:
+    message = BOOTP(op=1, ciaddr=address, chaddr=bytes.fromhex(mac(client).replace(":", "")))
+    packet = IP(src=address, dst="10.1.0.254") / UDP(sport=68, dport=67) / message
+    options = DHCP(options=[("message-type", "release"), "end"])
+    return bytes(Ether(src=mac(client), dst=mac(200)) / packet / options)
+
+
+def release6(client: int, address: str) -> bytes:
+    association = DHCP6OptIA_NA(ianaopts=[DHCP6OptIAAddress(addr=address)])
+    packet = IPv6(src="fe80::1", dst="ff02::1:2") / UDP(sport=546, dport=547) / DHCP6_Release() / association
+    return bytes(Ether(src=mac(client), dst="33:33:00:01:00:02") / packet)
+
+
+@pytest.fixture
+def served(guests):
+    """The guests, and servers of their network on h1 and h2."""
+    guests.port("s1", 201, "n", "h1", allow=(Allowance.DHCP_SERVER,))
+    guests.port("s2", 202, "n", "h2", allow=(Allowance.DHCP_SERVER,))
+    return guests
+
+
+def granted(fabric, *said: tuple[str, str, bytes]) -> list[Lease]:
+    """What h1's agent reads of leases when guests, each on a host, say frames."""
+    host = fabric.hosts["h1"]
+    fabric.settle()
+    host.signals.clear()
+    fabric.watch("h1", then=list(said))
+    seen = [signal for signal in host.signals if signal[1] == Table.LEASES]
+    assert {signal[0] for signal in seen} <= {network_key(named("n"))}
+    return [lease for signal in seen for lease in read_leases(signal[3])]
+
+
+@pytest.mark.parametrize(("server", "number", "host"), [("s1", 201, "h1"), ("s2", 202, "h2")])
+def test_what_a_server_grants_is_copied_once_and_delivered(served, server, number, host):
+    said = [(server, host, ack(number, 1, V4)), (server, host, reply(number, 1, V6))]
+    said.append((server, host, ack(number, 2, "10.1.0.2", dst=ALL)))
+    assert granted(served, *said) == [Lease(mac(1), V4, 600), Lease(mac(1), V6, 600), Lease(mac(2), "10.1.0.2", 600)]
+    assert len(served.hear("a", "h1")) == 3
+    assert len(served.hear("b", "h1")) == 1
+
+
+def test_the_word_of_one_who_is_no_server_is_neither_copied_nor_delivered(served):
+    said = [("b", "h1", ack(2, 1, V4)), ("c", "h2", ack(3, 1, V4, dst=ALL)), ("c", "h2", reply(3, 1, V6))]
+    assert granted(served, *said) == []
+    assert served.hear("a", "h1") == []
+    spoofed = [
+        ("s1", "h1", ack(9, 1, V4)),
+        ("s1", "h1", ack(201, 1, V4)[:12] + b"\x81\x00\x00\x05\x08\x00" + bytes(300)),
+    ]
+    assert granted(served, *spoofed) == []
+
+
+def test_of_another_network_with_the_same_macs_nothing_is_taken_for_ours(served):
+    served.network("m", 5002)
+    served.port("x", 1, "m", "h2")
+    served.port("s3", 203, "m", "h2", allow=(Allowance.DHCP_SERVER,))
+    assert granted(served, ("s3", "h2", ack(203, 1, V4))) == []
+
+
+def test_where_no_port_learns_and_where_the_network_is_hushed_no_grant_is_copied(served):
+    served.hush("h1", "n")
+    assert granted(served, ("s1", "h1", ack(201, 1, V4))) == []
+    assert len(served.hear("a", "h1")) == 1
+    for flow in served.flows("h3"):
+        assert flow.table != Table.LEASES or not flow.match
+
+
+def test_what_a_guest_tells_the_server_is_copied_and_goes_on(served):
+    served.settle()
+    host = served.hosts["h1"]
+    host.signals.clear()
+    lie = release(2, V4)
+    served.watch("h1", then=[("a", "h1", release(1, V4)), ("a", "h1", release6(1, V6)), ("a", "h1", lie)])
+    seen = [read_given_up(signal[3]) for signal in host.signals if signal[1] == Table.GUARD]
+    assert seen == [(V4,), (V6,)]
+    assert len(served.hear("c", "h2")) == 2

@@ -110,12 +110,58 @@ def test_an_address_too_many_is_not_learned_and_hushes_the_port_for_a_while() ->
 def test_a_loud_guest_is_hushed_and_a_quiet_one_beside_it_is_not() -> None:
     learning = Learning()
     for _ in range(60):
-        learning.hear(PORT, claimed(1), now=0)
+        learning.spend(PORT, now=0)
         learning.hear(OTHER, claimed(2), now=0) if not learning.claims(OTHER) else None
     assert learning.hushed(now=0) == {PORT}
     for second in range(100):
-        learning.hear(OTHER, claimed(2), now=float(second))
+        learning.spend(OTHER, now=float(second))
     assert OTHER not in learning.hushed(now=100)
+
+
+def test_loud_servers_are_hushed_for_their_network_alone() -> None:
+    learning = Learning()
+    for _ in range(101):
+        learning.spend_of_network(OTHER, now=0)
+    assert learning.hushed(now=0) == {OTHER}
+    assert not learning.hushed(now=HUSH_S)
+
+
+def test_a_lease_holds_unused_until_its_end_and_no_longer() -> None:
+    learning = Learning()
+    assert learning.lease(PORT, "10.0.0.9", seconds=int(AGE_S * 3), now=0)
+    assert not learning.lease(PORT, "10.0.0.9", seconds=int(AGE_S * 3), now=AGE_S), "renewed: no news"
+    assert learning.claims(PORT) == (Claimed("10.0.0.9", LearnedSource.DHCP),)
+    learning.refresh(PORT, "10.0.0.9", now=AGE_S * 4 - 1)
+    assert learning.age(now=AGE_S * 4 - 1) == frozenset()
+    assert learning.age(now=AGE_S * 4) == {PORT}
+    assert learning.claims(PORT) == ()
+
+
+def test_what_was_claimed_before_it_was_leased_has_the_leases_end_too() -> None:
+    learning = Learning()
+    learning.hear(PORT, claimed(1), now=0)
+    assert not learning.lease(PORT, claimed(1).address, seconds=60, now=1)
+    assert learning.age(now=61) == {PORT}
+
+
+def test_a_lease_without_end_stays_and_what_is_given_up_goes() -> None:
+    learning = Learning()
+    learning.lease(PORT, "10.0.0.9", seconds=None, now=0)
+    assert learning.age(now=1e9) == frozenset()
+    assert not learning.give_up(PORT, "10.0.0.10")
+    assert not learning.give_up(OTHER, "10.0.0.9")
+    assert learning.give_up(PORT, "10.0.0.9")
+    assert learning.claims(PORT) == ()
+    learning.hear(PORT, Claimed("10.0.0.9", LearnedSource.ARP), now=1e9)
+    assert learning.age(now=1e9 + AGE_S) == {PORT}, "the old lease is not remembered"
+
+
+def test_leases_are_as_many_as_other_addresses_and_no_more() -> None:
+    learning = Learning()
+    for number in range(ADDRESSES_MAX + 5):
+        learning.lease(PORT, f"10.0.0.{number + 1}", seconds=60, now=0)
+    assert len(learning.claims(PORT)) == ADDRESSES_MAX
+    assert learning.hushed(now=0) == {PORT}
 
 
 def test_what_is_not_used_for_long_is_forgotten_and_what_is_used_stays() -> None:

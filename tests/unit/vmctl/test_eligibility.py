@@ -40,15 +40,18 @@ def test_absent_network_is_named_with_its_zone_and_the_way_out() -> None:
     assert refusal.network_uuid == BLUE.uuid
     assert refusal.sentence == (
         f"network blue ({BLUE.uuid}) of zone a is not on h3, whose zones are b; add h3 to zone a "
-        "(netmgr host set h3 --zone b --zone a) or choose one of h1, h2"
-    )
+        "(netmgr host set h3 --zone b --zone a) or choose one of h2"
+    ), "h1 is where it is"
+    (starting,) = refusals(VM, H3, fleet=(H1, H2, H3), move=False)
+    assert starting.sentence.endswith("or choose one of h1, h2")
 
 
 def test_host_in_the_zone_without_the_network_is_told_apart_from_one_outside() -> None:
-    (refusal,) = refusals(VM, replace(H2, networks=()), fleet=(H1, replace(H2, networks=()), H3))
+    elsewhere = replace(H1, host="h4")
+    (refusal,) = refusals(VM, replace(H2, networks=()), fleet=(H1, replace(H2, networks=()), H3, elsewhere))
     assert refusal.code is Code.NETWORK_ABSENT
     assert "although h2 is in that zone" in refusal.sentence
-    assert "choose one of h1" in refusal.sentence
+    assert refusal.sentence.endswith(", or choose one of h4")
 
 
 def test_network_that_nobody_else_tells_of_is_refused_all_the_same() -> None:

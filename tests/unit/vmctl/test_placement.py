@@ -24,11 +24,11 @@ from tests.support.vmctl_fleets import (
 from vmctl.eligibility import Atlas
 from vmctl.eligibility import refusals as network_refusals
 from vmctl.model import Code, Unread, Vif, VmState
-from vmctl.placement.choice import best, explain, ranking
+from vmctl.placement.choice import best, explain, explain_hosts, ordered, ranking
 from vmctl.placement.fleet import Fleet
 from vmctl.placement.masks import RESOURCES, codes, masks
 from vmctl.placement.model import Needs, Policy, Purpose, Request, Settings
-from vmctl.placement.sentences import refusals
+from vmctl.placement.sentences import FleetAtlas, refusals
 
 CASES = Path(__file__).parents[2] / "cases" / "placement"
 OFF = VmState.SHUT_OFF
@@ -62,6 +62,19 @@ def test_arrays_refuse_exactly_what_eligibility_refuses_for_each_host(question: 
         assert {r.code for r in told} == set(codes(word))
         assert all(r.sentence and r.host == host.name for r in told)
         assert bool(word) == bool(told)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(questions())
+def test_hosts_explained_a_few_at_a_time_are_explained_alike_and_one_that_goes_meanwhile_is_left_out(
+    question: Question,
+) -> None:
+    made, request = question.fleet(), question.request
+    whole, atlas = explain(made, request), FleetAtlas(made)
+    names = list(made.column)
+    assert ordered(c for name in names for c in explain_hosts(made, request, [name], atlas=atlas)) == whole
+    made.remove_host(names[0])
+    assert names[0] not in {c.host for c in explain_hosts(made, request, names, atlas=atlas)}
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
