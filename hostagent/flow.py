@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
 
 __all__ = [
+    "ETH_TYPE_VLAN",
     "FIELDS",
     "IN_PORT",
     "LOCAL",
@@ -32,6 +33,8 @@ __all__ = [
     "Meter",
     "Move",
     "Output",
+    "PopVlan",
+    "PushVlan",
     "Raw",
     "RawMatch",
     "Resubmit",
@@ -49,6 +52,9 @@ IN_PORT: Final = 0xFFFFFFF8
 """Output to the port the packet came from, which plain output never does."""
 
 LOCAL: Final = 0xFFFFFFFE
+
+ETH_TYPE_VLAN: Final = 0x8100
+"""IEEE 802.1Q's tag; `PushVlan` writes it."""
 
 _PORT_NAMES: Final = {IN_PORT: "IN_PORT", LOCAL: "LOCAL", 0xFFFFFFFD: "CONTROLLER"}
 
@@ -166,6 +172,16 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class PushVlan:
+    """Put an 802.1Q tag in front; its VLAN is set by `SetField("vlan_tci", 0x1000 | vlan)` after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PopVlan:
+    """Take the outermost VLAN tag off."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resubmit:
     """Look the packet up in `table`, act, and come back."""
 
@@ -216,7 +232,7 @@ class Raw:
     data: bytes
 
 
-Action = Output | Controller | SetField | Move | Resubmit | Ct | Meter | WriteMetadata | Goto | Raw
+Action = Output | Controller | SetField | Move | PushVlan | PopVlan | Resubmit | Ct | Meter | WriteMetadata | Goto | Raw
 
 Drop: Final[tuple[Action, ...]] = ()
 """No actions: the packet ends here."""
@@ -355,6 +371,8 @@ def action_text(action: Action) -> str:
             return _PORT_NAMES.get(port) or f"output:{port}"
         case Controller(max_len):
             return f"CONTROLLER:{max_len}"
+        case SetField("vlan_tci", value, None):
+            return f"set_field:{value}->vlan_vid"
         case SetField(name, value, mask):
             text = value_text(name, value)
             if mask is not None:
@@ -362,6 +380,10 @@ def action_text(action: Action) -> str:
             return f"set_field:{text}->{name}"
         case Move(src, dst, bits):
             return f"move:{_subfield(src, bits)}->{_subfield(dst, bits)}"
+        case PushVlan():
+            return f"push_vlan:{ETH_TYPE_VLAN:#06x}"
+        case PopVlan():
+            return "pop_vlan"
         case Resubmit(table):
             return f"resubmit(,{table})"
         case Ct():

@@ -20,6 +20,8 @@ from hostagent.flow import (
     Match,
     Move,
     Output,
+    PopVlan,
+    PushVlan,
     RawMatch,
     Resubmit,
     SetField,
@@ -63,6 +65,9 @@ _ROLES: Final = {
     "xreg7": "owner",
     "metadata": "network",
 }
+_VLAN: Final = 0xFFF
+"""The bits of a tag that are the VLAN."""
+
 _ASKS_FOR_ADDRESS: Final = (Table.GUARD, Table.CLAIMS, Table.ANSWER, Table.REPLY, Table.ADVERTISE, Table.BINDING)
 _ASKS_GROUPS: Final = (Table.GROUP, Table.MEMBER, Table.RULE)
 _JUDGES: Final = frozenset(
@@ -168,6 +173,8 @@ def _conditions(flow: Flow, names: Names) -> Iterator[str]:
             yield f"origin={_origin(item.value)}"
         elif item.field == "vlan_tci" and item.value == 0 and item.mask is None:
             yield "untagged"
+        elif item.field == "vlan_tci" and item.mask is None:
+            yield f"vlan={item.value & _VLAN}"
         elif item.mask is None:
             role = _role(item.field, flow.table)
             yield f"{role}={_value(role, item.field, item.value, names, flow.table)}"
@@ -210,6 +217,12 @@ def _effect(action: Action, names: Names, table: int) -> str:
             return f"output {names.ofports[port]}"
         case Move(src, dst, _):
             return f"{_role(dst, table)}:={_role(src, table)}"
+        case PushVlan():
+            return "tag"
+        case PopVlan():
+            return "untag"
+        case SetField("vlan_tci", value, None):
+            return f"vlan:={value & _VLAN}"
         case SetField(name, value, None):
             role = _role(name, table)
             return f"{role}:={_value(role, name, value, names, table)}"

@@ -20,9 +20,9 @@ from uuid import UUID
 from hostagent.flow import Flow, mac_to_int
 from hostagent.group_memory import enforced_flows
 from hostagent.model import Bridge, Desired, MeterLimit, Phase
-from hostagent.names import network_key, tunnel_port
+from hostagent.names import exit_port, network_key
 from hostagent.pipeline.answer import single_addresses
-from hostagent.pipeline.network import NetworkPorts, PortView, Wire, network_flows, vtep_flows
+from hostagent.pipeline.network import NetworkPorts, PortView, Trunk, Wire, network_flows, vtep_flows
 from hostagent.pipeline.policy import Policy, group_key, policy_flows
 from hostagent.pipeline.probe import entry_flow, probe_flows
 from hostagent.pipeline.tables import family_of, switch_flows
@@ -69,7 +69,7 @@ def compile_flows(
         flows.update(policy_flows(), enforced_flows(desired.groups, enforced))
     if own_vtep:
         flows.update(probe_flows(family_of(own_vtep)))
-        tunnels = (_tunnel_ofport(kind, intent, bridge) for kind in intent.types)
+        tunnels = (_exit_ofport(kind, intent, bridge) for kind in intent.types)
         flows.update(entry_flow(tunnel) for tunnel in tunnels if tunnel)
         vteps: set[str] = set().union(*(one.vteps for one in now.values()))
         flows.update(vtep_flows(sorted(vteps - {"", own_vtep}), family_of(own_vtep)))
@@ -90,6 +90,9 @@ def ports_by_network(desired: Desired) -> dict[UUID, tuple[UUID, ...]]:
     return {network: tuple(sorted(uuids, key=_NUMBER)) for network, uuids in found.items()}
 
 
+_VSID_MASK = 0xFFFF_FFFF_FFFF_FF00
+"""A peer may send flow ids, which spread the frames of one network over links (RFC 7637, 3.2)."""
+
 _NUMBER = attrgetter("int")  # orders UUIDs as they order themselves, ten times as fast
 
 
@@ -104,7 +107,7 @@ class _Inputs(NamedTuple):
 
     host: UUID | None
     network: OpaqueNetwork
-    wire: Wire | None
+    wire: Wire | Trunk | None
     ports: tuple[LogicalPort | None, ...]
     locations: tuple[Location | None, ...]
     learned: tuple[tuple[UUID, Learned], ...]  # by port
@@ -147,7 +150,7 @@ def _inputs(
     network: OpaqueNetwork,
     uuids: tuple[UUID, ...],
     taps: Taps,
-    wire: Wire | None,
+    wire: Wire | Trunk | None,
     meters: Collection[MeterLimit],
 ) -> _Inputs:
     ports = tuple(map(desired.ports.get, uuids))
@@ -193,7 +196,7 @@ def _yields(known: _Compiled, inputs: _Inputs) -> bool:
     if known.inputs == inputs:
         return True
     before, after = known.inputs.wire, inputs.wire
-    if before is None or after is None:
+    if not isinstance(before, Wire) or not isinstance(after, Wire):
         return False
     changed = before.cut ^ after.cut
     if not known.vteps.isdisjoint(changed) or any(vtep in changed for _, vtep in inputs.relay_vteps):
@@ -317,16 +320,19 @@ def _relay_vtep(location: Location, phase: Phase, host: UUID, remembered: str) -
     return remembered
 
 
-def _wire(network: OpaqueNetwork, intent: SwitchIntent, bridge: Bridge) -> Wire | None:
-    ofport = _tunnel_ofport(network.type, intent, bridge)
+def _wire(network: OpaqueNetwork, intent: SwitchIntent, bridge: Bridge) -> Wire | Trunk | None:
+    ofport = _exit_ofport(network.type, intent, bridge)
+    if not network.type.tunneled:
+        return Trunk(patch=ofport, vlan=network.segment_id) if ofport else None
     if not ofport or not intent.vtep:
         return None
     cut = intent.cut.get(network.type, frozenset())
-    return Wire(vtep=intent.vtep_address, tunnel=ofport, tun_id=tunnel_key(network), cut=cut)
+    mask = _VSID_MASK if network.type is NetworkType.NVGRE else None
+    return Wire(vtep=intent.vtep_address, tunnel=ofport, tun_id=tunnel_key(network), tun_mask=mask, cut=cut)
 
 
-def _tunnel_ofport(kind: NetworkType, intent: SwitchIntent, bridge: Bridge) -> int:
-    name = tunnel_port(kind, intent.switch.uuid)
+def _exit_ofport(kind: NetworkType, intent: SwitchIntent, bridge: Bridge) -> int:
+    name = exit_port(kind, intent.switch.uuid)
     for port in bridge.ports:
         if port.name == name:
             return next((one.ofport for one in port.interfaces if one.ofport is not None and one.ofport > 0), 0)

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from hostagent.addresses import interface_of
 from hostagent.model import Bridge, ChangeFlows, Desired, Link, Observed, PathStatus, Step, Unread
-from hostagent.names import is_ours, network_key, tunnel_port
+from hostagent.names import exit_port, is_ours, network_key
 from hostagent.path_fit import peer_names
 from hostagent.plan import kept_bridges, plan
 from hostagent.qos import qos_problems
@@ -162,11 +162,14 @@ def _switch_findings(
 
 def _link_findings(name: str, intent: SwitchIntent, links: Mapping[str, Link]) -> Iterator[_Finding]:
     local = links.get(intent.uplink)
-    address = interface_of(intent.vtep).ip
-    if local is None or not any(interface_of(one).ip == address for one in local.addresses):
+    address = interface_of(intent.vtep).ip if intent.vtep else None
+    held = [interface_of(one).ip for one in local.addresses] if local is not None else []
+    if address is not None and address not in held:
         yield _Finding(Status.DOWN, 0, f"{name}: its VTEP address {address} is not on {intent.uplink} yet")
+    elif local is None:
+        yield _Finding(Status.DOWN, 0, f"{name}: its uplink bridge {intent.uplink} is not there yet")
     elif not local.admin_up:
-        yield _Finding(Status.DOWN, 0, f"{name}: {intent.uplink}, which carries its VTEP, is down")
+        yield _Finding(Status.DOWN, 0, f"{name}: {intent.uplink}{', which carries its VTEP,' * bool(address)} is down")
     elif local.mtu and local.mtu < intent.switch.mtu:
         yield _Finding(
             Status.WARNING, 50, f"{name}: {intent.uplink} has an MTU of {local.mtu}, {intent.switch.mtu} is wanted"
@@ -239,9 +242,9 @@ def _network_findings(
     bridge = _bridge(intent.bridge, observed)
     if bridge is None:
         return
-    tunnel = tunnel_port(network.type, intent.switch.uuid)
-    if not any(one.name == tunnel and (one.ofport or 0) > 0 for port in bridge.ports for one in port.interfaces):
-        yield _Finding(Status.DOWN, 0, f"{name}: its tunnel port {tunnel} is not there yet")
+    way = exit_port(network.type, intent.switch.uuid)
+    if not any(one.name == way and (one.ofport or 0) > 0 for port in bridge.ports for one in port.interfaces):
+        yield _Finding(Status.DOWN, 0, f"{name}: its {'tunnel ' * network.type.tunneled}port {way} is not there yet")
     flows = observed.flows.get(intent.bridge)
     if flows is None or isinstance(flows, Unread):
         why = flows.reason if isinstance(flows, Unread) else "there is no OpenFlow connection yet"

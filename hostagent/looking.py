@@ -8,7 +8,7 @@ from uuid import UUID
 from hostagent.flow_words import Names, flow_views
 from hostagent.host import Host
 from hostagent.model import Bridge, Desired, Unread
-from hostagent.names import network_key, switch_bridge, tunnel_port
+from hostagent.names import exit_port, network_key, patch_port, switch_bridge, tunnel_port
 from hostagent.pipeline.policy import group_key
 from hostagent.pipeline.tables import Table
 from hostagent.realize.errors import RealizeError
@@ -72,12 +72,14 @@ def _entry(question: TraceQuestion, network: OpaqueNetwork, bridge: Bridge, port
                 f"VIF {question.vif_uuid} is not plugged into bridge {bridge.name} of network {network.name}"
             )
         return Entry(ofport=tap.ofport)
-    name = tunnel_port(network.type, network.switch_uuid)
-    ofport = next((number for number, tunnel in ports.names.items() if tunnel == name), 0)
+    name = exit_port(network.type, network.switch_uuid)
+    ofport = next((number for number, port in ports.names.items() if port == name), 0)
+    if not network.type.tunneled and ofport:
+        return Entry(ofport=ofport, vlan=network.segment_id)
     vteps = desired.host.vteps if desired.host is not None else ()
     own = next((vtep.address.partition("/")[0] for vtep in vteps if vtep.switch_uuid == network.switch_uuid), "")
     if not ofport or not own or not question.from_vtep:
-        raise TraceError(f"network {network.name}: tunnel port {name} of bridge {bridge.name} is not there, or no VTEP")
+        raise TraceError(f"network {network.name}: port {name} of bridge {bridge.name} is not there, or no VTEP")
     return Entry(ofport=ofport, tun_src=question.from_vtep, tun_dst=own, tun_id=tunnel_key(network))
 
 
@@ -88,11 +90,13 @@ def _ports_on(bridge: Bridge, network: OpaqueNetwork) -> Ports:
         for interface in port.interfaces
         if interface.ofport is not None and interface.ofport > 0
     ]
-    tunnels = {tunnel_port(kind, network.switch_uuid) for kind in NetworkType}
+    tunnels = {tunnel_port(kind, network.switch_uuid) for kind in NetworkType if kind.tunneled}
+    patch = patch_port(network.switch_uuid)
     return Ports(
         names={ofport: interface.name for ofport, interface in found},
         vifs={ofport: vif for ofport, interface in found if (vif := vif_of(interface)) is not None},
         tunnels=frozenset(ofport for ofport, interface in found if interface.name in tunnels),
+        patch=next((ofport for ofport, interface in found if interface.name == patch), 0),
     )
 
 

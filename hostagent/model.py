@@ -173,6 +173,8 @@ class OvsPort:
     bond_mode: str = ""
     lacp: str = ""
     other_config: Mapping[str, str] = field(default_factory=dict)
+    vlan_mode: str = ""
+    trunks: tuple[int, ...] = ()  # VLANs that it carries, sorted; none means all
     qos: Qos | None = None
 
 
@@ -285,7 +287,8 @@ class RemoveBridge:
 class PutPort:
     """A port with its interfaces; more than one interface makes a bond.
 
-    A port named as its bridge is the bridge's LOCAL port: only its `mtu_request` is set.
+    A port named as its bridge is the bridge's LOCAL port: only its `mtu_request` is set. With `trunks` it carries these
+    VLANs only, tagged; without, nothing is said of VLANs.
     """
 
     bridge: str
@@ -295,6 +298,7 @@ class PutPort:
     bond_mode: str = ""
     lacp: str = ""
     other_config: Mapping[str, str] = field(default_factory=dict)
+    trunks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

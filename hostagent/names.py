@@ -22,9 +22,12 @@ __all__ = [
     "PNICS_KEY",
     "SWITCH_KEY",
     "bond_port",
+    "exit_port",
     "is_ours",
     "network_key",
+    "patch_port",
     "switch_bridge",
+    "trunk_port",
     "tunnel_port",
     "uplink_bridge",
 ]
@@ -76,6 +79,21 @@ def bond_port(pnics: Iterable[str]) -> str:
 def tunnel_port(network_type: NetworkType, switch_uuid: UUID) -> str:
     """The one flow-based tunnel port of a type on a switch's bridge."""
     return f"{_TUNNEL_PREFIX[network_type]}{switch_uuid.hex[:8]}"
+
+
+def patch_port(switch_uuid: UUID) -> str:
+    """The port on a switch's bridge that leads to its uplink bridge, for networks on VLANs."""
+    return f"patch-{switch_uuid.hex[:8]}"
+
+
+def trunk_port(switch_uuid: UUID) -> str:
+    """The other end of `patch_port`, on the uplink bridge: a trunk of the VLANs of the switch's networks."""
+    return f"trunk-{switch_uuid.hex[:8]}"
+
+
+def exit_port(network_type: NetworkType, switch_uuid: UUID) -> str:
+    """The port by which networks of a type leave a switch's bridge."""
+    return patch_port(switch_uuid) if network_type is NetworkType.VLAN else tunnel_port(network_type, switch_uuid)
 
 
 def is_ours(external_ids: Mapping[str, str]) -> bool:

@@ -49,7 +49,12 @@ def fit(network: OpaqueNetwork, switch: OpaqueSwitch, paths: Iterable[PathStatus
 
 
 def overhead(kind: NetworkType, vtep: str) -> int:
-    """Bytes that a tunnel over the family of *vtep* adds to the MTU of a network, up to the outer IP packet."""
+    """Bytes that a tunnel over the family of *vtep* adds to the MTU of a network, up to the outer IP packet.
+
+    The tag of a VLAN is beside the MTU (IEEE 802.1Q, and so Linux counts).
+    """
+    if not kind.tunneled:
+        return 0
     return (42 if kind is NetworkType.NVGRE else 50) + (20 if ":" in vtep else 0)
 
 

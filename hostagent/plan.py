@@ -39,11 +39,21 @@ from hostagent.model import (
     Step,
     Unread,
 )
-from hostagent.names import OVS_TYPE, OWNER, SWITCH_KEY, is_ours, network_key, tunnel_port
+from hostagent.names import (
+    OVS_TYPE,
+    OWNER,
+    SWITCH_KEY,
+    exit_port,
+    is_ours,
+    network_key,
+    patch_port,
+    trunk_port,
+    tunnel_port,
+)
 from hostagent.pipeline.tables import SWITCH_COOKIE
 from hostagent.qos import put_meters, remove_meters, shaping_steps
 from hostagent.resolve import Resolved, SwitchIntent, resolve
-from hostagent.uplinks import bridge_step, remove_uplinks, uplink_steps
+from hostagent.uplinks import bridge_step, patch_to, remove_trunks, remove_uplinks, uplink_steps
 from hostagent.vifs import vif_of
 
 __all__ = ["kept_bridges", "plan"]
@@ -65,6 +75,7 @@ def plan(*, desired: Desired, observed: Observed) -> tuple[Step, ...]:
         *_purge_flows(intents, own, observed),
         *_remove_networks(desired, observed),
         *_remove_ports(intents, own),
+        *remove_trunks(resolved, own),
         *_remove_bridges(intents, own),
         *remove_uplinks(resolved, own, observed),
         *uplink_steps(resolved, own, observed, desired.datapath),
@@ -127,12 +138,12 @@ def _remove_networks(desired: Desired, observed: Observed) -> Iterator[Step]:
 
 
 def _remove_ports(intents: list[SwitchIntent], own: Mapping[str, Bridge]) -> Iterator[Step]:
-    """Tunnel ports of types that no network has any more, or whose type was changed by somebody."""
+    """Tunnel and patch ports of types that no network has any more, or whose type was changed by somebody."""
     for intent in intents:
         bridge = own.get(intent.bridge)
         if bridge is None or intent.blocked:
             continue
-        wanted = {port.name for port in _tunnels(intent)}
+        wanted = {port.name for port in _exits(intent)}
         for port in bridge.ports:
             if is_ours(port.external_ids) and port.name != bridge.name and port.name not in wanted:
                 yield RemovePort(bridge=bridge.name, name=port.name)
@@ -158,17 +169,22 @@ def _put_bridges(
             marks = {**OWNER, SWITCH_KEY: str(intent.switch.uuid)}
             yield from bridge_step(intent.bridge, bridge, desired.datapath, "secure", marks)
             ports = {port.name: port for port in bridge.ports} if bridge is not None else {}
-            for port in _tunnels(intent):
+            for port in _exits(intent):
                 if not _fits(port, ports.get(port.name)):
                     yield port
         if bridge is not None:
             yield from _replug(bridge, desired, links)
 
 
-def _tunnels(intent: SwitchIntent) -> list[PutPort]:
+def _exits(intent: SwitchIntent) -> list[PutPort]:
+    """The ports by which its networks leave it: a tunnel port for each type, a patch to the uplink for VLANs."""
+    patch = [
+        patch_to(trunk_port(intent.switch.uuid), bridge=intent.bridge, name=patch_port(intent.switch.uuid))
+        for _ in intent.vlans[:1]
+    ]
     if not intent.vtep:
-        return []
-    return [
+        return patch
+    return patch + [
         PutPort(
             bridge=intent.bridge,
             name=name,
@@ -241,7 +257,7 @@ def _define_networks(resolved: Resolved, own: Mapping[str, Bridge], observed: Ob
         for network in intent.networks:
             fits = resolved.fits.get(network.uuid)
             measured = network.uuid in found or fits is None or not fits.measuring
-            ready = measured and tunnel_port(network.type, intent.switch.uuid) in working
+            ready = measured and exit_port(network.type, intent.switch.uuid) in working
             wanted = DefineNetwork(uuid=network.uuid, name=network.name, bridge=intent.bridge, mtu=network.mtu)
             if ready and network.uuid not in resolved.undefined and not _is_defined(wanted, found.get(network.uuid)):
                 yield wanted

@@ -24,7 +24,7 @@ from uuid import UUID
 
 from hostagent.addresses import interface_of
 from hostagent.model import Bridge, Desired, Link, Observed, OvsPort, Unread
-from hostagent.names import is_ours, network_key, switch_bridge, tunnel_port, uplink_bridge
+from hostagent.names import exit_port, is_ours, network_key, switch_bridge, uplink_bridge
 from hostagent.path_fit import Fit, fit, overhead, peer_names
 from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
 
@@ -53,7 +53,12 @@ class SwitchIntent:
     @property
     def types(self) -> tuple[NetworkType, ...]:
         """Tunnel types in use."""
-        return tuple(sorted({network.type for network in self.networks}))
+        return tuple(sorted({network.type for network in self.networks if network.type.tunneled}))
+
+    @property
+    def vlans(self) -> tuple[int, ...]:
+        """VLANs of its networks on the uplink, sorted."""
+        return tuple(sorted(network.segment_id for network in self.networks if not network.type.tunneled))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +119,7 @@ def resolve(desired: Desired, observed: Observed) -> Resolved:
             blocked=tuple(blocked),
             foreign=foreign,
         )
-        problems += _tunnel_problems(intent, observed)
+        problems += _port_problems(intent, observed)
     return Resolved(switches=switches, undefined=frozenset(undefined), fits=fits, rejections=tuple(problems))
 
 
@@ -148,7 +153,7 @@ def _switch_problems(
     switch: OpaqueSwitch, vtep: str, pnics: tuple[str, ...], desired: Desired, observed: Observed
 ) -> Iterator[str]:
     name = f"switch {switch.name}"
-    if not vtep:
+    if not vtep and switch.vtep_pool:  # without a pool it has VLAN networks only
         yield f"{name}: the manager has assigned this host no VTEP address on it; enlarge the switch's VTEP pool"
     if not pnics:
         offered = ", ".join(desired.offered_pnics) or "none"
@@ -198,23 +203,23 @@ def _vtep_problems(name: str, vtep: str, links: Mapping[str, Link], observed: Ob
             yield f"{name}: its VTEP address {address} is on {link.name} already; remove it there"
 
 
-def _tunnel_problems(intent: SwitchIntent, observed: Observed) -> Iterator[tuple[Ref, str]]:
+def _port_problems(intent: SwitchIntent, observed: Observed) -> Iterator[tuple[Ref, str]]:
     if intent.foreign:
         return
     ports = {port.name: port for bridge in _bridges(observed) if bridge.name == intent.bridge for port in bridge.ports}
-    for kind in intent.types:
-        sentence = _tunnel_error(ports.get(tunnel_port(kind, intent.switch.uuid)))
+    for network in intent.networks:
+        name = exit_port(network.type, intent.switch.uuid)
+        sentence = _port_error(ports.get(name))
         if sentence:
-            for network in intent.networks:
-                if network.type is kind:
-                    yield (
-                        Ref(kind=Kind.NETWORK, uuid=network.uuid),
-                        f"network {network.name}: Open vSwitch refuses its {kind} tunnel port: {sentence}; "
-                        "remove what stands in its way, it is retried",
-                    )
+            what = f"{network.type} tunnel port" if network.type.tunneled else f"port {name} to the uplink"
+            yield (
+                Ref(kind=Kind.NETWORK, uuid=network.uuid),
+                f"network {network.name}: Open vSwitch refuses its {what}: {sentence}; "
+                "remove what stands in its way, it is retried",
+            )
 
 
-def _tunnel_error(port: OvsPort | None) -> str:
+def _port_error(port: OvsPort | None) -> str:
     for interface in port.interfaces if port is not None else ():
         if interface.ofport == -1 or interface.error:
             return interface.error or "it gave no reason"
@@ -259,7 +264,7 @@ def _networks(
 ) -> dict[UUID, tuple[OpaqueNetwork, ...]]:
     """Networks by switch, without the excluded ones."""
     by_switch: dict[UUID, list[OpaqueNetwork]] = {}
-    segments: dict[tuple[UUID, NetworkType, int], OpaqueNetwork] = {}
+    segments: dict[tuple[UUID | str, NetworkType, int], OpaqueNetwork] = {}
     keys: dict[int, OpaqueNetwork] = {}
     for network in _by_seniority(desired, observed):
         ref = Ref(kind=Kind.NETWORK, uuid=network.uuid)
@@ -267,14 +272,17 @@ def _networks(
         if switch is None:
             problems.append((ref, f"network {network.name}: its switch {network.switch_uuid} is not on this host"))
             continue
-        segment = (switch.uuid, network.type, network.segment_id)
+        # a VLAN is one for all switches on the same PNICs
+        wire = switch.uuid if network.type.tunneled else uplink_bridge(_choose_pnics(switch, desired.offered_pnics))
+        segment = (wire, network.type, network.segment_id)
         senior = segments.get(segment) or keys.get(network_key(network.uuid))
         if senior is not None:
             problems.append(
                 (
                     ref,
                     f"network {network.name}: {network.type} segment {network.segment_id} is carried for network "
-                    f"{senior.name} ({senior.uuid}) on this host; it is retried after that one's removal",
+                    f"{senior.name} ({senior.uuid}) on this host{_of_switch(senior, switch, desired)}; it is retried "
+                    "after that one's removal",
                 )
             )
             continue
@@ -299,6 +307,12 @@ def _fits(desired: Desired, observed: Observed, networks: Mapping[UUID, tuple[Op
     return {network: one for network, one in found.items() if one != nothing}
 
 
+def _of_switch(senior: OpaqueNetwork, switch: OpaqueSwitch, desired: Desired) -> str:
+    """Said where the two are on different switches."""
+    other = desired.switches.get(senior.switch_uuid)
+    return f", on the same PNICs by switch {other.name}" if other is not None and other.uuid != switch.uuid else ""
+
+
 def _by_seniority(desired: Desired, observed: Observed) -> list[OpaqueNetwork]:
     """Networks that libvirt has by their UUID first: of two that clash, the one in use stays."""
     known = observed.libvirt_networks
@@ -308,7 +322,12 @@ def _by_seniority(desired: Desired, observed: Observed) -> list[OpaqueNetwork]:
 
 def _definition_problems(network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str, observed: Observed) -> Iterator[str]:
     extra = overhead(network.type, vtep)
-    if network.mtu + extra > switch.mtu:
+    if network.mtu > switch.mtu and not network.type.tunneled:
+        yield (
+            f"network {network.name}: its MTU of {network.mtu} is more than the {switch.mtu} of switch {switch.name}; "
+            "lower the network's, or raise the switch's"
+        )
+    elif network.mtu + extra > switch.mtu:
         yield (
             f"network {network.name}: its MTU of {network.mtu} and {extra} bytes of {network.type} do not fit "
             f"the {switch.mtu} of switch {switch.name}; lower the network's MTU to {switch.mtu - extra}"

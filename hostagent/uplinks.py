@@ -4,6 +4,9 @@ An uplink bridge is a plain learning switch that holds a set of PNICs; its LOCAL
 switch that uses the set (userspace tunnels need exactly that). The PNIC was given to us at join, so its link is ours to
 bring up; its MTU is the operator's. LOCAL's MTU is ours: the largest that a switch on it asks for.
 
+A switch with networks on VLANs is patched to it by a trunk of exactly these VLANs, so that nothing else of the physical
+network gets in. What VLANs other ports of the bridge carry is not ours to say.
+
 Several PNICs are one bond, which asks nothing of the physical switch unless its teaming is LACP: balance-slb spreads
 source MACs, so the tunnels of one VTEP use one PNIC at a time; LACP with balance-tcp spreads flows. While LACP has no
 partner such a bond works as active-backup, so a physical switch that is not set up costs bandwidth, not the host. Open
@@ -30,15 +33,16 @@ from hostagent.model import (
     PutPort,
     RemoveAddress,
     RemoveBridge,
+    RemovePort,
     SetLink,
     Step,
     Unread,
 )
-from hostagent.names import ADDRESSES_KEY, OWNER, PNICS_KEY, bond_port, is_ours
+from hostagent.names import ADDRESSES_KEY, OWNER, PNICS_KEY, bond_port, is_ours, patch_port, trunk_port
 from hostagent.resolve import Resolved, SwitchIntent
 from netmgr.contract.types import Teaming
 
-__all__ = ["bridge_step", "remove_uplinks", "uplink_steps"]
+__all__ = ["bridge_step", "patch_to", "remove_trunks", "remove_uplinks", "uplink_steps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,9 @@ _BONDINGS = {
 }
 
 
+_PATCH = "patch"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Uplink:
     name: str
@@ -67,6 +74,7 @@ class _Uplink:
     mtu: int
     addresses: tuple[str, ...]  # CIDRs, sorted
     frozen: frozenset[str]  # CIDRs of blocked switches: left as they are
+    trunks: tuple[PutPort, ...]  # to the switches with networks on VLANs
 
 
 def remove_uplinks(resolved: Resolved, own: Mapping[str, Bridge], observed: Observed) -> Iterator[Step]:
@@ -85,6 +93,26 @@ def remove_uplinks(resolved: Resolved, own: Mapping[str, Bridge], observed: Obse
         strangers = [port for port in bridge.ports if port.name != name and not is_ours(port.external_ids)]
         if not strangers and not frozen & set(bridge.external_ids[PNICS_KEY].split(",")):
             yield RemoveBridge(name=name)
+
+
+def remove_trunks(resolved: Resolved, own: Mapping[str, Bridge]) -> Iterator[Step]:
+    """Trunks of ours that no switch has any more; those of a blocked switch stay, wherever they are."""
+    wanted = {
+        trunk_port(intent.switch.uuid): "" if intent.blocked else intent.uplink
+        for intent in resolved.switches.values()
+        if intent.blocked or intent.vlans
+    }
+    for name, bridge in sorted(own.items()):
+        for port in bridge.ports if PNICS_KEY in bridge.external_ids else ():
+            ours = is_ours(port.external_ids) and any(one.type == _PATCH for one in port.interfaces)
+            if ours and wanted.get(port.name, "nowhere") not in (name, ""):
+                yield RemovePort(bridge=name, name=port.name)
+
+
+def patch_to(peer: str, *, bridge: str, name: str, trunks: tuple[int, ...] = ()) -> PutPort:
+    """One end of a patch between two bridges of ours; its other end is port *peer*."""
+    end = Interface(name=name, type=_PATCH, options={"peer": peer}, external_ids=OWNER)
+    return PutPort(bridge=bridge, name=name, interfaces=(end,), external_ids=OWNER, trunks=trunks)
 
 
 def uplink_steps(resolved: Resolved, own: Mapping[str, Bridge], observed: Observed, datapath: str) -> Iterator[Step]:
@@ -128,6 +156,12 @@ def _uplinks(resolved: Resolved) -> list[_Uplink]:
             mtu=max(user.switch.mtu for user in users),
             addresses=tuple(sorted({user.vtep for user in users if user.vtep})),
             frozen=frozenset(frozen.get(name, ())),
+            trunks=tuple(
+                patch_to(patch_port(uuid), bridge=name, name=trunk_port(uuid), trunks=user.vlans)
+                for user in users
+                for uuid in [user.switch.uuid]
+                if user.vlans
+            ),
         )
         for name, users in sorted(by_name.items())
     ]
@@ -176,10 +210,21 @@ def _ports(uplink: _Uplink, bridge: Bridge | None) -> Iterator[Step]:
             lacp=bonding.lacp,
             other_config=bonding.other_config,
         )
+    for trunk in uplink.trunks:
+        if not _is_patched(trunk, ports.get(trunk.name)):
+            yield trunk
     local = ports.get(uplink.name)
     if local is None or any(one.mtu_request != uplink.mtu for one in local.interfaces):
         interface = Interface(name=uplink.name, type="internal", mtu_request=uplink.mtu)
         yield PutPort(bridge=uplink.name, name=uplink.name, interfaces=(interface,), external_ids={})
+
+
+def _is_patched(wanted: PutPort, found: OvsPort | None) -> bool:
+    if found is None or len(found.interfaces) != 1 or not is_ours(found.external_ids):
+        return False
+    one, other = wanted.interfaces[0], found.interfaces[0]
+    same = (other.type, dict(other.options)) == (one.type, dict(one.options)) and is_ours(other.external_ids)
+    return same and (found.vlan_mode, found.trunks) == ("trunk", wanted.trunks)
 
 
 def _holds(port: OvsPort, pnics: tuple[str, ...]) -> bool:

@@ -1,46 +1,82 @@
 """Numbers that netmgr chooses: segment ids, VTEP addresses, MACs. Pure; the transaction makes the choice exclusive.
 
-A segment id is free on a switch when no network there has it and none that had it is in quarantine. A VTEP address is
-free in a switch's pool when no other host has it. Both take the lowest, so that a rebuilt system gets the same numbers.
+A segment id (VNI, VSID or VLAN) is free on a switch when no network there has it and none that had it is in quarantine.
+A VTEP address is free in a switch's pool when no other host has it. Both take the lowest, so that a rebuilt system gets
+the same numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
 from uuid import UUID
 
-from netmgr.contract.types import Location, OpaqueSwitch, VtepAssignment
+from netmgr.contract.types import Location, NetworkType, OpaqueNetwork, OpaqueSwitch, Teaming, VtepAssignment
 from netmgr.model import HostRecord, NetmgrError, World
 
 __all__ = [
     "SEGMENT_ID_FIRST",
     "SEGMENT_ID_MAX",
+    "VLAN_MAX",
     "mac_of",
     "next_version",
     "pool_room",
     "reassigned_hosts",
     "relocated",
     "segment_id",
+    "vlan_neighbours",
     "vtep_of",
 ]
 
 SEGMENT_ID_FIRST = 5000  # below: left to operators who choose by hand
 SEGMENT_ID_MAX = 16_777_215
+VLAN_FIRST = 2  # 1 is what many physical switches use for what has no tag: only by choice
+VLAN_MAX = 4094  # 0 and 4095 are none (IEEE 802.1Q)
 
 
-def segment_id(world: World, switch: OpaqueSwitch) -> int:
+def segment_id(world: World, switch: OpaqueSwitch, network_type: NetworkType) -> int:
     """The lowest free segment id on *switch*, from 5000 on; below that only when all others are taken.
+
+    For a network on a VLAN: the lowest VLAN from 2 on that neither this switch nor one with which it shares PNICs uses.
 
     Raises:
         NetmgrError: 409 when there is none.
     """
-    for candidates in (range(SEGMENT_ID_FIRST, SEGMENT_ID_MAX + 1), range(1, SEGMENT_ID_FIRST)):
+    ranges = (range(SEGMENT_ID_FIRST, SEGMENT_ID_MAX + 1), range(1, SEGMENT_ID_FIRST))
+    used: set[int] = set()
+    if not network_type.tunneled:
+        ranges = (range(VLAN_FIRST, VLAN_MAX + 1), range(1, VLAN_FIRST))
+        used = {network.segment_id for network in vlan_neighbours(world, switch)}
+    for candidates in ranges:
         for candidate in candidates:
-            if not any((use, switch.uuid, candidate) in world.unique for use in ("segment", "freed")):
+            taken = any((use, switch.uuid, candidate) in world.unique for use in ("segment", "freed"))
+            if not taken and candidate not in used:
                 return candidate
-    raise NetmgrError(f"switch {switch.name}: all {SEGMENT_ID_MAX} segment ids are taken", status=409)
+    what = "segment ids" if network_type.tunneled else "VLANs"
+    raise NetmgrError(f"switch {switch.name}: all {sum(map(len, ranges))} {what} are taken", status=409)
+
+
+def vlan_neighbours(world: World, switch: OpaqueSwitch) -> list[OpaqueNetwork]:
+    """Networks on VLANs of other switches that have a PNIC in common with *switch* on a host, as far as offers tell."""
+    mine = {host.uuid: pnics for host in world.hosts.values() if (pnics := _pnics_of(host, switch))}
+    return [
+        network
+        for network in world.networks.values()
+        if not network.type.tunneled and network.switch_uuid != switch.uuid
+        if any(
+            pnics & _pnics_of(world.hosts[host], world.switches[network.switch_uuid]) for host, pnics in mine.items()
+        )
+    ]
+
+
+def _pnics_of(host: HostRecord, switch: OpaqueSwitch) -> set[str]:
+    """The PNICs that carry *switch* on *host*; none outside of its zones. The host itself decides by the same rule."""
+    if not set(host.zone_uuids) & set(switch.zone_uuids):
+        return set()
+    fitting = sorted(name for name in host.pnics if any(fnmatchcase(name, glob) for glob in switch.pnic_globs))
+    return set(fitting[:1] if switch.teaming is Teaming.SINGLE else fitting)
 
 
 def pool_room(pool: str) -> int:
@@ -109,12 +145,15 @@ def mac_of(world: World, *, network_uuid: UUID, port_uuid: UUID) -> str:
 
 
 def _assign(switch: OpaqueSwitch, hosts: list[HostRecord]) -> Iterator[HostRecord]:
-    pool = ip_network(switch.vtep_pool)
-    members = [host for host in hosts if set(host.zone_uuids) & set(switch.zone_uuids)]
-    outside = [host for host in hosts if not set(host.zone_uuids) & set(switch.zone_uuids)]
+    members = [host for host in hosts if switch.vtep_pool and set(host.zone_uuids) & set(switch.zone_uuids)]
+    inside = {host.uuid for host in members}
+    outside = [host for host in hosts if host.uuid not in inside]
     for host in outside:
         if any(v.switch_uuid == switch.uuid for v in host.vteps):
             yield replace(host, vteps=tuple(v for v in host.vteps if v.switch_uuid != switch.uuid))
+    if not switch.vtep_pool:
+        return
+    pool = ip_network(switch.vtep_pool)
     used: set[str] = set()
     homeless: list[HostRecord] = []
     for host in members:

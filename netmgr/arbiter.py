@@ -294,7 +294,7 @@ def _out_of_reach(world: World, record: HostRecord, network: OpaqueNetwork) -> R
             f"network {network.name} ({network.uuid}) spans transport zone {zone_name}, which host {record.name} is "
             f"not in; use a host of zone {zone_name}, or add the host to it"
         )
-    if not _vtep(record, network):
+    if network.type.tunneled and not _vtep(record, network):
         return Refusal(
             f"host {record.name} has no VTEP address on the switch of network {network.name} "
             f"(zone {zone_name}); enlarge the switch's VTEP pool"

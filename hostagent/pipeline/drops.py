@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from hostagent.flow import Flow, Match
-from hostagent.pipeline.tables import REASON, SWITCH_COOKIE, TAP, Denied, Table
+from hostagent.pipeline.tables import REASON, SWITCH_COOKIE, TAG_IN_TAG, TAP, Denied, Table
 
 __all__ = ["Counted", "Drop", "drops_of", "reason_of"]
 
@@ -51,6 +51,7 @@ _DENIED: Final[Mapping[Denied, str]] = {
 _TABLES: Final[Mapping[int, str]] = {
     Table.CLASSIFY: "port that is dark, or segment that is not carried",
     Table.TUNNEL: "source MAC does not live at the VTEP it came from",
+    Table.UPLINK: "source MAC from the uplink is that of a port on this host",
     Table.FORWARD: "destination on this host is dark, or would go in a circle",
     Table.REMOTE: "destination that came by tunnel lives elsewhere",
     Table.FLOOD: "nobody to flood to",
@@ -79,6 +80,10 @@ def reason_of(flow: Flow) -> str:
         return _DENIED[Denied(why)] if why in Denied._value2member_map_ else "denied"
     if flow.table == Table.INGRESS and flow.match:
         return ""  # nobody hears his own broadcast
+    if flow.table == Table.SEND and flow.priority == 0:
+        return "frame of the uplink for no port of this host"
+    if flow.table == Table.UPLINK and flow.priority == TAG_IN_TAG:
+        return "VLAN tag within the VLAN tag"
     return _TABLES.get(flow.table, f"table {_table_name(flow.table)}")
 
 

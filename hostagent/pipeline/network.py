@@ -16,6 +16,8 @@ Migrations. A detour sends what arrives for a port's MAC to another VTEP:
 from another VTEP than its source's, so it is never original and never sent on again. A source that is itself migrating
 may come from two VTEPs; its frames are not sent back to where they came from. Thus no frame circles, and a peer on the
 destination's own host, whose frames must go there and back, is served.
+
+What networks on a VLAN do otherwise is in `vlan`.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from hostagent.pipeline.learn import claim_flows, lease_flows
 from hostagent.pipeline.policy import Policy, deliver, port_policy_flows
 from hostagent.pipeline.tables import (
     FROM_TUNNEL,
+    FROM_UPLINK,
     FROM_VIF,
     MAC_REGISTER,
     SOURCE_MOVES,
@@ -58,9 +61,10 @@ from hostagent.pipeline.tables import (
     Table,
     family_of,
 )
+from hostagent.pipeline.vlan import Trunk, detour_flow, frames_of_others, tagged, trunk_flows
 from netmgr.contract.types import Allowance, VifState
 
-__all__ = ["NetworkPorts", "PortView", "Wire", "network_flows", "vtep_flows"]
+__all__ = ["NetworkPorts", "PortView", "Trunk", "Wire", "network_flows", "vtep_flows"]
 
 _SIGNAL_BYTES = 64
 """What the agent needs of a guest's first frame; Open vSwitch 3.1 sends the whole frame all the same. It queues at
@@ -74,11 +78,12 @@ _PART_REGISTER = "reg3"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
-    """How a network leaves the bridge."""
+    """How a network leaves the bridge by tunnel."""
 
     vtep: str  # of this host on the switch
     tunnel: int  # ofport of the tunnel port of the network's type
     tun_id: int  # the network's segment as the tunnel's key
+    tun_mask: int | None = None  # bits of the key that name the segment, None for all
     cut: frozenset[str] = frozenset()  # VTEPs that nothing is sent to
 
 
@@ -106,10 +111,10 @@ class PortView(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPorts:
-    """One network: its key, its way out (None while the tunnel has no ofport) and its ports, no MAC twice."""
+    """One network: its key, its way out (None while its port has no ofport) and its ports, no MAC twice."""
 
     key: int
-    wire: Wire | None
+    wire: Wire | Trunk | None
     ports: tuple[PortView, ...]
     hushed: bool = False  # what its DHCP servers say is not copied to the agent
 
@@ -120,7 +125,7 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
     wire = network.wire
     for port in network.ports:
         if port.state is VifState.DARK and port.phase is Phase.STEADY and not port.here:  # most are
-            if wire is not None:
+            if isinstance(wire, Wire):
                 yield from _locate(network.key, port, wire.vtep)
             continue
         if port.ofport and port.state is not VifState.DARK:
@@ -140,18 +145,22 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
             if port.state is VifState.INCOMING:
                 yield _signal(network.key, port.ofport)
         yield from _deliver(network.key, port)
-        if wire is not None:
+        if isinstance(wire, Wire):
             yield from _migrate(network.key, port, family_of(wire.vtep))
             yield from _locate(network.key, port, wire.vtep)
+        elif isinstance(wire, Trunk):
+            yield from _migrate_on_vlan(network.key, port)
     live = [port for port in network.ports if port.bound]
     defined = ((port.mac, single_addresses(port.ips)) for port in live if port.ips)
     yield from answer_flows(network.key, defined, ((port.mac, port.learned) for port in live if port.learned))
     if not network.hushed and any(_learns(port) for port in network.ports):
         yield from lease_flows(network.key)
     yield from _flood(network)
-    if network.wire is not None:
-        yield from _send(network.key, network.wire)
-        yield from _spare(network)
+    if isinstance(wire, Wire):
+        yield from _send(network.key, wire)
+        yield from _spare(network, wire)
+    elif wire is not None:
+        yield from trunk_flows(network.key, wire)
 
 
 def _learns(port: PortView) -> bool:
@@ -182,8 +191,9 @@ def _classify(network: NetworkPorts) -> Iterator[Flow]:
             limit = (Meter(port.ofport),) if port.metered else ()
             actions = (*limit, enter, SetField("reg0", Origin.VIF), Goto(Table.GUARD))
             yield _row(Table.CLASSIFY, 100, network.key, (Match("in_port", port.ofport),), actions)
-    if network.wire is not None:
-        conditions = (Match("in_port", network.wire.tunnel), Match("tun_id", network.wire.tun_id))
+    if isinstance(network.wire, Wire):
+        segment = Match("tun_id", network.wire.tun_id, network.wire.tun_mask)
+        conditions = (Match("in_port", network.wire.tunnel), segment)
         locate = (Move("eth_src", MAC_REGISTER, 48), Resubmit(Table.LOCATE), Goto(Table.TUNNEL))
         yield _row(Table.CLASSIFY, 100, network.key, conditions, (enter, *locate))
 
@@ -218,6 +228,14 @@ def _migrate(key: int, port: PortView, family: Family) -> Iterator[Flow]:
         yield _row(Table.FORWARD, 110, key, (*destination, FROM_TUNNEL), away)
         if port.phase is Phase.REDIRECTING:
             yield _row(Table.FORWARD, 110, key, (*destination, FROM_VIF), away)
+
+
+def _migrate_on_vlan(key: int, port: PortView) -> Iterator[Flow]:
+    """The physical network learns where the guest is from its first frame; until then there is nobody to send on to."""
+    if port.phase in (Phase.REDIRECTING, Phase.RELAYING) or port.state is VifState.INCOMING:
+        yield detour_flow(key, port.mac)
+    elif port.state is VifState.LIT and port.ofport:
+        yield frames_of_others(key, port.mac)
 
 
 def _detour(port: PortView) -> str:
@@ -268,7 +286,10 @@ def _flood(network: NetworkPorts) -> Iterator[Flow]:
         here += (SetField(TAP, ofport), Resubmit(Table.INGRESS))
     network_match = Match("metadata", network.key)
     away: tuple[Action, ...] = ()
-    if network.wire is not None:
+    if isinstance(network.wire, Trunk):
+        away = tagged(network.wire)
+        yield _row(Table.FLOOD, 100, network.key, (network_match, FROM_UPLINK), here)
+    elif network.wire is not None:
         wire, family = network.wire, family_of(network.wire.vtep)
         vteps = sorted({port.holder_vtep for port in network.ports if port.live} - {wire.vtep, ""} - wire.cut)
         copies = [
@@ -298,12 +319,11 @@ def _send(key: int, wire: Wire) -> Iterator[Flow]:
     yield _row(Table.SEND, 100, key, (network_match, FROM_TUNNEL), (segment, Output(IN_PORT)))
 
 
-def _spare(network: NetworkPorts) -> Iterator[Flow]:
+def _spare(network: NetworkPorts, wire: Wire) -> Iterator[Flow]:
     """SEND: what is for a VTEP that does not answer ends here, and is counted."""
-    assert network.wire is not None
-    family = family_of(network.wire.vtep)
+    family = family_of(wire.vtep)
     used = {vtep for port in network.ports for vtep in (port.holder_vtep, port.incoming_vtep, port.relay_vtep)}
-    for vtep in sorted(used & network.wire.cut):
+    for vtep in sorted(used & wire.cut):
         conditions = (Match("metadata", network.key), Match(family.tun_dst, to_int(vtep)))
         yield _row(Table.SEND, 110, network.key, conditions, Drop)
 

@@ -1,16 +1,17 @@
 """The tables of the pipeline, the registers that carry facts between them, and the flows that every bridge has.
 
-Theory of operation. A frame enters at CLASSIFY, which knows it by the port it came from: a VIF's tap, or the tunnel
-port with a segment id. From there on its network is `metadata`, the first 64 bits of the network's UUID, and no flow
-that outputs matches without it: a frame never crosses networks. Each table ends in a drop of priority 0, so what
-nobody wanted is dropped and counted where it failed.
+Theory of operation. A frame enters at CLASSIFY, which knows it by the port it came from: a VIF's tap, the tunnel port
+with a segment id, or the patch to the uplink bridge with a VLAN. From there on its network is `metadata`, the first 64
+bits of the network's UUID, and no flow that outputs matches without it: a frame never crosses networks. Each table ends
+in a drop of priority 0, so what nobody wanted is dropped and counted where it failed.
 
     VIF     CLASSIFY → GUARD → CLAIMS, SOURCES → SIGNAL → EGRESS → ANSWER ─┐
                           ╲         ╲                        ╲        ╲    │
                            DROPPED   DROPPED                  DROPPED  REPLY → ADVERTISE → back to the asker
-    tunnel  CLASSIFY → TUNNEL ─────────────────────────────────────────────┴→ LEASES → FORWARD → tap
-               │          └→ tap (sent on to us)                                          ├→ REMOTE → SEND → tunnel
-               └→ PROBE → back, or the agent                                              └→ FLOOD → taps, tunnels
+    tunnel  CLASSIFY → TUNNEL ─────────────────────────────────────────────┼→ LEASES → FORWARD → tap
+               │          └→ tap (sent on to us)                           │                   ├→ REMOTE → SEND → out
+               └→ PROBE → back, or the agent                               │                   └→ FLOOD → taps, out
+    uplink  CLASSIFY → UPLINK ─────────────────────────────────────────────┘
 
 A port with security groups has two detours on the way: what it says is judged in EGRESS, and what would go to its tap
 goes to INGRESS instead (`policy`).
@@ -43,6 +44,7 @@ __all__ = [
     "DIRECTION",
     "EGRESS_RULES",
     "FROM_TUNNEL",
+    "FROM_UPLINK",
     "FROM_VIF",
     "GROUP_KEY",
     "INGRESS_RULES",
@@ -56,6 +58,7 @@ __all__ = [
     "RESERVED",
     "SOURCE_MOVES",
     "SWITCH_COOKIE",
+    "TAG_IN_TAG",
     "TAP",
     "UNTAGGED",
     "Denied",
@@ -74,6 +77,7 @@ class Table(IntEnum):
     PROBE = 5  # tunnel, segment id 0: questions of peers are turned around, answers go to the agent
     GUARD = 10  # VIFs: own MAC, untagged, honest ARP, RARP and ND, no server's or router's messages
     TUNNEL = 20  # tunnel: the source MAC must live at the outer source; frames sent on to an incoming port
+    UPLINK = 25  # frames of VLAN networks from the physical network: whose they can't be
     SOURCES = 30  # VIFs with defined addresses: own IP sources only
     CLAIMS = 35  # VIFs without: addresses they claim in ARP and ND must not be bound to another port
     SIGNAL = 40  # incoming port: a copy of the guest's frames to the agent, until it is lit
@@ -129,6 +133,9 @@ SWITCH_COOKIE: Final = 0x6F70_6171_7565_0001
 UNTAGGED: Final = Match("vlan_tci", 0)
 """No VLAN tag. Without it matches on `ip` and `arp` accept tagged frames too."""
 
+TAG_IN_TAG: Final = 120
+"""Priority in UPLINK of the flows that drop frames with a second tag."""
+
 MULTICAST: Final = Match("eth_dst", 1 << 40, 1 << 40)
 """Broadcast and multicast destinations."""
 
@@ -139,10 +146,12 @@ class Origin(IntEnum):
     VIF = 1
     TUNNEL = 2  # checked: its source MAC lives at the VTEP it came from
     MOVING = 4  # of a tunnel: its source is migrating, so that it may come from two VTEPs
+    UPLINK = 8  # of the physical network, by VLAN: whoever is there may have sent it
 
 
 FROM_VIF: Final = Match("reg0", Origin.VIF, Origin.VIF)
 FROM_TUNNEL: Final = Match("reg0", Origin.TUNNEL, Origin.TUNNEL)
+FROM_UPLINK: Final = Match("reg0", Origin.UPLINK, Origin.UPLINK)
 SOURCE_MOVES: Final = Match("reg0", Origin.TUNNEL | Origin.MOVING, Origin.TUNNEL | Origin.MOVING)
 
 MAC_REGISTER: Final = "xreg6"
@@ -243,6 +252,8 @@ def switch_flows(family: Family) -> frozenset[Flow]:
         elif table not in (*_SUBROUTINES, Table.GUARD, Table.CANARY):
             flows.append(_flow(table, 0))
     flows += _guard()
+    for within in (match(vlan_tci=(0x1000, 0x1000)), match(eth_type=0x8100), match(eth_type=0x88A8)):  # a second tag
+        flows.append(_flow(Table.UPLINK, TAG_IN_TAG, within))
     flows += [_denied(Table.SOURCES, 90, Denied.SOURCE, match(eth_type=kind)) for kind in (0x0800, 0x86DD)]
     # probes and duplicate address detection claim nothing yet; a claim to what is bound to nobody is as good as any
     nobodys = match(**{OWNER_MAC: 0})

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Final
 
 from hostagent.flow import (
+    ETH_TYPE_VLAN,
     FIELDS,
     Action,
     Controller,
@@ -27,6 +28,8 @@ from hostagent.flow import (
     Meter,
     Move,
     Output,
+    PopVlan,
+    PushVlan,
     Raw,
     RawMatch,
     Resubmit,
@@ -266,6 +269,10 @@ def _encode_action(action: Action) -> bytes:
             return struct.pack("!HH", 25, length) + field + b"\0" * (length - 4 - len(field))
         case Move(src, dst, bits):
             return struct.pack("!HHHHH2x", 28, 24, bits, 0, 0) + _HEADERS[src][0] + _HEADERS[dst][0] + b"\0" * 4
+        case PushVlan():
+            return struct.pack("!HHH2x", 17, 8, ETH_TYPE_VLAN)
+        case PopVlan():
+            return struct.pack("!HH4x", 18, 8)
         case Resubmit(table):
             return struct.pack("!HHIHHB3x", 0xFFFF, 16, _NX_VENDOR, 14, 0xFFF8, table)
         case Ct():
@@ -324,6 +331,10 @@ def _decode_action(number: int, data: bytes) -> Action:
     if number == 0:
         port, max_len = struct.unpack_from("!IH", data, 4)
         action = Controller(max_len) if port == _CONTROLLER else Output(port)
+    elif number == 17:
+        action = PushVlan() if data[4:6] == ETH_TYPE_VLAN.to_bytes(2, "big") else None
+    elif number == 18:
+        action = PopVlan()
     elif number == 25:
         header = int.from_bytes(data[4:8], "big")
         end = 8 + (header & 0xFF)

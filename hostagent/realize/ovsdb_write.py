@@ -99,6 +99,9 @@ def _put_port(idl: Any, txn: Any, step: PutPort) -> None:
             port.bond_mode = [step.bond_mode]
         if step.lacp:
             port.lacp = [step.lacp]
+        if step.trunks:
+            port.vlan_mode = ["trunk"]
+            port.trunks = list(step.trunks)
         port.interfaces = [_put_interface(idl, txn, None, interface) for interface in step.interfaces]
         bridge.addvalue("ports", port)
         return
@@ -119,6 +122,10 @@ def _put_port(idl: Any, txn: Any, step: PutPort) -> None:
         wanted_words = [word] if word else []
         if _value(port, column) != wanted_words:
             setattr(port, column, wanted_words)
+    if step.trunks and _value(port, "vlan_mode") != ["trunk"]:
+        port.vlan_mode = ["trunk"]
+    if step.trunks and sorted(_value(port, "trunks")) != list(step.trunks):
+        port.trunks = list(step.trunks)
     _put_keys(port, "external_ids", step.external_ids)
     _put_keys(port, "other_config", step.other_config)
 

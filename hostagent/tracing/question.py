@@ -1,7 +1,8 @@
 """The frame of a trace question in Open vSwitch's words, and the switch's answer in the contract's. Pure.
 
-A frame comes out of a VIF or out of a tunnel. How it leaves is told by the port: a VIF's tap, the tunnel port with the
-VTEP that was set, or the port it came from (the pipeline's own answers to ARP). A frame that left by no port was
+A frame comes out of a VIF, out of a tunnel, or tagged from the uplink. How it leaves is told by the port: a VIF's tap,
+the tunnel port with the VTEP that was set, the patch to the uplink bridge, or the port it came from (the pipeline's own
+answers to ARP). A frame that left by no port was
 dropped by the last flow on its way, for the reason that `hostagent drops` counts it under.
 
 The fields of a frame come from the manager's operator; they are read as values before a word of them is written, so
@@ -36,12 +37,13 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """Where the frame enters: a port, and for a tunnel its outer addresses and key."""
+    """Where the frame enters: a port, for a tunnel its outer addresses and key, for the uplink its VLAN."""
 
     ofport: int
     tun_src: str = ""  # empty: out of a VIF
     tun_dst: str = ""
     tun_id: int = 0
+    vlan: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class Ports:
     names: Mapping[int, str] = field(default_factory=dict)
     vifs: Mapping[int, UUID] = field(default_factory=dict)
     tunnels: frozenset[int] = frozenset()
+    patch: int = 0  # to the uplink bridge
 
 
 def flow_of(frame: TraceFrame, entry: Entry) -> str:
@@ -109,6 +112,8 @@ def _outer(entry: Entry) -> Iterator[str]:
         yield f"tun_{infix}src={_address(entry.tun_src)}"
         yield f"tun_{infix}dst={_address(entry.tun_dst)}"
         yield f"tun_id={entry.tun_id:#x}"
+    if entry.vlan:
+        yield f"dl_vlan={entry.vlan}"
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
@@ -144,6 +149,8 @@ def _end(one: Exit, entry: Entry, ports: Ports) -> TraceEnd:
         unknown = any(_NO_NEIGHBOUR in remark for remark in one.remarks)
         reason = f"VTEP {one.tun_dst} is not resolved: the switch asks by ARP, and loses this frame" if unknown else ""
         return TraceEnd(kind=TraceEndKind.TUNNEL, ovs_port=name, vtep=one.tun_dst, reason=reason)
+    if ofport == ports.patch:
+        return TraceEnd(kind=TraceEndKind.UPLINK, ovs_port=name)
     if one.ofport == IN_PORT:
         return TraceEnd(kind=TraceEndKind.ANSWERED, ovs_port=name, vif_uuid=ports.vifs.get(ofport))
     if ofport in ports.vifs:

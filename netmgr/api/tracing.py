@@ -2,6 +2,9 @@
 
 A frame crosses the underlay twice at most, and a flood goes to each host with a live port of its network once. So depth
 and number of questions are bounded, and a bound that is met is said, not passed over.
+
+Where physical switches take a frame on a VLAN, nobody here knows: it is followed to the host that holds the port it is
+meant for, as one of those that it may reach.
 """
 
 from __future__ import annotations
@@ -49,6 +52,11 @@ async def _visit(
     for number, end in enumerate(answer.ends):
         if end.kind is TraceEndKind.TUNNEL:
             onward[number] = _onward(plan, ask, end.vtep, sender, budget, depth + 1)
+        elif end.kind is TraceEndKind.UPLINK and plan.behind_vlan not in (None, host) and depth == 1:
+            assert plan.behind_vlan is not None
+            vlan = replace(plan.question, vif_uuid=None)
+            uplink = f"VLAN {plan.network.segment_id} of the uplink"
+            onward[number] = _visit(plan, ask, plan.behind_vlan, vlan, uplink, budget, depth + 1)
     hops = await asyncio.gather(*onward.values())
     return Hop(host=host, via=via, answer=answer, onward=dict(zip(onward, hops, strict=True)))
 

@@ -114,8 +114,14 @@ RESOURCE_OPTIONS = (
         path="zones",
         help="Transport zones: sets of hosts that networks may span.",
         columns=("name", "kind", "switch", "hosts", "uuid"),
-        create_help="Create a transport zone.\n\n\b\n  netmgr zone create a",
-        create_options=(click.option("--kind", type=click.Choice(["overlay", "vlan"])),),
+        create_help="Create a transport zone.\n\n\b\n  netmgr zone create a\n  netmgr zone create v --kind vlan",
+        create_options=(
+            click.option(
+                "--kind",
+                type=click.Choice(["overlay", "vlan"]),
+                help="Networks in tunnels, or on VLANs of the PNICs.  [default: overlay]",
+            ),
+        ),
         set_help="Rename a zone.\n\n\b\n  netmgr zone set a --name rack-a",
         delete_help="Delete zones. Refused while switches, networks or hosts are in them; they are named.",
         waits=False,
@@ -127,11 +133,14 @@ RESOURCE_OPTIONS = (
         columns=("name", "zone", "status", "health", "mtu", "vtep_pool", "pnic_globs", "reasons", "uuid"),
         create_help=(
             "Create an opaque switch. Its hosts get a VTEP address each from the pool.\n\n\b\n"
-            "  netmgr switch create sw-a --zone a --vtep-pool 10.200.0.0/24 --pnic 'eth*' --mtu 1650"
+            "  netmgr switch create sw-a --zone a --vtep-pool 10.200.0.0/24 --pnic 'eth*' --mtu 1650\n"
+            "  netmgr switch create sw-v --zone v --pnic 'eth*' --mtu 1500          for a zone of kind vlan"
         ),
         create_options=(
             _zones(required=True),
-            click.option("--vtep-pool", required=True, metavar="CIDR", help="Addresses for VTEPs, IPv4 or IPv6."),
+            click.option(
+                "--vtep-pool", metavar="CIDR", help="Addresses for VTEPs, IPv4 or IPv6; zones of kind vlan need none."
+            ),
             _PNICS,
             _SWITCH_MTU,
             _TEAMING,
@@ -157,12 +166,21 @@ RESOURCE_OPTIONS = (
         columns=("name", "type", "zone", "segment_id", "mtu", "state", "status", "health", "ports", "reasons", "uuid"),
         create_help=(
             "Create an opaque network.\n\n\b\n"
-            "  netmgr network create blue --zone a --subnet 10.10.0.0/24 --wait realized --timeout 10"
+            "  netmgr network create blue --zone a --subnet 10.10.0.0/24 --wait realized --timeout 10\n"
+            "  netmgr network create office --zone v --segment-id 100              on VLAN 100, in a zone of kind vlan"
         ),
         create_options=(
             click.option("--zone", required=True, help="Transport zone it spans, by name or UUID."),
-            click.option("--type", type=click.Choice(["vxlan", "geneve", "nvgre"]), help="[default: vxlan]"),
-            click.option("--segment-id", type=int, help="VNI or VSID, 1 to 16777215.  [default: the lowest free]"),
+            click.option(
+                "--type",
+                type=click.Choice(["vxlan", "geneve", "nvgre", "vlan"]),
+                help="vlan in a zone of kind vlan, else a tunnel.  [default: vlan there, else vxlan]",
+            ),
+            click.option(
+                "--segment-id",
+                type=int,
+                help="VNI or VSID, 1 to 16777215; VLAN, 1 to 4094.  [default: the lowest free, of VLANs from 2]",
+            ),
             _ATTACH_MODE,
             _NETWORK_MTU,
             _SUBNETS,

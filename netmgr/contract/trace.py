@@ -21,6 +21,7 @@ class TraceEndKind(StrEnum):
     VIF = "vif"
     ANSWERED = "answered"
     TUNNEL = "tunnel"
+    UPLINK = "uplink"
     PORT = "port"
     DROPPED = "dropped"
 

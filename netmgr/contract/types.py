@@ -86,6 +86,12 @@ class NetworkType(StrEnum):
     VXLAN = "vxlan"
     GENEVE = "geneve"
     NVGRE = "nvgre"
+    VLAN = "vlan"
+
+    @property
+    def tunneled(self) -> bool:
+        """Whether its frames travel in tunnels between VTEPs; else on the uplink itself, by their VLAN."""
+        return self is not NetworkType.VLAN
 
 
 class AttachMode(StrEnum):

@@ -15,8 +15,8 @@ from collections.abc import Hashable, Iterable
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from netmgr.allocate import SEGMENT_ID_MAX, pool_room
-from netmgr.contract.types import LogicalPort, OpaqueNetwork, OpaqueSwitch, TransportZone, ZoneKind
+from netmgr.allocate import SEGMENT_ID_MAX, VLAN_MAX, pool_room, vlan_neighbours
+from netmgr.contract.types import LogicalPort, NetworkType, OpaqueNetwork, OpaqueSwitch, TransportZone, ZoneKind
 from netmgr.model import GroupRecord, HostRecord, NetmgrError, World, kind_of_row
 from netmgr.rules.encapsulation import network_mtu_max
 from netmgr.rules.usage import NAMES_SHOWN_MAX, named, ports_held
@@ -82,16 +82,19 @@ def check_network(world: World, network: OpaqueNetwork) -> None:
     before = world.networks.get(network.uuid)
     if before is not None:
         _check_network_constants(world, before, network)
-    if not 1 <= network.segment_id <= SEGMENT_ID_MAX:
-        raise NetmgrError(f"{what}: segment_id must be 1 to {SEGMENT_ID_MAX}, got {network.segment_id}")
     switch = world.switches[network.switch_uuid]
+    _check_type(world, network, what)
+    highest = SEGMENT_ID_MAX if network.type.tunneled else VLAN_MAX
+    if not 1 <= network.segment_id <= highest:
+        kind = "" if network.type.tunneled else ", a VLAN,"
+        raise NetmgrError(f"{what}: segment_id{kind} must be 1 to {highest}, got {network.segment_id}")
     _check_segment(world, network, switch, what)
     largest = network_mtu_max(network.type, switch)
     smallest = NETWORK_MTU_MIN_IPV6 if any(":" in subnet for subnet in network.subnets) else NETWORK_MTU_MIN
     if not smallest <= network.mtu <= largest:
         raise NetmgrError(
             f"{what}: mtu must be {smallest} to {largest}, got {network.mtu}: switch {switch.name} has mtu "
-            f"{switch.mtu} and {network.type} adds {switch.mtu - largest} bytes to each packet"
+            f"{switch.mtu} and {network.type} adds {switch.mtu - largest or 'no'} bytes to each packet"
         )
     subnets = [_network_of(what, "subnet", text) for text in network.subnets]
     for index, subnet in enumerate(subnets):
@@ -195,11 +198,18 @@ def _check_free(world: World, port: LogicalPort, key: Hashable, what: str) -> No
 
 
 def _check_pool(world: World, switch: OpaqueSwitch, what: str) -> None:
+    overlay = next((zone for uuid in switch.zone_uuids if (zone := world.zones[uuid]).kind is ZoneKind.OVERLAY), None)
+    if not switch.vtep_pool:
+        if overlay is not None:
+            raise NetmgrError(
+                f"{what}: zone {overlay.name} is of kind overlay, whose networks travel between VTEPs; give a vtep_pool"
+            )
+        return
     pool = _network_of(what, "vtep_pool", switch.vtep_pool)
     if pool.is_multicast or pool.is_loopback or pool.is_unspecified:
         raise NetmgrError(f"{what}: vtep_pool {pool} is no range of host addresses")
     for other in world.switches.values():
-        if other.uuid == switch.uuid:
+        if other.uuid == switch.uuid or not other.vtep_pool:
             continue
         other_pool = ip_network(other.vtep_pool)
         if other_pool.version == pool.version and other_pool.overlaps(pool):
@@ -280,10 +290,17 @@ def _check_network_constants(world: World, before: OpaqueNetwork, network: Opaqu
             )
 
 
-def _check_segment(world: World, network: OpaqueNetwork, switch: OpaqueSwitch, what: str) -> None:
+def _check_type(world: World, network: OpaqueNetwork, what: str) -> None:
     zone = world.zones[network.zone_uuid]
-    if zone.kind is not ZoneKind.OVERLAY:
-        raise NetmgrError(f"{what}: zone {zone.name} is of kind {zone.kind}, which carries no {network.type} networks")
+    if network.type.tunneled is not (zone.kind is ZoneKind.OVERLAY):
+        fitting = ", ".join(kind for kind in NetworkType if kind.tunneled is (zone.kind is ZoneKind.OVERLAY))
+        raise NetmgrError(
+            f"{what}: zone {zone.name} is of kind {zone.kind}, which carries no {network.type} networks; give a type "
+            f"that it carries ({fitting}), or another zone"
+        )
+
+
+def _check_segment(world: World, network: OpaqueNetwork, switch: OpaqueSwitch, what: str) -> None:
     holder = world.unique.get(("segment", switch.uuid, network.segment_id), network.uuid)
     if holder != network.uuid:
         raise NetmgrError(
@@ -291,6 +308,15 @@ def _check_segment(world: World, network: OpaqueNetwork, switch: OpaqueSwitch, w
             f"{switch.name}; give another, or none and one is chosen",
             status=409,
         )
+    if not network.type.tunneled and network.uuid not in world.networks:
+        other = next((n for n in vlan_neighbours(world, switch) if n.segment_id == network.segment_id), None)
+        if other is not None:
+            raise NetmgrError(
+                f"{what}: VLAN {network.segment_id} is that of network {other.name} on switch "
+                f"{world.switches[other.switch_uuid].name}, which has PNICs in common with switch {switch.name}; give "
+                "another, or none and one is chosen",
+                status=409,
+            )
     freed_by = world.unique.get(("freed", switch.uuid, network.segment_id))
     if freed_by is not None:
         freed = world.freed_segments[freed_by]

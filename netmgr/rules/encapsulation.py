@@ -2,7 +2,8 @@
 
 An opaque switch's MTU bounds the outer IP packet. The guest's packet travels in it behind an outer IP header, the
 tunnel's own header, and the guest's Ethernet header. The figures are those of RFC 7348 (VXLAN), RFC 8926 (Geneve, no
-options) and RFC 7637 (NVGRE: GRE with the key field).
+options) and RFC 7637 (NVGRE: GRE with the key field). The tag of a VLAN network adds nothing: network devices, their
+drivers and Open vSwitch count it beside their MTU (IEEE 802.1Q), so the guest's packet may be as large as the switch's.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ _TUNNEL_HEADER = {
 
 def overhead(network_type: NetworkType, *, ip_version: int) -> int:
     """Bytes between a guest's packet and the outer packet that carries it, over IPv4 or IPv6 (4 or 6)."""
+    if not network_type.tunneled:
+        return 0
     return _IP_HEADER[ip_version] + _TUNNEL_HEADER[network_type] + _INNER_ETHERNET
 
 
 def network_mtu_max(network_type: NetworkType, switch: OpaqueSwitch) -> int:
     """The largest MTU a network of this type may have on *switch*."""
-    return switch.mtu - overhead(network_type, ip_version=ip_network(switch.vtep_pool).version)
+    ip_version = ip_network(switch.vtep_pool).version if switch.vtep_pool else 4
+    return switch.mtu - overhead(network_type, ip_version=ip_version)

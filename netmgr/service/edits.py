@@ -131,14 +131,15 @@ def add_network(tx: Transaction, spec: NetworkSpec, *, acked: Mapping[UUID, int]
             f"netmgr switch create NAME --zone {zone.name} --vtep-pool CIDR",
             status=409,
         )
-    network_type = NetworkType(spec.type)
+    default = NetworkType.VLAN if zone.kind is ZoneKind.VLAN else NetworkType.VXLAN
+    network_type = NetworkType(spec.type) if spec.type is not None else default
     network = OpaqueNetwork(
         uuid=uuid4(),
         name=spec.name,
         type=network_type,
         zone_uuid=zone.uuid,
         switch_uuid=switch.uuid,
-        segment_id=allocate.segment_id(tx.world, switch) if spec.segment_id is None else spec.segment_id,
+        segment_id=allocate.segment_id(tx.world, switch, network_type) if spec.segment_id is None else spec.segment_id,
         attach_mode=AttachMode(spec.attach_mode),
         mtu=network_mtu_max(network_type, switch) if spec.mtu is None else spec.mtu,
         subnets=tuple(spec.subnets),

@@ -87,7 +87,10 @@ class SwitchSpec(_Model):
         default_factory=lambda: ["*"], description="On a host, the offered PNICs whose names match carry the switch."
     )
     mtu: int = Field(default=1600, description="Largest underlay packet in bytes, 1280 to 9216.")
-    vtep_pool: str = Field(description="CIDR that VTEP addresses of hosts are taken from, IPv4 or IPv6.")
+    vtep_pool: str = Field(
+        default="",
+        description="CIDR that VTEP addresses of hosts are taken from, IPv4 or IPv6. Zones of kind vlan need none.",
+    )
     teaming: Literal["single", "active-backup", "balance", "lacp"] = "single"
     traffic_classes: TrafficClassesSpec = Field(
         default_factory=lambda: TrafficClassesSpec(), description="How PNICs are shared; not given, nothing is shaped."
@@ -111,8 +114,12 @@ class NetworkSpec(_Model):
 
     name: str
     zone: str = Field(description="Name or UUID of the transport zone it spans.")
-    type: Literal["vxlan", "geneve", "nvgre"] = "vxlan"
-    segment_id: int | None = Field(default=None, description="VNI or VSID, 1 to 16777215; chosen when not given.")
+    type: Literal["vxlan", "geneve", "nvgre", "vlan"] | None = Field(
+        default=None, description="What its zone carries: vlan in a zone of kind vlan, else a tunnel; default vxlan."
+    )
+    segment_id: int | None = Field(
+        default=None, description="VNI or VSID, 1 to 16777215, or VLAN, 1 to 4094; chosen when not given."
+    )
     attach_mode: Literal["auto", "manual"] = Field(
         default="auto", description="Whether a port is made for an unknown VIF that plugs in."
     )
@@ -125,7 +132,7 @@ class NetworkPatch(_Model):
 
     name: str | None = None
     zone: str | None = Field(default=None, description="Can't be changed.")
-    type: Literal["vxlan", "geneve", "nvgre"] | None = Field(default=None, description="Can't be changed.")
+    type: Literal["vxlan", "geneve", "nvgre", "vlan"] | None = Field(default=None, description="Can't be changed.")
     segment_id: int | None = Field(default=None, description="Can't be changed.")
     attach_mode: Literal["auto", "manual"] | None = None
     mtu: int | None = None

@@ -1,7 +1,8 @@
 """A frame to follow through the hosts: what is asked of whom, and what the answers mean. Pure.
 
 `plan` makes the frame from the definitions of two ports: MACs, and the first addresses of one family. The host that
-holds the source is asked first; a copy that leaves by the tunnel goes to the host whose VTEP it is sent to.
+holds the source is asked first; a copy that leaves by the tunnel goes to the host whose VTEP it is sent to, one that
+leaves on a VLAN to the host that holds the destination.
 `trace_view` reads the tree of answers: *delivered* when the destination's VIF gets a copy (ARP: also when the question
 is answered for it), *dropped* when all was followed to its end and it does not, *unknown* when a host could not be
 asked.
@@ -48,6 +49,7 @@ class Plan:
     host: UUID
     question: TraceQuestion
     hosts_by_vtep: dict[str, UUID]  # of the network's switch
+    behind_vlan: UUID | None = None  # of a network on a VLAN: the host that holds the destination
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,13 @@ def plan(world: World, spec: TraceSpec, places: Places) -> Plan:
             for vtep in host.vteps
             if vtep.switch_uuid == network.switch_uuid
         },
+        behind_vlan=_holder(world, destination) if destination.network_uuid == network.uuid else None,
     )
+
+
+def _holder(world: World, port: LogicalPort) -> UUID | None:
+    location = world.locations.get(port.uuid)
+    return location.holder_host if location is not None else None
 
 
 def own_vtep(plan: Plan, host: UUID) -> str:
@@ -315,6 +323,8 @@ def _end_sentence(world: World, end: TraceEnd) -> str:
             return f"answered here, back to {port} by {end.ovs_port}"
         case TraceEndKind.TUNNEL:
             return f"sent to VTEP {end.vtep} by {end.ovs_port}" + (f" ({end.reason})" if end.reason else "")
+        case TraceEndKind.UPLINK:
+            return f"to the uplink by {end.ovs_port}, tagged: where physical switches take it is not seen"
         case TraceEndKind.PORT:
             return f"out of {end.ovs_port}"
         case TraceEndKind.DROPPED:

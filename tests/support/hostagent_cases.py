@@ -53,7 +53,9 @@ def text_of(step: Step) -> str:
                 f"{one.name} {one.type or 'device'} {_pairs(one.options)} {one.mtu_request or ''}".strip()
                 for one in step.interfaces
             ]
-            return f"{kind} {step.bridge} {step.name}: {step.bond_mode or 'plain'}, {'; '.join(parts)}"
+            carried = [f"trunks {' '.join(map(str, step.trunks))}"] if step.trunks else []
+            words = ", ".join([step.bond_mode or "plain", *carried, "; ".join(parts)])
+            return f"{kind} {step.bridge} {step.name}: {words}"
         case _:
             return f"{kind} " + " ".join(
                 str(value) for one in fields(step) if (value := getattr(step, one.name)) is not None

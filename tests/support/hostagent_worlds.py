@@ -213,6 +213,8 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
                 bond_mode=step.bond_mode,
                 lacp=step.lacp,
                 other_config=step.other_config,
+                vlan_mode="trunk" if step.trunks else "",
+                trunks=step.trunks,
             )
             others = tuple(one for one in bridge.ports if one.name != step.name)
             bridges[step.bridge] = replace(bridge, ports=(*others, new))

@@ -22,7 +22,7 @@ from hostagent.ct_zones import ZONES
 from hostagent.flow import Flow
 from hostagent.flows import compile_flows
 from hostagent.model import Bridge, Desired, Interface, Observed, OvsPort, Phase
-from hostagent.names import OWNER, SWITCH_KEY, switch_bridge, tunnel_port, uplink_bridge
+from hostagent.names import OWNER, SWITCH_KEY, patch_port, switch_bridge, trunk_port, tunnel_port, uplink_bridge
 from hostagent.pipeline.drops import Drop, drops_of
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.resolve import resolve
@@ -47,6 +47,7 @@ from scripts.labkit.switch import choose_datapath
 
 SPACE = UUID("11111111-2222-3333-4444-555555555555")
 SWITCH = OpaqueSwitch(uuid=UUID("aa" * 16), name="s1", zone_uuids=(), vtep_pool="10.0.0.0/24", pnic_globs=("p0",))
+VLANS = (100, 200)  # that the hosts' trunks carry
 OVS_TYPES = {NetworkType.VXLAN: "vxlan", NetworkType.GENEVE: "geneve", NetworkType.NVGRE: "gre"}
 
 
@@ -338,6 +339,12 @@ def _build(host: Host, underlay: DummySwitch, port: str) -> None:
             options.append(f"options:local_ip={host.vtep}")
         mark = "external_ids:opaque-owner=hostagent"
         switch.vsctl("add-port", host.bridge, name, "--", "set", "Interface", name, f"type={ovs_type}", mark, *options)
+    trunk = [f"trunks={','.join(map(str, VLANS))}", "vlan_mode=trunk"]
+    patch, far = patch_port(SWITCH.uuid), trunk_port(SWITCH.uuid)
+    for bridge, name, peer, columns in ((host.bridge, patch, far, []), (uplink, far, patch, trunk)):
+        mark = "external_ids:opaque-owner=hostagent"
+        interface = ["set", "Interface", name, "type=patch", f"options:peer={peer}", mark]
+        switch.vsctl("add-port", bridge, name, *columns, "--", *interface)
 
 
 @pytest.fixture

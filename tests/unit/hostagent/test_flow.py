@@ -12,13 +12,15 @@ from hostagent.flow import (
     Match,
     Move,
     Output,
+    PopVlan,
+    PushVlan,
     RawMatch,
     Resubmit,
     SetField,
     canonical,
     match,
 )
-from hostagent.realize.openflow_codec import decode_match, encode_match
+from hostagent.realize.openflow_codec import ADD, decode_match, encode_flow_mod, encode_match
 
 
 def flow(**changes) -> Flow:
@@ -97,3 +99,10 @@ def test_a_condition_without_a_name_survives_with_its_bytes():
     (raw,) = decode_match(data)
     assert raw == RawMatch(0x8000FE02, b"\x12\x34")
     assert encode_match((raw,))[4:10] == data
+
+
+def test_a_tag_is_put_on_and_taken_off_in_the_words_of_openflow():
+    tagged = flow(actions=(PushVlan(), SetField("vlan_tci", 0x1064), Output(3)))
+    assert str(tagged).endswith("actions=push_vlan:0x8100,set_field:4196->vlan_vid,output:3")
+    assert bytes.fromhex("0011000881000000 0019001080000c0210640000 00000000") in encode_flow_mod(ADD, tagged)
+    assert str(flow(actions=(PopVlan(),))).endswith("actions=pop_vlan")

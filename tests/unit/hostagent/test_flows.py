@@ -264,4 +264,8 @@ def test_a_port_of_unknown_location_has_no_way_in_or_out():
 def test_the_segment_is_on_the_wire_as_its_type_wants_it(kind):
     wanted = world(kinds=(kind,))
     text = "\n".join(map(str, compiled(wanted, host_of(wanted))))
-    assert ("tun_id=0x100" in text) is (kind is NetworkType.NVGRE)
+    words = {  # in and out
+        NetworkType.NVGRE: ("tun_id=0x100/0xffffffffffffff00 ", "set_field:0x100->tun_id"),
+        NetworkType.VLAN: ("vlan_tci=0x1001/0x1fff ", "push_vlan:0x8100,set_field:4097->vlan_vid"),
+    }.get(kind, ("tun_id=0x1 ", "set_field:0x1->tun_id"))
+    assert [word in text for word in words] == [True, True]

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from hostagent.names import bond_port, is_ours, network_key, switch_bridge, tunnel_port, uplink_bridge
+from hostagent.names import bond_port, exit_port, is_ours, network_key, switch_bridge, tunnel_port, uplink_bridge
 from netmgr.contract.types import NetworkType
 
 SWITCH = UUID("0123456789abcdef0123456789abcdef")
@@ -30,7 +30,7 @@ def test_an_uplink_is_named_by_its_set_of_pnics_in_any_order():
         switch_bridge(SWITCH),
         uplink_bridge(["a"]),
         bond_port(["a", "b"]),
-        *(tunnel_port(t, SWITCH) for t in NetworkType),
+        *(exit_port(t, SWITCH) for t in NetworkType),
     ],
 )
 def test_names_fit_the_kernel(name):

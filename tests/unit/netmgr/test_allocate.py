@@ -33,18 +33,18 @@ def test_largest_network_mtu_follows_from_the_family_of_the_pool(build: Builder)
 def test_segment_ids_are_the_lowest_free_of_the_switch(build: Builder) -> None:
     zone, other = build.zone("a"), build.zone("b")
     one, two = build.switch("s1", zone), build.switch("s2", other, pool="10.9.0.0/24")
-    assert allocate.segment_id(build.world, one) == 5000
+    assert allocate.segment_id(build.world, one, NetworkType.VXLAN) == 5000
     build.network("n1", zone, one, segment_id=5000)
     build.network("n3", zone, one, segment_id=5002)
-    assert allocate.segment_id(build.world, one) == 5001
-    assert allocate.segment_id(build.world, two) == 5000
+    assert allocate.segment_id(build.world, one, NetworkType.VXLAN) == 5001
+    assert allocate.segment_id(build.world, two, NetworkType.VXLAN) == 5000
 
 
 def test_quarantined_segment_id_is_not_given_again(build: Builder) -> None:
     zone = build.zone("a")
     switch = build.switch("s", zone)
     build.put(FreedSegment(uuid=uuid4(), network_name="old", switch_uuid=switch.uuid, segment_id=5000))
-    assert allocate.segment_id(build.world, switch) == 5001
+    assert allocate.segment_id(build.world, switch, NetworkType.VXLAN) == 5001
 
 
 def settled(build: Builder) -> None:

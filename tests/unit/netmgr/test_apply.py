@@ -164,7 +164,7 @@ def test_one_wrong_entry_refuses_the_whole_document(store: Store, broken: str, s
         ("zones: [{name: a, name: b}]", "key 'name' is there twice"),
         ("networks: [{name: n, zone: a, mtu: 1e3}]", r"networks\[0\]\.mtu: wanted a valid integer"),
         ("networks: [{name: n, zone: a, mtu: true}]", "wanted a valid integer, got bool True"),
-        ("networks: [{name: n, zone: a, type: vlan}]", "wanted 'vxlan', 'geneve' or 'nvgre'"),
+        ("networks: [{name: n, zone: a, type: vlam}]", "wanted 'vxlan', 'geneve', 'nvgre' or 'vlan'"),
         ("ports: [{name: p, network: n, vif_uuid: x}]", r"ports\[0\]\.vif_uuid: 'x' is no UUID"),
         ("zones: [&x {name: a}]", "anchors are not taken"),
         ("zones: [*x]", "aliases and anchors"),
