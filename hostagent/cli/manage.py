@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid as uuids
 from pathlib import Path
 from uuid import UUID
@@ -132,12 +133,22 @@ def join(
 @click.pass_obj
 def run(settings: Settings, view_port: int | None, log_level: str) -> None:
     """Run the agent until SIGTERM. What it has built stays when it ends."""
+    _log_plainly()
     from hostagent.daemon import DaemonError, run_daemon
 
     try:
         run_daemon(settings, view_port=view_port, log_level=log_level)
     except DaemonError as error:
         raise Failure(str(error)) from None
+
+
+def _log_plainly() -> None:
+    """structlog dresses tracebacks with rich where that is installed: 5 MB and part of a second that an agent, whose
+    log nobody watches in colour, does without."""
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    import structlog.dev  # noqa: F401
+
+    del sys.modules["rich"]
 
 
 @click.command("install-hooks")

@@ -1,0 +1,134 @@
+"""Dumps of links and addresses by rtnetlink(7), decoded here: what the agent reads after every change of any link.
+
+Only what is asked for is decoded, because the whole of a link has a hundred attributes and this runs beside every guest
+that comes or goes. A dump that the kernel marks as interrupted is asked for again.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+__all__ = ["RawLink", "dump_addresses", "dump_links"]
+
+_HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
+_LINK, _ADDRESS = struct.Struct("=BxHiII"), struct.Struct("=BBBBI")
+_NEWLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 18, 20, 22
+_ERROR, _DONE = 2, 3
+_REQUEST_DUMP, _INTERRUPTED = 0x1 | 0x300, 0x10
+_LINK_ADDRESS, _LINK_NAME, _LINK_MTU, _LINK_QDISC, _LINK_MASTER, _LINK_CARRIER = 1, 3, 4, 6, 10, 33
+_ADDRESS_PEER, _ADDRESS_LOCAL = 1, 2
+_NESTED_MASK = 0x3FFF
+_TRIES = 5
+_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawLink:
+    """A link as the kernel tells it; *master* is an index, 0 for none."""
+
+    index: int
+    name: str
+    flags: int
+    mac: str
+    mtu: int
+    qdisc: str
+    master: int
+    carrier: bool
+
+
+def dump_links() -> list[RawLink]:
+    """Every link of this network namespace.
+
+    Raises:
+        OSError: the kernel refused, or did not answer.
+    """
+    links = []
+    for body in _dump(_GETLINK, _NEWLINK, _LINK.pack(0, 0, 0, 0, 0)):
+        _, _, index, flags, _ = _LINK.unpack_from(body)
+        found = _attributes(body, _LINK.size)
+        links.append(
+            RawLink(
+                index=index,
+                name=_text(found.get(_LINK_NAME, b"")),
+                flags=flags,
+                mac=found[_LINK_ADDRESS].hex(":") if _LINK_ADDRESS in found else "",
+                mtu=_number(found.get(_LINK_MTU, b"")),
+                qdisc=_text(found.get(_LINK_QDISC, b"")),
+                master=_number(found.get(_LINK_MASTER, b"")),
+                carrier=bool(_number(found.get(_LINK_CARRIER, b""))),
+            )
+        )
+    return links
+
+
+def dump_addresses() -> dict[int, list[str]]:
+    """By index of the link: its addresses, each with its prefix length.
+
+    Raises:
+        OSError: the kernel refused, or did not answer.
+    """
+    addresses: dict[int, list[str]] = {}
+    for body in _dump(_GETADDR, _NEWADDR, _ADDRESS.pack(0, 0, 0, 0, 0)):
+        _, length, _, _, index = _ADDRESS.unpack_from(body)
+        found = _attributes(body, _ADDRESS.size)
+        address = found.get(_ADDRESS_LOCAL) or found.get(_ADDRESS_PEER)
+        if address and len(address) in (4, 16):
+            addresses.setdefault(index, []).append(f"{ip_address(address)}/{length}")
+    return addresses
+
+
+def _dump(request: int, wanted: int, body: bytes) -> list[bytes]:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as kernel:
+        kernel.settimeout(_TIMEOUT_S)
+        kernel.bind((0, 0))
+        for number in range(1, _TRIES + 1):
+            kernel.send(_HEADER.pack(_HEADER.size + len(body), request, _REQUEST_DUMP, number, 0) + body)
+            found, whole = [], True
+            for kind, flags, message in _answers(kernel, number):
+                whole = whole and not flags & _INTERRUPTED
+                if kind == wanted:
+                    found.append(message)
+            if whole:
+                return found
+    raise OSError("the kernel's list changed each time while it was read")
+
+
+def _answers(kernel: socket.socket, number: int) -> Iterator[tuple[int, int, bytes]]:
+    """Kind, flags and body of each message that answers request *number*, up to its end."""
+    while True:
+        data, at = kernel.recv(1 << 18), 0
+        while at + _HEADER.size <= len(data):
+            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
+            message = data[at + _HEADER.size : at + length]
+            at += max((length + 3) & ~3, _HEADER.size)
+            if sequence != number:
+                continue
+            if kind == _ERROR:
+                code = -struct.unpack_from("=i", message)[0]
+                raise OSError(code, "the kernel refused to list its links or addresses")
+            yield kind, flags, message
+            if kind == _DONE:
+                return
+
+
+def _attributes(body: bytes, at: int) -> dict[int, bytes]:
+    found = {}
+    while at + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        if length < _ATTRIBUTE.size:
+            break
+        found[kind & _NESTED_MASK] = body[at + _ATTRIBUTE.size : at + length]
+        at += (length + 3) & ~3
+    return found
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, "little" if struct.pack("=H", 1)[0] else "big")
