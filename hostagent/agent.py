@@ -67,7 +67,7 @@ AUDIT_S, _PROBE_S, _PRIME_S, _REFRESH_S = 15, 3, 300, 60
 RELAY_S = 10.0
 _ROUNDS_MAX = 20  # a plan that never becomes empty is our mistake; it must not spin
 _SUBSCRIBE_S = 1.0  # how long an agent without memory waits for the ports of its networks
-_HALF_DONE_S = 1.0  # how long a report waits for what is under way
+_LONG_S, _REST_S_MAX = 0.01, 0.05  # a turn that is longer is followed by a rest as long, up to this
 _REALIZED_S = 5.0  # how long a hook waits for its network
 
 
@@ -129,7 +129,6 @@ class Agent:
         self._network_steps = NetworkSteps(
             host=self.host, failures=self._failures, done=partial(self._dirty, "networks")
         )
-        self._busy_since: float | None = None  # since when something is under way that a report waits for
         self._background: set[asyncio.Task[None]] = set()
         self._switchover = Switchover(
             host=self.host,
@@ -200,12 +199,16 @@ class Agent:
                 await asyncio.wait_for(self._wake.wait(), min(pause if pause is not None else 5.0, 5.0))
             await asyncio.sleep(self._switchover.calm_s())
             self._wake.clear()
-            self.beat = time.monotonic()
+            self.beat = began = time.monotonic()
             try:
                 pause = await self._converge()
             except Exception:  # a mistake of ours must not end the host's agent; it is logged whole
                 log.exception("loop: a turn failed")
                 pause = 1.0
+            # What comes while a turn is long comes in crowds: the next turn takes it all at once.
+            took_s = time.monotonic() - began
+            if took_s > _LONG_S and self._wake.is_set():
+                await asyncio.sleep(min(took_s, _REST_S_MAX))
 
     async def _converge(self) -> float | None:
         """Make the host as wanted, as far as can be; seconds after which to look again without being woken."""
@@ -307,7 +310,7 @@ class Agent:
             waits = self.host.awaits_networks or self.host.settling or measuring(desired=desired, observed=observed)
             if whole and not pending and not waits:
                 self.reporting.acknowledge(self._state.revision, refused)
-            hold_s = self._hold_report_s(now)
+            hold_s = self.reporting.hold_s(busy=self._network_steps.busy or self.claims.asking, now=now)
             if hold_s > 0:
                 pauses.append(hold_s)
             else:
@@ -320,14 +323,6 @@ class Agent:
         self._progress.set()
         self._progress = asyncio.Event()
         return min((pause for pause in pauses if pause is not None), default=None)
-
-    def _hold_report_s(self, now: float) -> float:
-        """For how long a report is to wait, because it would tell of what is half done: at libvirt or the manager."""
-        if not self._network_steps.busy and not self.claims.asking:
-            self._busy_since = None
-            return 0.0
-        self._busy_since = now if self._busy_since is None else self._busy_since
-        return self._busy_since + _HALF_DONE_S - now
 
     def _claim(self) -> float | None:
         """Ask for VIFs that are here and not this host's; seconds until one is to be asked for again."""

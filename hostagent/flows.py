@@ -11,7 +11,7 @@ compiled only where it differs. That memory changes no answer; it holds the last
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
@@ -39,7 +39,7 @@ def compile_flows(
     desired: Desired,
     intent: SwitchIntent,
     bridge: Bridge,
-    realized: Iterable[Flow] = (),
+    realized: frozenset[Flow] = frozenset(),
     meters: Collection[MeterLimit] = (),
     index: Mapping[UUID, tuple[UUID, ...]] | None = None,
     remember: bool = True,

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import structlog
 
-from hostagent.flow import Action, Flow
+from hostagent.flow import Action, Flow, sharing
 from hostagent.model import (
     AddAddress,
     Bridge,
@@ -298,9 +298,9 @@ class Host:
         if before is None:
             self._stale_flows.add(bridge)
             return
-        replaced = {flow.key() for flow in add}
-        kept = before.difference(delete)
-        self._flows[bridge] = frozenset(flow for flow in kept if flow.key() not in replaced).union(add)
+        replaced, tables = {flow.key() for flow in add}, {flow.table for flow in add}
+        gone = [flow for flow in before if flow.table in tables and flow.key() in replaced]
+        self._flows[bridge] = before.difference(delete, gone).union(add)
 
     async def flush_zone(self, bridge: str, zone: int) -> None:
         """Forget all connections in *zone* of the connection tracker that *bridge* uses.
@@ -414,7 +414,8 @@ class Host:
             self._stale_flows.discard(name)
             bundles = self._bundles.get(name, 0)
             try:
-                self._flows[name] = await self._switches[name].dump()
+                before = self._flows.get(name)
+                self._flows[name] = sharing(await self._switches[name].dump(), before)
                 self._meters[name] = await self._switches[name].meters()
                 if self._bundles.get(name, 0) != bundles:  # committed during the dump: in it or not, who knows
                     self._stale_flows.add(name)

@@ -20,6 +20,7 @@ depends on it is made. A host that has never heard its manager (`Desired.host` i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from hostagent.flow import Flow, Match
 from hostagent.flows import compile_flows, ports_by_network
@@ -117,13 +118,18 @@ def _purge_flows(intents: list[SwitchIntent], own: Mapping[str, Bridge], observe
             continue
         if name in wanted:
             keys = {network_key(network.uuid) for network in wanted[name].networks} | {SWITCH_COOKIE}
-            gone = [flow for flow in flows if flow.cookie not in keys]
+            gone = [flow for flow in flows if flow.cookie not in keys] if not _cookies_of(flows) <= keys else []
         elif _strangers(bridge):
             gone = [*flows]
         else:
             continue  # the whole bridge goes
         if gone:
             yield ChangeFlows(bridge=name, delete=_ordered(gone), add=())
+
+
+@lru_cache(maxsize=16)  # a set of flows seldom changes, and is compared by identity
+def _cookies_of(flows: frozenset[Flow]) -> frozenset[int]:
+    return frozenset(flow.cookie for flow in flows)
 
 
 def _remove_networks(desired: Desired, observed: Observed) -> Iterator[Step]:

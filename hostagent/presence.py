@@ -68,8 +68,8 @@ def seen_vifs(bridges: Sequence[Bridge], flows: Mapping[str, frozenset[Flow] | U
         if not is_ours(bridge.external_ids) or SWITCH_KEY not in bridge.external_ids:
             continue
         has = flows.get(bridge.name, frozenset())
-        taps = taps_of(bridge, has if isinstance(has, frozenset) else ())
-        lit = lit_ofports(has if isinstance(has, frozenset) else ())
+        taps = taps_of(bridge, has if isinstance(has, frozenset) else frozenset())
+        lit = lit_ofports(has if isinstance(has, frozenset) else frozenset())
         found += [_seen(bridge, interface, vif, lit) for vif, interface in taps.by_vif.items()]
         for interface in taps.doubles:
             vif = vif_of(interface)

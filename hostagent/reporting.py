@@ -15,6 +15,8 @@ from netmgr.contract.types import HostReport, Ref, VifState
 
 __all__ = ["Reporting"]
 
+_HALF_DONE_S = 1.0
+
 Rejections = tuple[tuple[Ref, str], ...]
 
 
@@ -24,6 +26,7 @@ class Reporting:
     def __init__(self, sync: SyncClient) -> None:
         self._sync = sync
         self._acknowledged: tuple[int, Rejections] | None = None
+        self._busy_since: float | None = None
         self.report = HostReport()
         """The host as last reported."""
         self.on_change: list[Callable[[], None]] = []
@@ -35,6 +38,14 @@ class Reporting:
         if self._acknowledged != word and self._sync.connected:
             self._acknowledged = word
             self._sync.acknowledge(revision, refused)
+
+    def hold_s(self, *, busy: bool, now: float) -> float:
+        """For how long the report is to wait: while *busy* it would tell of what is half done, but not for ever."""
+        if not busy:
+            self._busy_since = None
+            return 0.0
+        self._busy_since = now if self._busy_since is None else self._busy_since
+        return self._busy_since + _HALF_DONE_S - now
 
     def tell(self, report: HostReport, *, refusals: Mapping[UUID, str], missing: Mapping[UUID, str]) -> None:
         """The host fares so; a dark VIF's reason is why the manager refused it, or why its endpoint is not there."""

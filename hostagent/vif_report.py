@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from uuid import UUID
 
-from hostagent.flow import Flow, Match
+from hostagent.flow import Flow
 from hostagent.model import Bridge, Desired, Interface, Observed, Phase, Unread
 from hostagent.names import SWITCH_KEY, is_ours
-from hostagent.pipeline.tables import Table
 from hostagent.resolve import Resolved
-from hostagent.vifs import obstacle_to, standing, taps_of, vif_of
+from hostagent.vifs import lit_ofports, obstacle_to, standing, taps_of, vif_of
 from netmgr.contract.types import LogicalPort, VifState, VifStatus
 
 __all__ = ["vif_statuses"]
@@ -82,13 +81,9 @@ def _state(
         return state, reason
     if tap.ofport is None or tap.ofport < 0:
         return VifState.DARK, f"VIF {vif}: Open vSwitch has no port for {tap.name}: {tap.error or 'not yet'}"
-    if state is VifState.LIT and not any(_admits(flow, tap.ofport) for flow in realized):
+    if state is VifState.LIT and tap.ofport not in lit_ofports(realized):
         return VifState.DARK, f"VIF {vif}: its flows are not in {bridge.name} yet"
     return state, reason
-
-
-def _admits(flow: Flow, ofport: int) -> bool:
-    return flow.table == Table.CLASSIFY and flow.match == (Match("in_port", ofport),)
 
 
 def _status(vif: UUID, tap: Interface, port: LogicalPort | None, state: VifState, reason: str) -> VifStatus:

@@ -11,8 +11,9 @@ the other one stays dark however loudly it announces itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from uuid import UUID
 
 from hostagent.flow import Flow, Match
@@ -36,13 +37,18 @@ def vif_of(interface: Interface) -> UUID | None:
     """The VIF whose tap *interface* is; None when it is none."""
     if is_ours(interface.external_ids):
         return None
+    return _uuid_of(interface.external_ids.get(IFACE_ID, ""))
+
+
+@lru_cache(maxsize=4096)  # every tap is looked at several times a turn
+def _uuid_of(text: str) -> UUID | None:
     try:
-        return UUID(interface.external_ids[IFACE_ID])
-    except (KeyError, ValueError):
+        return UUID(text)
+    except ValueError:
         return None
 
 
-def taps_of(bridge: Bridge, flows: Iterable[Flow] = ()) -> Taps:
+def taps_of(bridge: Bridge, flows: frozenset[Flow] = frozenset()) -> Taps:
     """The VIFs plugged into *bridge*; *flows* are those it has, and say which of two doubles is lit already."""
     found: dict[UUID, list[Interface]] = {}
     for port in bridge.ports:
@@ -122,7 +128,8 @@ def is_stateful(port: LogicalPort, groups: Mapping[UUID, SecurityGroup]) -> bool
     return any(groups[uuid].stateful for uuid in port.security_groups if uuid in groups)
 
 
-def lit_ofports(flows: Iterable[Flow]) -> frozenset[int | None]:
+@lru_cache(maxsize=16)  # asked for several times a turn, of sets that seldom change; the key is compared by identity
+def lit_ofports(flows: frozenset[Flow]) -> frozenset[int | None]:
     """The ports whose frames *flows* let in."""
     return frozenset(
         item.value

@@ -129,9 +129,7 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
                 yield from _locate(network.key, port, wire.vtep)
             continue
         if port.ofport and port.state is not VifState.DARK:
-            yield from guard_flows(
-                ofport=port.ofport, mac=port.mac_text, ips=port.ips, cookie=network.key, allow=port.allow
-            )
+            yield from _guard(port.ofport, port.mac_text, port.ips, network.key, port.allow)
             if not port.ips:
                 yield from claim_flows(
                     ofport=port.ofport,
@@ -196,6 +194,11 @@ def _classify(network: NetworkPorts) -> Iterator[Flow]:
         conditions = (Match("in_port", network.wire.tunnel), segment)
         locate = (Move("eth_src", MAC_REGISTER, 48), Resubmit(Table.LOCATE), Goto(Table.TUNNEL))
         yield _row(Table.CLASSIFY, 100, network.key, conditions, (enter, *locate))
+
+
+@lru_cache(maxsize=4096)
+def _guard(ofport: int, mac: str, ips: tuple[str, ...], key: int, allow: tuple[Allowance, ...]) -> tuple[Flow, ...]:
+    return tuple(guard_flows(ofport=ofport, mac=mac, ips=ips, cookie=key, allow=allow))
 
 
 def _signal(key: int, ofport: int) -> Flow:
@@ -328,5 +331,6 @@ def _spare(network: NetworkPorts, wire: Wire) -> Iterator[Flow]:
         yield _row(Table.SEND, 110, network.key, conditions, Drop)
 
 
+@lru_cache(maxsize=1 << 14)  # a network is compiled as a whole, and little of it is another than before
 def _row(table: Table, priority: int, cookie: int, conditions: tuple[Match, ...], actions: tuple[Action, ...]) -> Flow:
     return Flow(table=table, priority=priority, cookie=cookie, match=canonical(conditions), actions=actions)
