@@ -35,9 +35,9 @@ from hostagent.guests import Guests
 from hostagent.health import host_report, measuring, rejections
 from hostagent.host import Events, Host, HostPaths
 from hostagent.identity import Identity
-from hostagent.looking import trace
+from hostagent.looking import answer_trace
 from hostagent.lookup import Lookup
-from hostagent.model import Desired, Observed, Step, Unread
+from hostagent.model import Desired, Observed, Phase, Step, Unread
 from hostagent.motion import Motion
 from hostagent.names import switch_bridge
 from hostagent.network_steps import NetworkSteps, at_libvirt
@@ -55,9 +55,10 @@ from hostagent.state import State
 from hostagent.steps import log_steps
 from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
+from hostagent.ticketing import Ticketing
 from hostagent.tracking import Tracking
 from hostagent.underlay import tunnel_ofports, wanted_paths
-from netmgr.contract.types import Kind, Location, ReleaseReason, TraceAnswer, TraceQuestion
+from netmgr.contract.types import Kind, Location, ReleaseReason, TraceQuestion
 
 __all__ = ["Agent"]
 
@@ -124,6 +125,10 @@ class Agent:
             changed=partial(self._dirty, "hushed"),
         )
         self.tracking = Tracking(records=state.records, host=self.host)
+        self.ticketing = Ticketing(
+            host=self.host, zones=self.tracking.zones, tell=self.sync.tickets, changed=partial(self._dirty, "tickets")
+        )
+        self.on_tickets = self.ticketing.take
         self._failures = Failures()
         self.repairs = Repairs()
         self._network_steps = NetworkSteps(
@@ -137,7 +142,6 @@ class Agent:
             done=partial(self._dirty, "phases"),
         )
         self._libvirt_away_since = 0.0
-        self._zones_due: float | None = None
         self._in_sync = False
         self._lit_bridges: frozenset[str] = frozenset()
         self._began_empty = state.revision == 0
@@ -164,6 +168,7 @@ class Agent:
             probing.cancel()
             self.motion.close()
             self._switchover.close()
+            self.ticketing.close()
             await self.claims.close()
             await self.endpoints.close()
             self._network_steps.close()
@@ -178,7 +183,7 @@ class Agent:
         pushed = desired_of(
             self._state, self._identity, phases=self.motion.phases(), relay_vteps=self.motion.relay_vteps()
         )
-        pushed = replace(pushed, hushed=self.discovery.hushed())
+        pushed = replace(pushed, tickets=self.ticketing.held, hushed=self.discovery.hushed())
         return with_plugged(pushed, vifs=self.guests.vifs, ports=self._state.port_by_vif)
 
     @property
@@ -223,7 +228,7 @@ class Agent:
             if not self._knows_enough():
                 break
             claim_again = self._claim()
-            self._zones_due = await self.tracking.look(self.desired())
+            await self.tracking.look(self.desired())
             desired = self.desired()
             if self.host.links_fresh:  # whether a tap that left the bridge is still there can't be told from old links
                 desired = replace(desired, plugs=self.guests.plugs(observed))
@@ -285,7 +290,7 @@ class Agent:
     def _conclude(self, observed: Observed, steps: tuple[Step, ...], dirt: int) -> float | None:
         """Release, acknowledge, report; seconds until the next look."""
         now, desired, host = time.monotonic(), self.desired(), self._identity.host_uuid
-        pauses = [self._failures.next_retry(now=now), self._zones_due]
+        pauses = [self._failures.next_retry(now=now), self.tracking.retry_s]
         if not isinstance(observed.bridges, Unread):
             self._release(desired, now)
             pauses.append(self.guests.next_look(now=now))
@@ -392,7 +397,9 @@ class Agent:
     def on_objects(self, changed: Any) -> None:
         for ref in changed:
             if ref.kind is Kind.LOCATION:
-                self.motion.located(ref.uuid, self._state.locations.get(ref.uuid))
+                location = self._state.locations.get(ref.uuid)
+                self.motion.located(ref.uuid, location)
+                self.ticketing.located(ref.uuid, location, here=self._identity.host_uuid)
                 self.claims.try_again()
         self._retirements.look()
         self._dirty_after_phases("objects")
@@ -417,15 +424,7 @@ class Agent:
         self._dirty("claims")
 
     def on_trace(self, question: TraceQuestion) -> None:
-        self._in_background(self._answer_trace(question))
-
-    async def _answer_trace(self, question: TraceQuestion) -> None:
-        try:
-            answer = await trace(self.host, self.desired(), question)
-        except Exception as error:  # the manager waits for a word, and it should not be silence
-            log.exception("trace: failed in an unforeseen way")
-            answer = TraceAnswer(request_id=question.request_id, refusal=f"the agent failed on the question: {error!r}")
-        self.sync.trace_answer(answer)
+        self._in_background(answer_trace(self.host, self.desired(), question, self.sync.trace_answer))
 
     def on_connection(self, connected: bool) -> None:
         if connected:
@@ -483,6 +482,7 @@ class Agent:
 
     def _phases_changed(self, ports: frozenset[UUID]) -> None:
         self._switchover.changed(ports)
+        self.ticketing.tell(port for port in ports if self.motion.phases().get(port) is Phase.REDIRECTING)
 
     def _dirty_after_phases(self, part: str) -> None:
         """Wake the loop, but let phases that are on their way to the switch arrive first."""

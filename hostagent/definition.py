@@ -16,7 +16,10 @@ __all__ = ["desired_of", "is_whole", "with_plugged", "without_libvirt"]
 
 
 def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -> Desired:
-    """What *state* says is wanted on this host; *motion* may give `phases`, `relay_vteps` and other `locations`."""
+    """What *state* says is wanted on this host.
+
+    *motion* may give `phases`, `relay_vteps`, `tickets`, and other `locations`.
+    """
     pushed = Desired(
         host=state.host,
         zones=state.zones,

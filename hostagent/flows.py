@@ -29,7 +29,7 @@ from hostagent.pipeline.tables import family_of, switch_flows
 from hostagent.qos import meter_of
 from hostagent.resolve import SwitchIntent, tunnel_key
 from hostagent.vifs import Taps, is_stateful, obstacle_to, standing, taps_of
-from netmgr.contract.types import Learned, Location, LogicalPort, NetworkType, OpaqueNetwork, VifState
+from netmgr.contract.types import Learned, Location, LogicalPort, NetworkType, OpaqueNetwork, Ticket, VifState
 
 __all__ = ["compile_flows", "ports_by_network"]
 
@@ -117,6 +117,7 @@ class _Inputs(NamedTuple):
     phases: tuple[tuple[UUID, Phase], ...]  # by port
     relay_vteps: tuple[tuple[UUID, str], ...]  # by port
     policies: tuple[tuple[UUID, tuple[UUID, ...], int], ...]  # port, groups, zone; of taps whose groups are enforced
+    tickets: tuple[tuple[UUID, tuple[Ticket, ...]], ...]  # by port
     barred: tuple[UUID, ...]  # ports whose groups can't be enforced yet
 
 
@@ -187,6 +188,7 @@ def _inputs(
         phases=tuple((uuid, phases[uuid]) for uuid in uuids if uuid in phases) if phases else (),
         relay_vteps=tuple((uuid, relays[uuid]) for uuid in uuids if uuid in relays) if relays else (),
         policies=tuple(policies),
+        tickets=tuple((port, desired.tickets[port]) for port, _, _ in policies if port in desired.tickets),
         barred=tuple(barred),
     )
 
@@ -222,6 +224,7 @@ def _views(inputs: _Inputs) -> Iterator[PortView]:
         return
     ofports, phases, relays = dict(inputs.ofports), dict(inputs.phases), dict(inputs.relay_vteps)
     learned = {uuid: addresses_of(item) for uuid, item in inputs.learned}
+    tickets = dict(inputs.tickets)
     policies = {port: Policy(tuple(map(group_key, groups)), zone) for port, groups, zone in inputs.policies}
     seen: set[int] = set()
     for port, location in zip(inputs.ports, inputs.locations, strict=True):
@@ -250,6 +253,7 @@ def _views(inputs: _Inputs) -> Iterator[PortView]:
                 learned=known,
                 hushed=location.port_uuid in inputs.hushed,
                 policy=policies.get(location.port_uuid),
+                tickets=tickets.get(location.port_uuid, ()),
             )
 
 

@@ -217,6 +217,14 @@ class Host:
         new = ("--ct-next", "trk,new") * _CT_PASSES_MAX
         return await unixctl(self._paths.ovs_rundir, "ofproto/trace", bridge, flow, *new)
 
+    async def connections(self, zone: int) -> str:
+        """What vswitchd says of the connections in *zone* of its connection tracker, a line each.
+
+        Raises:
+            RealizeError: vswitchd did not answer, or has datapaths of both kinds and does not know which is meant.
+        """
+        return await unixctl(self._paths.ovs_rundir, "dpctl/dump-conntrack", f"zone={zone}")
+
     async def count_table(self, table: int) -> dict[str, tuple[Counted, ...]]:
         """By bridge: the flows of one *table*, with what has met each.
 

@@ -1,7 +1,7 @@
 """The host beside its definition, read independently of the running agent: for `hostagent plan` and `verify`.
 
-Two things only the agent can know, and is asked for if it runs: which ports are in motion (a migration's phases), and
-what probes tell of the ways to peers.
+Three things only the agent can know, and is asked for if it runs: which ports are in motion (a migration's phases),
+which connections came with them, and what probes tell of the ways to peers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hostagent.plan import plan
 from hostagent.presence import seen_vifs, unpark
 from hostagent.state import State
 from hostagent.steps import describe
-from netmgr.contract.types import NetworkType, PeerState
+from netmgr.contract.types import NetworkType, PeerState, Ticket
 
 __all__ = ["InspectError", "inspect_host"]
 
@@ -65,7 +65,8 @@ def inspect_host(state_dir: Path, *, socket: Path, ovs_rundir: Path, libvirt_uri
             told = _ask(socket)
             phases, vteps = _motion(told)
             observed = replace(observed, paths=_paths(told))
-            desired = desired_of(state, identity, locations=locations, phases=phases, relay_vteps=vteps)
+            motion: dict[str, dict[UUID, Any]] = {"phases": phases, "relay_vteps": vteps, "tickets": _tickets(told)}
+            desired = desired_of(state, identity, locations=locations, **motion)
         steps = plan(desired=desired, observed=observed)
         return {
             "switches": len(desired.switches),
@@ -93,6 +94,14 @@ def _motion(told: dict[str, Any]) -> tuple[dict[UUID, Phase], dict[UUID, str]]:
         return phases, {UUID(port): item["vtep"] for port, item in motion.items() if item["vtep"]}
     except (KeyError, TypeError, ValueError):
         return {}, {}  # an agent of another version
+
+
+def _tickets(told: dict[str, Any]) -> dict[UUID, tuple[Ticket, ...]]:
+    try:
+        found = told.get("tickets", {}).items()
+        return {UUID(port): tuple(Ticket(**one) for one in tickets) for port, tickets in found}
+    except (AttributeError, TypeError, ValueError):
+        return {}  # an agent of another version
 
 
 def _paths(told: dict[str, Any]) -> tuple[PathStatus, ...]:

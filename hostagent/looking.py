@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
+
+import structlog
 
 from hostagent.flow_words import Names, flow_views
 from hostagent.host import Host
@@ -18,7 +21,9 @@ from hostagent.tracing.text import parse
 from hostagent.vifs import taps_of, vif_of
 from netmgr.contract.types import NetworkType, OpaqueNetwork, TraceAnswer, TraceQuestion
 
-__all__ = ["network_flows", "trace"]
+__all__ = ["answer_trace", "network_flows"]
+
+log = structlog.get_logger(__name__)
 
 
 async def network_flows(host: Host, desired: Desired, *, which: str, table: str) -> list[dict[str, Any]]:
@@ -38,14 +43,20 @@ async def network_flows(host: Host, desired: Desired, *, which: str, table: str)
     return flow_views(counted, names, key=network_key(network.uuid), table=table)
 
 
-async def trace(host: Host, desired: Desired, question: TraceQuestion) -> TraceAnswer:
-    """The switch's answer to *question*; a refusal where it can't be asked."""
+async def answer_trace(
+    host: Host, desired: Desired, question: TraceQuestion, tell: Callable[[TraceAnswer], None]
+) -> None:
+    """*tell* the switch's answer to *question*; a refusal where it can't be asked."""
     try:
-        return await _trace(host, desired, question)
+        answer = await _trace(host, desired, question)
     except TraceError as error:
-        return TraceAnswer(request_id=question.request_id, refusal=str(error))
+        answer = TraceAnswer(request_id=question.request_id, refusal=str(error))
     except RealizeError as error:
-        return TraceAnswer(request_id=question.request_id, refusal=error.sentence)
+        answer = TraceAnswer(request_id=question.request_id, refusal=error.sentence)
+    except Exception as error:  # the manager waits for a word, and it should not be silence
+        log.exception("trace: failed in an unforeseen way")
+        answer = TraceAnswer(request_id=question.request_id, refusal=f"the agent failed on the question: {error!r}")
+    tell(answer)
 
 
 async def _trace(host: Host, desired: Desired, question: TraceQuestion) -> TraceAnswer:

@@ -24,6 +24,7 @@ from netmgr.contract.types import (
     OpaqueSwitch,
     PeerState,
     SecurityGroup,
+    Ticket,
     TransportZone,
     Withdrawal,
 )
@@ -111,6 +112,8 @@ class Desired:
     withdrawals: Mapping[UUID, Withdrawal] = field(default_factory=dict)  # by network UUID
     groups: Mapping[UUID, SecurityGroup] = field(default_factory=dict)
     ct_zones: Mapping[UUID, int] = field(default_factory=dict)  # zone of the connection tracker, by port UUID
+    # by port UUID: connections that its guest had where it came from; empty is always safe
+    tickets: Mapping[UUID, tuple[Ticket, ...]] = field(default_factory=dict)
     offered_pnics: tuple[str, ...] = ()
     datapath: str = "system"  # "system" or "netdev"
     phases: Mapping[UUID, Phase] = field(default_factory=dict)  # by port UUID; absent means STEADY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from hostagent.agent import Agent
@@ -87,6 +88,7 @@ def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
             str(port): {"phase": phase.value, "vtep": desired.relay_vteps.get(port, "")}
             for port, phase in desired.phases.items()
         },
+        "tickets": {str(port): [asdict(one) for one in found] for port, found in desired.tickets.items()},
     }
 
 

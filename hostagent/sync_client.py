@@ -38,6 +38,7 @@ from netmgr.contract.types import (
     LogicalPort,
     Ref,
     ReleaseReason,
+    Tickets,
     TraceAnswer,
     TraceQuestion,
     ref_of,
@@ -96,6 +97,9 @@ class Listener(Protocol):
 
     def on_trace(self, question: TraceQuestion) -> None:
         """The manager asks what the switch would do with a frame: answer with `trace_answer`."""
+
+    def on_tickets(self, tickets: Tickets) -> None:
+        """Connections of a guest that is coming."""
 
     def on_connection(self, connected: bool) -> None:
         """The stream is open and Welcome was read, or it is lost."""
@@ -181,6 +185,11 @@ class SyncClient:
         if self._outbox is not None:
             message = sync_pb2.Release(port_uuid=str(location.port_uuid), version=location.version, why=why.value)
             self._outbox.put("release", message, key=str(location.port_uuid))
+
+    def tickets(self, tickets: Tickets) -> None:
+        """Connections of a guest that leaves, the newest word on its port; lost without a stream."""
+        if self._outbox is not None:
+            self._outbox.put("tickets", encode(tickets), key=str(tickets.port_uuid))
 
     def trace_answer(self, answer: TraceAnswer) -> None:
         """Answer a question of this stream; without one nobody waits for it any more."""
@@ -323,6 +332,8 @@ class SyncClient:
                 self._answer(message.answer)
             elif body == "try_again":
                 self._listener.on_try_again()
+            elif body == "tickets":
+                self._listener.on_tickets(decode(Tickets, message.tickets))
             elif body == "trace":
                 self._listener.on_trace(decode(TraceQuestion, message.trace))
             else:

@@ -36,20 +36,23 @@ class Tracking:
 
     @property
     def zones(self) -> Mapping[UUID, int]:
-        """Zone of each port that has one, empty of what others left."""
+        """Zone of each port that has one, empty of what others left; always the same mapping."""
         return self._records.ct_zones
 
-    async def look(self, desired: Desired) -> float | None:
-        """Bring the zones in line with *desired*; seconds after which to try again, None when all is done."""
+    @property
+    def retry_s(self) -> float | None:
+        """Seconds after which to `look` again by itself; None when all is done."""
+        return _RETRY_S if self._why else None
+
+    async def look(self, desired: Desired) -> None:
+        """Bring the zones in line with *desired*."""
         wanted = tracked_ports(desired)
         held = self._records.ct_zones
-        if wanted == held.keys():
-            return None
         why = ""
         try:
             for port in held.keys() - wanted:
                 self._records.drop_ct_zone(port)
-            for port, zone in assign(wanted, held=held, last=self._last).items():
+            for port, zone in assign(wanted - held.keys(), held=held, last=self._last).items():
                 network = desired.networks.get(desired.ports[port].network_uuid)
                 if network is not None:
                     await self._host.flush_zone(switch_bridge(network.switch_uuid), zone)
@@ -60,7 +63,6 @@ class Tracking:
             if why != self._why:
                 log.warning("tracking: a port with security groups stays dark for want of a zone", reason=why)
         self._why = why
-        return _RETRY_S if why else None
 
 
 _RETRY_S = 0.5

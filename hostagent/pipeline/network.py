@@ -47,7 +47,7 @@ from hostagent.model import Phase
 from hostagent.pipeline.answer import answer_flows, single_addresses
 from hostagent.pipeline.guard import guard_flows
 from hostagent.pipeline.learn import claim_flows, lease_flows
-from hostagent.pipeline.policy import Policy, deliver, port_policy_flows
+from hostagent.pipeline.policy import Policy, deliver, port_policy_flows, ticket_flows
 from hostagent.pipeline.tables import (
     FROM_TUNNEL,
     FROM_UPLINK,
@@ -62,7 +62,7 @@ from hostagent.pipeline.tables import (
     family_of,
 )
 from hostagent.pipeline.vlan import Trunk, detour_flow, frames_of_others, tagged, trunk_flows
-from netmgr.contract.types import Allowance, VifState
+from netmgr.contract.types import Allowance, Ticket, VifState
 
 __all__ = ["NetworkPorts", "PortView", "Trunk", "Wire", "network_flows", "vtep_flows"]
 
@@ -101,6 +101,7 @@ class PortView(NamedTuple):
     phase: Phase = Phase.STEADY
     ofport: int = 0  # of its tap; 0 while there is none
     policy: Policy | None = None  # what judges it; None: it has no security groups
+    tickets: tuple[Ticket, ...] = ()  # connections that its guest had where it came from
     metered: bool = False  # the bridge has a meter for what it sends, by the number of its tap
     holder_vtep: str = ""  # of another host that holds it
     incoming_vtep: str = ""  # of another host that it is going to
@@ -140,6 +141,8 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
                 )
             if port.policy is not None:
                 yield from port_policy_flows(ofport=port.ofport, policy=port.policy, network=network.key)
+                if port.policy.zone:
+                    yield from ticket_flows(ofport=port.ofport, tickets=port.tickets, network=network.key)
             if port.state is VifState.INCOMING:
                 yield _signal(network.key, port.ofport)
         yield from _deliver(network.key, port)

@@ -19,7 +19,7 @@ Stateful. The first frame of a connection, and every later one of the side that 
 they are now: who removes a rule ends what it allowed. Replies pass while the connection does; related ICMP errors too.
 When a frame of the side that opened is refused, the connection is marked BLOCKED, and its replies end as well, until a
 rule allows it again. Of a connection that was moved here with its guest the tracker may see a reply first, and takes it
-for the beginning: the connection is marked REVERSED when it is let in, and is read the other way round.
+for the beginning. Its ticket lets it in (`ticket_flows`), marked REVERSED: it is read the other way round.
 
 Fragments. The first one of a datagram has its ports, and is held to them. Later ones have none: they pass where a rule
 allows their protocol (of IPv6, any protocol) to that end, and are nothing to their receiver without the first. So all
@@ -39,7 +39,7 @@ from ipaddress import ip_interface, ip_network
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from hostagent.flow import Action, Ct, Flow, Goto, Match, Move, Output, Resubmit, SetField, canonical, match
+from hostagent.flow import Action, Ct, Flow, Goto, Match, Move, Output, Resubmit, SetField, address_of, canonical, match
 from hostagent.pipeline.tables import (
     ADDRESS4,
     ADDRESS6,
@@ -56,10 +56,11 @@ from hostagent.pipeline.tables import (
     Denied,
     Table,
 )
-from netmgr.contract.types import Direction, Ethertype, SecurityGroup, SecurityRule
+from netmgr.contract.types import Direction, Ethertype, SecurityGroup, SecurityRule, Ticket
 
 __all__ = [
     "BLOCKED",
+    "OUTBOUND",
     "REVERSED",
     "Policy",
     "deliver",
@@ -69,6 +70,7 @@ __all__ = [
     "policy_flows",
     "port_policy_flows",
     "range_masks",
+    "ticket_flows",
 ]
 
 BLOCKED: Final = 1
@@ -81,6 +83,10 @@ _TYPES: Final = {Ethertype.IPV4: 0x0800, Ethertype.IPV6: 0x86DD}
 _NUMBERS: Final = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 _TRK, _NEW, _EST, _REL, _RPL, _INV = 0x20, 0x01, 0x02, 0x04, 0x08, 0x10
 _MARKS: Final = BLOCKED | REVERSED
+
+
+OUTBOUND: Final = 4
+"""Bit of a connection's mark: the guest opened it. Only tickets want to know."""
 
 
 class Policy(NamedTuple):
@@ -100,6 +106,7 @@ class _Way(NamedTuple):
     onward: Table
     refused: Denied
     invalid: Denied
+    mark: int  # of connections that are opened this way
 
 
 _EGRESS: Final = _Way(
@@ -110,6 +117,7 @@ _EGRESS: Final = _Way(
     onward=ONWARD[Table.ANSWER],
     refused=Denied.EGRESS,
     invalid=Denied.EGRESS_INVALID,
+    mark=OUTBOUND,
 )
 _INGRESS: Final = _Way(
     rules=INGRESS_RULES,
@@ -119,6 +127,7 @@ _INGRESS: Final = _Way(
     onward=Table.DELIVER,
     refused=Denied.INGRESS,
     invalid=Denied.INGRESS_INVALID,
+    mark=0,
 )
 _WAYS: Final = (_EGRESS, _INGRESS)
 
@@ -166,6 +175,48 @@ def _questions(way: _Way, groups: tuple[int, ...]) -> Iterator[Action]:
         yield Resubmit(Table.GROUP)
 
 
+# --- of a guest that came with open connections -------------------------------------------------------------------
+
+
+def ticket_flows(*, ofport: int, tickets: Iterable[Ticket], network: int) -> Iterator[Flow]:
+    """Replies that the port at *ofport* may say and hear though the tracker has not seen what they reply to.
+
+    What the opener says needs no ticket: the rules judge it, and make the connection known. To the tracker a reply in
+    the middle is a beginning; it is committed as REVERSED. An echo reply is nothing to it: it passes uncommitted, and
+    the next request makes it known.
+    """
+    for ticket in tickets:
+        way, who = (_INGRESS, Match(TAP, ofport)) if ticket.outbound else (_EGRESS, Match("in_port", ofport))
+        six = ":" in ticket.source
+        prefix = "ipv6" if six else "nw"
+        conditions = [
+            who,
+            Match("eth_type", 0x86DD if six else 0x0800),
+            Match("nw_proto", ticket.protocol),
+            Match(f"{prefix}_src", address_of(ticket.destination)),
+            Match(f"{prefix}_dst", address_of(ticket.source)),
+        ]
+        onward = Goto(way.onward)
+        if ticket.protocol in _ECHO_REPLIES:
+            name, kind = _ECHO_REPLIES[ticket.protocol]
+            echo = (*conditions, Match(name, kind), _state(_TRK | _INV))
+            yield _row(way.tracked, 110, echo, (onward,), network)
+            continue
+        if ticket.protocol in _PORTED:
+            name = _PORTED[ticket.protocol]
+            conditions += [Match(f"{name}_src", ticket.destination_port), Match(f"{name}_dst", ticket.source_port)]
+        if ticket.protocol == _NUMBERS["tcp"]:
+            conditions.append(Match("tcp_flags", 0, _SYN))
+        mark = REVERSED | (OUTBOUND if ticket.outbound else 0)
+        commit = _commit(mark=(mark, REVERSED | OUTBOUND))
+        yield _row(way.tracked, 85, (*conditions, _state(_TRK | _NEW, _INV)), (commit, onward), network)
+
+
+_PORTED: Final = {6: "tcp", 17: "udp"}
+_ECHO_REPLIES: Final = {1: ("icmp_type", 0), 58: ("icmpv6_type", 129)}
+_SYN: Final = 0x002
+
+
 # --- of every bridge on which a port has groups -------------------------------------------------------------------
 
 
@@ -210,7 +261,9 @@ def _tracked(way: _Way) -> Iterator[Flow]:
 def _verdict(way: _Way) -> Iterator[Flow]:
     allowed, onward, refuse = Match(ALLOWED, 1), Goto(way.onward), _refuse(way.refused)
     for eth_type in (Match("eth_type", number) for number in _TYPES.values()):  # without it the switch takes no ct
-        yield _row(way.verdict, 100, (eth_type, allowed, _state(_TRK | _NEW)), (_commit(), onward))
+        yield _row(
+            way.verdict, 100, (eth_type, allowed, _state(_TRK | _NEW)), (_commit(mark=(way.mark, OUTBOUND)), onward)
+        )
         blocked = (eth_type, allowed, _state(_TRK | _EST), Match("ct_mark", BLOCKED, BLOCKED))
         yield _row(way.verdict, 95, blocked, (_commit(mark=(0, BLOCKED)), onward))
         running = (eth_type, _state(_TRK | _EST), Match("ct_mark", 0, BLOCKED))
@@ -219,8 +272,8 @@ def _verdict(way: _Way) -> Iterator[Flow]:
     yield _row(way.verdict, 70, (), refuse)
 
 
-def _commit(mark: tuple[int, int] | None = None) -> Ct:
-    """Remember the connection, in the zone in which the frame was just looked up."""
+def _commit(mark: tuple[int, int]) -> Ct:
+    """Remember the connection with this mark, in the zone in which the frame was just looked up."""
     return Ct("ct_zone", commit=True, mark=mark)
 
 

@@ -24,7 +24,7 @@ from hostagent.realize.errors import RealizeError
 
 __all__ = ["UnixctlError", "await_revalidation", "unixctl"]
 
-_ANSWER_MAX = 1 << 20
+_ANSWER_MAX = 1 << 24  # a port may have many connections
 _KICK_AFTER_S = 0.002
 
 

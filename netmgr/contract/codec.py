@@ -58,6 +58,8 @@ MESSAGES: dict[type, type[Message]] = {
     t.HostReport: sync_pb2.HostReport,
     t.Repair: sync_pb2.Repair,
     t.Claim: sync_pb2.Claim,
+    t.Ticket: sync_pb2.Ticket,
+    t.Tickets: sync_pb2.Tickets,
     t.TraceFrame: sync_pb2.TraceFrame,
     t.TraceQuestion: sync_pb2.TraceQuestion,
     t.TraceStep: sync_pb2.TraceStep,

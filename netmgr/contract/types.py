@@ -24,6 +24,7 @@ from netmgr.contract.trace import (
 
 __all__ = [
     "SWITCH_PORTS",
+    "TICKETS_MAX",
     "Allowance",
     "AttachMode",
     "Claim",
@@ -55,6 +56,8 @@ __all__ = [
     "Status",
     "SwitchStatus",
     "Teaming",
+    "Ticket",
+    "Tickets",
     "TraceAnswer",
     "TraceEnd",
     "TraceEndKind",
@@ -279,6 +282,26 @@ class Learned:
     port_uuid: UUID
     network_uuid: UUID
     addresses: tuple[LearnedAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    protocol: int
+    source: str
+    destination: str
+    source_port: int = 0
+    destination_port: int = 0
+    outbound: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tickets:
+    port_uuid: UUID
+    tickets: tuple[Ticket, ...] = ()
+
+
+TICKETS_MAX = 1000
+"""Of one port, at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from uuid import UUID
 import grpc
 import structlog
 
-from netmgr.contract.types import Kind, Location, TraceAnswer, TraceQuestion
+from netmgr.contract.types import TICKETS_MAX, Kind, Location, Tickets, TraceAnswer, TraceQuestion
 from netmgr.identity import Peer
 from netmgr.model import Change, NetmgrError, World
 from netmgr.span import Holdings, Key, hosts_for, touched
@@ -60,6 +60,10 @@ class Stream(Protocol):
 
     def ask(self, question: TraceQuestion) -> None:
         """Send a question; its answer comes to `Hub.questions`."""
+        ...
+
+    def bring(self, tickets: Tickets) -> None:
+        """Send the connections of a guest that is coming, the newest of each port."""
         ...
 
     def end(self, reason: Refused) -> None:
@@ -179,6 +183,23 @@ class Hub:
             refusal=f"{self._name(host_uuid)} did not answer within {timeout_s:g} s; its agent may be gone, or too old "
             "to trace (`netmgr host list -o wide`)"
         )
+
+    def pass_on(self, host_uuid: UUID, tickets: Tickets) -> str:
+        """Send *tickets* of *host_uuid* to the host that its guest is going to; why not, in a sentence, else empty."""
+        location = self.world.locations.get(tickets.port_uuid)
+        name = f"port {tickets.port_uuid}"
+        if location is None or location.holder_host != host_uuid:
+            return f"{name} is not held by {self._name(host_uuid)}, so its connections are not this host's to tell"
+        if location.incoming_host is None:
+            return f"{name} is not migrating; its connections are nobody else's business"
+        if len(tickets.tickets) > TICKETS_MAX:
+            return f"{name}: {len(tickets.tickets)} connections, at most {TICKETS_MAX} are passed on"
+        stream = self._streams.get(location.incoming_host)
+        if stream is None:
+            return f"{name}: {self._name(location.incoming_host)}, where it goes, is not connected to this manager"
+        stream.bring(tickets)
+        self.counts["tickets_passed"] += 1
+        return ""
 
     def subscribe(self, stream: Stream, networks: frozenset[UUID]) -> None:
         """The host of *stream* wants the ports of *networks*, and of no others."""

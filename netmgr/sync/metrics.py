@@ -18,6 +18,8 @@ _COUNTS = {
     "updates_sent": "Parts of updates sent to hosts",
     "claims_granted": "Claims granted",
     "claims_refused": "Claims refused",
+    "tickets_passed": "Connections of migrating guests passed on to their next host, once a word",
+    "tickets_refused": "Connections of guests that were told by a host whose guest they are not, or for nobody",
 }
 
 

@@ -26,7 +26,16 @@ import structlog
 from netmgr.contract import codec
 from netmgr.contract.codec import ContractError
 from netmgr.contract.proto import sync_pb2
-from netmgr.contract.types import Claim, HostReport, Kind, Learned, ReleaseReason, TraceAnswer, TraceQuestion
+from netmgr.contract.types import (
+    Claim,
+    HostReport,
+    Kind,
+    Learned,
+    ReleaseReason,
+    Tickets,
+    TraceAnswer,
+    TraceQuestion,
+)
 from netmgr.identity import Peer
 from netmgr.model import NetmgrError
 from netmgr.sync import decisions
@@ -56,6 +65,7 @@ class Session:
         self._log = log.bind(host=host_name, host_uuid=str(greeting.host_uuid))
         self._answers: deque[sync_pb2.ClaimAnswer] = deque()
         self._questions: deque[TraceQuestion] = deque()
+        self._tickets: dict[UUID, Tickets] = {}  # by port
         self._try_again: set[UUID] | None = None  # VIFs to be told of; empty: any
         self._awake = asyncio.Event()
         self._end: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
@@ -116,6 +126,11 @@ class Session:
         self._questions.append(question)
         self.wake()
 
+    def bring(self, tickets: Tickets) -> None:
+        """Send the connections of a guest that is coming, after what tells of its coming."""
+        self._tickets[tickets.port_uuid] = tickets
+        self.wake()
+
     def end(self, reason: Refused) -> None:
         """Close the stream with this status, soon."""
         if not self._end.done():
@@ -150,9 +165,17 @@ class Session:
                 await write(sync_pb2.ManagerMessage(try_again=hint))
             while self._questions:
                 await write(sync_pb2.ManagerMessage(trace=codec.encode(self._questions.popleft())))
-            if not self.outbox.marked and not self._answers and self._try_again is None and not self._questions:
+            while self._tickets and not self.outbox.marked:
+                tickets = self._tickets.pop(next(iter(self._tickets)))
+                await write(sync_pb2.ManagerMessage(tickets=codec.encode(tickets)))
+            if not self._pending():
                 await self._awake.wait()
             self._awake.clear()
+
+    def _pending(self) -> bool:
+        return bool(
+            self.outbox.marked or self._answers or self._try_again is not None or self._questions or self._tickets
+        )
 
     async def _write_answers(self, write: Write) -> None:
         while self._answers:
@@ -201,6 +224,11 @@ class Session:
             await self._take_report(codec.decode(HostReport, message.report))
         elif body == "trace_answer":
             self._hub.questions.answered(self.host_uuid, codec.decode(TraceAnswer, message.trace_answer))
+        elif body == "tickets":
+            refusal = self._hub.pass_on(self.host_uuid, codec.decode(Tickets, message.tickets))
+            if refusal:
+                self._hub.counts["tickets_refused"] += 1
+                self._log.warning("tickets.refused", reason=refusal)
         elif body == "hello":
             raise ContractError("HostMessage: a second Hello; it opens a stream and comes once")
         else:

@@ -15,7 +15,7 @@ import grpc
 from netmgr.api.ports import Role
 from netmgr.contract import codec
 from netmgr.contract.proto import opaque_view_pb2_grpc, sync_pb2, sync_pb2_grpc
-from netmgr.contract.types import Claim, ClaimIntent, Kind, Object, Ref, ref_of
+from netmgr.contract.types import Claim, ClaimIntent, Kind, Object, Ref, Tickets, ref_of
 from netmgr.identity import Identity, certificate_sha256, make_request
 from netmgr.model import HostRecord, Row
 from netmgr.pki import CertificateAuthority
@@ -110,6 +110,7 @@ class HostEnd:
     subscribed: set[UUID] = field(default_factory=set)
     updates: list[sync_pb2.Update] = field(default_factory=list)
     answers: dict[int, sync_pb2.ClaimAnswer] = field(default_factory=dict)
+    tickets: list[Tickets] = field(default_factory=list)
     revision: int = 0
     auto_ack: bool = True
 
@@ -196,6 +197,8 @@ class HostEnd:
             for given in (message.answer.port, message.answer.location):
                 if given.HasField("body"):
                     self._put(codec.decode_object(given))
+        elif body == "tickets":
+            self.tickets.append(codec.decode(Tickets, message.tickets))
         else:
             update = message.update
             self.updates.append(update)

@@ -19,7 +19,7 @@ PURE = {
     "netmgr": ("contract/trace.py", "contract/types.py", "model", "rules", "allocate", "span", "arbiter"),
     "hostagent": ("addresses", "ct_zones", "dhcp", "explain", "flow", "flow_words", "flows", "group_memory", "health",
                   "learning", "liveness", "migration", "model", "names", "path_fit", "path_mtu", "pipeline", "plan",
-                  "presence", "qos", "resolve", "tracing", "underlay", "uplinks", "vif_report", "vifs"),
+                  "presence", "qos", "resolve", "tickets", "tracing", "underlay", "uplinks", "vif_report", "vifs"),
     "vmctl": ("eligibility", "links", "migration", "model", "readiness", "placement", "switches/eligible",
               "switches/model", "switches/network_xml", "switches/nics", "switches/plan"),
 }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HostMessage(_message.Message):
-    __slots__ = ("hello", "subscribe", "ack", "claim", "activated", "release", "report", "learned", "trace_answer", "retire")
+    __slots__ = ("hello", "subscribe", "ack", "claim", "activated", "release", "report", "learned", "trace_answer", "retire", "tickets")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class HostMessage(_message.Message):
     LEARNED_FIELD_NUMBER: _ClassVar[int]
     TRACE_ANSWER_FIELD_NUMBER: _ClassVar[int]
     RETIRE_FIELD_NUMBER: _ClassVar[int]
+    TICKETS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     subscribe: Subscribe
     ack: Ack
@@ -29,7 +30,8 @@ class HostMessage(_message.Message):
     learned: _objects_pb2.Learned
     trace_answer: TraceAnswer
     retire: Retire
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ..., learned: _Optional[_Union[_objects_pb2.Learned, _Mapping]] = ..., trace_answer: _Optional[_Union[TraceAnswer, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ...) -> None: ...
+    tickets: Tickets
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ..., learned: _Optional[_Union[_objects_pb2.Learned, _Mapping]] = ..., trace_answer: _Optional[_Union[TraceAnswer, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., tickets: _Optional[_Union[Tickets, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("host_uuid", "boot_id", "agent_version", "store_id", "have", "network_uuids", "view_address")
@@ -140,18 +142,44 @@ class Repair(_message.Message):
     def __init__(self, what: _Optional[str] = ..., at_unix: _Optional[int] = ...) -> None: ...
 
 class ManagerMessage(_message.Message):
-    __slots__ = ("welcome", "update", "answer", "try_again", "trace")
+    __slots__ = ("welcome", "update", "answer", "try_again", "trace", "tickets")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     TRY_AGAIN_FIELD_NUMBER: _ClassVar[int]
     TRACE_FIELD_NUMBER: _ClassVar[int]
+    TICKETS_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     update: Update
     answer: ClaimAnswer
     try_again: TryAgain
     trace: TraceQuestion
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., update: _Optional[_Union[Update, _Mapping]] = ..., answer: _Optional[_Union[ClaimAnswer, _Mapping]] = ..., try_again: _Optional[_Union[TryAgain, _Mapping]] = ..., trace: _Optional[_Union[TraceQuestion, _Mapping]] = ...) -> None: ...
+    tickets: Tickets
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., update: _Optional[_Union[Update, _Mapping]] = ..., answer: _Optional[_Union[ClaimAnswer, _Mapping]] = ..., try_again: _Optional[_Union[TryAgain, _Mapping]] = ..., trace: _Optional[_Union[TraceQuestion, _Mapping]] = ..., tickets: _Optional[_Union[Tickets, _Mapping]] = ...) -> None: ...
+
+class Ticket(_message.Message):
+    __slots__ = ("protocol", "source", "destination", "source_port", "destination_port", "outbound")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_PORT_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_PORT_FIELD_NUMBER: _ClassVar[int]
+    OUTBOUND_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    source: str
+    destination: str
+    source_port: int
+    destination_port: int
+    outbound: bool
+    def __init__(self, protocol: _Optional[int] = ..., source: _Optional[str] = ..., destination: _Optional[str] = ..., source_port: _Optional[int] = ..., destination_port: _Optional[int] = ..., outbound: _Optional[bool] = ...) -> None: ...
+
+class Tickets(_message.Message):
+    __slots__ = ("port_uuid", "tickets")
+    PORT_UUID_FIELD_NUMBER: _ClassVar[int]
+    TICKETS_FIELD_NUMBER: _ClassVar[int]
+    port_uuid: str
+    tickets: _containers.RepeatedCompositeFieldContainer[Ticket]
+    def __init__(self, port_uuid: _Optional[str] = ..., tickets: _Optional[_Iterable[_Union[Ticket, _Mapping]]] = ...) -> None: ...
 
 class TryAgain(_message.Message):
     __slots__ = ("vif_uuids",)

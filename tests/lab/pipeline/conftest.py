@@ -26,6 +26,7 @@ from hostagent.names import OWNER, SWITCH_KEY, patch_port, switch_bridge, trunk_
 from hostagent.pipeline.drops import Drop, drops_of
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.resolve import resolve
+from hostagent.tickets import tickets_in
 from netmgr.contract.types import (
     Allowance,
     HostConfig,
@@ -39,6 +40,7 @@ from netmgr.contract.types import (
     OpaqueSwitch,
     SecurityGroup,
     SecurityRule,
+    Ticket,
     VtepAssignment,
 )
 from scripts.labkit.dummy_switch import DummySwitch
@@ -70,6 +72,7 @@ class Host:
     phases: dict[UUID, Phase] = field(default_factory=dict)
     relay_vteps: dict[UUID, str] = field(default_factory=dict)
     hushed: set[UUID] = field(default_factory=set)
+    tickets: dict[UUID, tuple[Ticket, ...]] = field(default_factory=dict)
     signals: list[tuple[int, int, int, bytes]] = field(default_factory=list)
 
     @property
@@ -166,6 +169,13 @@ class Fabric:
         for group in self.groups.values():
             self.group(group.name, *group.rules, stateful=group.stateful)
 
+    def hand_over(self, name: str, source: str, destination: str) -> tuple[Ticket, ...]:
+        """What *source* knows of the connections of port *name* becomes tickets at *destination*."""
+        dump = self.hosts[source].switch.appctl("dpctl/dump-conntrack", f"zone={self.zones[named(name)]}")
+        tickets = tickets_in(dump)
+        self.hosts[destination].tickets[named(name)] = tickets
+        return tickets
+
     def hush(self, host: str, name: str) -> None:
         """The agent of *host* wants no more copies of what the guest of *name* claims."""
         self.hosts[host].hushed |= {named(name)}
@@ -209,6 +219,7 @@ class Fabric:
             learned=self.learned,
             groups=self.groups,
             ct_zones=self.zones,
+            tickets=host.tickets,
             hushed=frozenset(host.hushed),
             offered_pnics=("p0",),
             phases=host.phases,
@@ -353,6 +364,7 @@ def fabric(_hosts: tuple[dict[str, Host], DummySwitch]) -> Iterator[Fabric]:
     hosts, underlay = _hosts
     for host in hosts.values():
         host.phases, host.relay_vteps, host.hushed, host.signals = {}, {}, set(), []
+        host.tickets = {}
         host.switch.sent("p0")
         host.switch.appctl("dpctl/flush-conntrack")
     yield Fabric(hosts, underlay)

@@ -333,3 +333,81 @@ def test_what_a_detour_brings_to_an_incoming_port_is_judged_there_and_nowhere_tw
     assert net.hear("vm", "h1") == []
     net.say("vm", "h2", udp(VM, FAR, 9, 53), udp(VM, FAR, 9, 54))
     assert net.hear("far", "h3") == [udp(VM, FAR, 9, 53)]
+
+
+@pytest.fixture
+def moving(net):
+    """The guest of `vm` is granted from h1 to h2, and has connections of both sides."""
+    net.plug("vm", "h2")
+    put(net, rule("ingress", "tcp", 80), rule("egress", "tcp", 443), rule("egress", "udp", 53), rule("egress", "icmp"))
+    assert passes(net, tcp(FAR, VM, 1000, 80, "S", seq=10))
+    assert passes(net, tcp(VM, FAR, 80, 1000, "SA", seq=50, ack=11), to="far")
+    assert passes(net, tcp(FAR, VM, 1000, 80, "A", seq=11, ack=51))
+    assert passes(net, tcp(VM, FAR, 2000, 443, "S", seq=70), to="far")
+    assert passes(net, tcp(FAR, VM, 443, 2000, "SA", seq=90, ack=71))
+    assert passes(net, tcp(VM, FAR, 2000, 443, "A", seq=71, ack=91), to="far")
+    assert passes(net, udp(VM, FAR, 3000, 53), to="far")
+    assert passes(net, ip(VM, FAR, ICMP(type=8, id=5) / PAD), to="far")
+    net.relocate("vm", incoming="h2")
+    net.phase("h1", "vm", Phase.REDIRECTING)
+    net.phase("h2", "vm", Phase.ACTIVATED, relay="h1")
+    return net
+
+
+def arrives(net, frame: bytes, *, out: bool) -> bool:
+    """Whether *frame* gets from the guest, by now on h2, to `far` or the other way."""
+    sender, receiver = (("vm", "h2"), ("far", "h3")) if out else (("far", "h3"), ("vm", "h2"))
+    net.hear(*receiver)
+    net.say(*sender, frame)
+    return net.hear(*receiver) == [frame]
+
+
+SERVED = tcp(VM, FAR, 80, 1000, "PA", seq=51, ack=11)  # the guest's server goes on sending to its client
+FETCHED = tcp(FAR, VM, 443, 2000, "PA", seq=91, ack=71)  # and what the guest fetches goes on coming
+
+
+def test_without_tickets_answers_end_until_the_opener_speaks(moving):
+    moving.settle()
+    assert not arrives(moving, SERVED, out=True)
+    assert not arrives(moving, FETCHED, out=False)
+    assert arrives(moving, tcp(FAR, VM, 1000, 80, "A", seq=11, ack=51), out=False)
+    assert arrives(moving, SERVED, out=True)
+    assert arrives(moving, tcp(VM, FAR, 2000, 443, "A", seq=71, ack=91), out=True)
+    assert arrives(moving, FETCHED, out=False)
+
+
+def test_with_tickets_answers_pass_first_and_connections_are_those_of_their_opener(moving):
+    tickets = moving.hand_over("vm", "h1", "h2")
+    assert len(tickets) == 4
+    moving.settle()
+    assert arrives(moving, SERVED, out=True)
+    assert arrives(moving, FETCHED, out=False)
+    assert arrives(moving, udp(FAR, VM, 53, 3000), out=False)
+    assert arrives(moving, ip(FAR, VM, ICMP(type=0, id=5) / PAD), out=False)
+    assert not arrives(moving, tcp(VM, FAR, 80, 1001, "PA"), out=True), "another connection"
+    assert not arrives(moving, tcp(FAR, VM, 443, 2000, "S"), out=False), "a beginning"
+    moving.hosts["h2"].tickets.clear()  # their time is over, the connections are not
+    moving.settle("h2")
+    for _ in range(2):
+        assert arrives(moving, SERVED, out=True)
+        assert arrives(moving, tcp(FAR, VM, 1000, 80, "A", seq=11, ack=71), out=False)
+        assert arrives(moving, FETCHED, out=False)
+        assert arrives(moving, tcp(VM, FAR, 2000, 443, "A", seq=71, ack=111), out=True)
+        assert arrives(moving, udp(VM, FAR, 3000, 53), out=True)
+        assert arrives(moving, udp(FAR, VM, 53, 3000), out=False)
+    moving.group("g")  # every rule is gone: who opened is judged, though the tracker saw the answer first
+    moving.settle("h2")
+    assert not arrives(moving, tcp(FAR, VM, 1000, 80, "A", seq=11, ack=71), out=False)
+    assert not arrives(moving, SERVED, out=True)
+    assert not arrives(moving, udp(VM, FAR, 3000, 53), out=True)
+    assert not arrives(moving, udp(FAR, VM, 53, 3000), out=False)
+
+
+def test_a_guest_that_moves_twice_has_its_connections_ticketed_the_right_way_round(moving):
+    first = moving.hand_over("vm", "h1", "h2")
+    moving.settle()
+    assert arrives(moving, SERVED, out=True)
+    assert arrives(moving, FETCHED, out=False)
+    assert arrives(moving, udp(FAR, VM, 53, 3000), out=False)
+    again = moving.hand_over("vm", "h2", "h1")
+    assert set(again) == {ticket for ticket in first if ticket.protocol != 1}
