@@ -57,8 +57,8 @@ from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
 from hostagent.ticketing import Ticketing
 from hostagent.tracking import Tracking
-from hostagent.underlay import tunnel_ofports, wanted_paths
-from netmgr.contract.types import Kind, Location, ReleaseReason, TraceQuestion
+from hostagent.underlay import cut_before, tunnel_ofports, wanted_paths
+from netmgr.contract.types import Kind, Location, PeerState, ReleaseReason, TraceQuestion
 
 __all__ = ["Agent"]
 
@@ -286,6 +286,9 @@ class Agent:
             own_vteps={uuid: intent.vtep_address for uuid, intent in resolved.switches.items()},
             tunnels=tunnel_ofports(resolved, observed.bridges),
         )
+        new = [path.key for path in self.host.paths if path.state is PeerState.NEW]
+        if new:
+            self.probing.recall(cut_before(desired, resolved, observed.flows, new))
 
     def _conclude(self, observed: Observed, steps: tuple[Step, ...], dirt: int) -> float | None:
         """Release, acknowledge, report; seconds until the next look."""

@@ -135,6 +135,15 @@ class Liveness:
             known.shared = path.shared
             known.mtu.want(path.mtu, now=now)
 
+    def recall(self, cut: Iterable[PathKey], *, now: float) -> None:
+        """An earlier life of this agent had found these paths down and cut; so they stay until they answer."""
+        for key in cut:
+            path = self._paths.get(key)
+            if path is not None and path.wanted and path.state is PeerState.NEW and path.answered_at is None:
+                path.state, path.since, path.cut, path.misses = PeerState.DOWN, now, True, MISSES
+                path.answered_at, path.silent_since = now, now
+                self._stale = True
+
     @staticmethod
     def _revive(path: _Path, now: float) -> None:
         """Wanted again. Whether it answered is old news; what passed is not, and who never answered still has not."""

@@ -87,6 +87,12 @@ class Probing:
         if self._wanted != before:
             self._woken.set()
 
+    def recall(self, cut: Iterable[PathKey]) -> None:
+        """An earlier life of this agent had found these paths down; so they stay until they answer."""
+        self._liveness.recall(cut, now=time.monotonic())
+        if self._liveness.judge(now=time.monotonic()):
+            self._host.paths = self._liveness.statuses()
+
     def prime(self, paths: Iterable[PathKey] | None = None) -> None:
         """Make the neighbours of *paths*, or of all, known to kernel and switch."""
         wanted = self._wanted if paths is None else paths

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from uuid import UUID
 
+from hostagent.flow import Flow, Match, address_of
 from hostagent.liveness import WantedPath
-from hostagent.model import Bridge, Desired, PathKey, PathStatus
-from hostagent.names import OVS_TYPE, tunnel_port
+from hostagent.model import Bridge, Desired, PathKey, PathStatus, Unread
+from hostagent.names import OVS_TYPE, network_key, tunnel_port
 from hostagent.path_fit import peer_name
+from hostagent.pipeline.tables import Table
 from hostagent.resolve import Resolved
 from netmgr.contract.types import NetworkType, OpaqueSwitch, PeerState, PeerStatus
 
-__all__ = ["cut_off", "peer_findings", "peer_statuses", "tunnel_ofports", "wanted_paths"]
+__all__ = ["cut_before", "cut_off", "peer_findings", "peer_statuses", "tunnel_ofports", "wanted_paths"]
 
+_TUNNEL_ENDS = ("tun_dst", "tun_ipv6_dst")
 _NAMED = 3  # peers that a sentence names before it counts the rest
 
 
@@ -44,6 +47,26 @@ def wanted_paths(desired: Desired, resolved: Resolved) -> tuple[WantedPath, ...]
         WantedPath(key=key, mtu=resolved.switches[key.switch].switch.mtu, shared=key in shared)
         for key in sorted(shared | named)
     )
+
+
+def cut_before(
+    desired: Desired, resolved: Resolved, flows: Mapping[str, frozenset[Flow] | Unread], among: Iterable[PathKey]
+) -> frozenset[PathKey]:
+    """Which of the paths *among* the bridges send nothing on, as their flows are: what an earlier agent had found."""
+    wanted = frozenset(among)
+    found: set[PathKey] = set()
+    for switch in {path.switch for path in wanted}:
+        intent = resolved.switches.get(switch)
+        has = flows.get(intent.bridge) if intent is not None else None
+        if intent is None or not isinstance(has, frozenset):
+            continue
+        kinds = {network_key(network.uuid): network.type for network in intent.networks}
+        for flow in has:
+            if flow.table == Table.SEND and not flow.actions and flow.cookie in kinds:
+                numbers = {one.value for one in flow.match if isinstance(one, Match) and one.field in _TUNNEL_ENDS}
+                vteps = {path.vtep for path in wanted if address_of(path.vtep) in numbers}
+                found.update(PathKey(switch, kinds[flow.cookie], vtep) for vtep in vteps)
+    return frozenset(found & wanted)
 
 
 def tunnel_ofports(resolved: Resolved, bridges: Iterable[Bridge]) -> dict[tuple[UUID, NetworkType], int]:

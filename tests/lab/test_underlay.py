@@ -134,6 +134,11 @@ def three(request: pytest.FixtureRequest) -> Iterator[Three]:
         yield Three(lab, request.param)
 
 
+@pytest.fixture(autouse=True)
+def settled(three: Three) -> None:
+    assert within(20, three.all_up), "what an earlier test broke is not whole again"
+
+
 def test_first_frame_to_each_peer_arrives_and_tcp_fills_the_mtu(three: Three) -> None:
     number = 40
     for source, host in (("e1", "h2"), ("e2", "h3"), ("e3", "h1")):
@@ -186,7 +191,7 @@ def test_a_host_that_is_cut_off_says_so_and_goes_on_sending(three: Three) -> Non
 def test_one_direction_that_is_cut_is_noticed_at_both_ends(three: Three) -> None:
     with three.one_way(source="h2", destination="h1"):
         assert within(
-            4, lambda: three.state("h1", "h2") == ("down", True) and three.state("h2", "h1") == ("down", True)
+            9, 4, lambda: three.state("h1", "h2") == ("down", True) and three.state("h2", "h1") == ("down", True)
         )
         assert three.state("h3", "h1") == three.state("h3", "h2") == ("up", False)
         assert three.reach("e3", 1)
@@ -200,9 +205,11 @@ def test_a_dead_agent_is_no_dead_tunnel_but_a_dead_switch_is(three: Three) -> No
         assert not within(5, lambda: three.state("h1", "h2") != ("up", False))
         assert three.reach("e1", 2)
         three.lab.stop_daemon("h2", "ovs-vswitchd", number=signal.SIGKILL)
-        assert within(4, lambda: three.state("h1", "h2") == ("down", True))
+        try:
+            assert within(5, lambda: three.state("h1", "h2") == ("down", True))
+        finally:
+            three.lab.start_daemon("h2", "ovs-vswitchd")
     finally:
-        three.lab.start_daemon("h2", "ovs-vswitchd")
         three.lab.start_daemon("h2", "hostagent")
     assert within(5, lambda: three.state("h1", "h2") == ("up", False))
     assert within(15, three.all_up)
@@ -228,6 +235,17 @@ def test_peers_are_watched_without_a_manager(three: Three) -> None:
         three.cable("h3", "up")
         three.lab.start_daemon("mgr", "netmgr")
     assert within(15, three.all_up)
+
+
+def test_an_agent_that_is_restarted_goes_on_sparing_a_peer_that_is_gone(three: Three) -> None:
+    three.cable("h2", "down")
+    try:
+        assert within(5, lambda: three.state("h1", "h2") == ("down", True))
+        three.lab.stop_daemon("h1", "hostagent", number=signal.SIGKILL)
+        three.lab.start_daemon("h1", "hostagent")
+        assert not within(4, lambda: three.state("h1", "h2") != ("down", True))
+    finally:
+        three.cable("h2", "up")
 
 
 def test_a_path_that_is_too_narrow_keeps_a_network_from_that_host_and_says_why(three: Three) -> None:

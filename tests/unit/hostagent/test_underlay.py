@@ -7,13 +7,14 @@ from dataclasses import replace
 from hostagent.flow import Match, Output, SetField
 from hostagent.flows import compile_flows
 from hostagent.health import host_report
+from hostagent.liveness import Liveness
 from hostagent.model import Observed, PathKey, PathStatus, Unread
 from hostagent.names import network_key, switch_bridge
 from hostagent.pipeline.drops import reason_of
 from hostagent.pipeline.probe import probe_frame, probe_number
 from hostagent.pipeline.tables import Table
 from hostagent.resolve import resolve
-from hostagent.underlay import tunnel_ofports, wanted_paths
+from hostagent.underlay import cut_before, tunnel_ofports, wanted_paths
 from netmgr.contract.types import NetworkType, PeerState, Status, TunnelPeer
 from tests.support.hostagent_worlds import bare, desired, location, named, network, port, settled, switch
 
@@ -90,6 +91,20 @@ def test_memory_of_earlier_flows_changes_nothing():
     ):
         seen = replace(there, paths=paths)
         assert flows(seen, remember=True) == flows(seen)
+
+
+def test_an_agent_that_begins_anew_knows_from_the_flows_what_was_cut():
+    dead = path("h2", state=PeerState.DOWN, cut=True)
+    there = replace(settled(WORLD, bare()), paths=(dead,))
+    there = replace(there, flows={OSW: flows(there)}, paths=())
+    among = [path(host, kind=kind).key for host in ("h2", "h3") for kind in (NetworkType.VXLAN, NetworkType.GENEVE)]
+    found = cut_before(WORLD, resolve(WORLD, there), there.flows, among)
+    assert found == {dead.key}
+    liveness = Liveness()
+    liveness.want(wanted_paths(WORLD, resolve(WORLD, there)), now=5)
+    liveness.recall(found, now=5)
+    liveness.judge(now=5)
+    assert [(one.key, one.state) for one in liveness.statuses() if one.cut] == [(dead.key, PeerState.DOWN)]
 
 
 def test_a_peer_that_is_gone_is_named_and_lowers_health():
