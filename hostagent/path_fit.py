@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+from uuid import UUID
 
 from hostagent.model import Desired, PathStatus
-from netmgr.contract.types import NetworkType, OpaqueNetwork, OpaqueSwitch, PeerState
+from netmgr.contract.types import NetworkType, OpaqueNetwork, PeerState
 
-__all__ = ["Fit", "fit", "overhead", "peer_name", "peer_names"]
+__all__ = ["Fit", "Paths", "by_tunnel", "fit", "overhead", "peer_name", "peer_names"]
 
 _NAMED = 3
+_ANY = 1 << 16
 
 
 class Fit(NamedTuple):
@@ -28,13 +30,32 @@ class Fit(NamedTuple):
     measuring: bool = False  # nothing is known yet
 
 
-def fit(network: OpaqueNetwork, switch: OpaqueSwitch, paths: Iterable[PathStatus], names: Mapping[str, str]) -> Fit:
-    """Whether *network* fits those of *paths* that it uses; *names* are of hosts, by VTEP."""
+class Paths(NamedTuple):
+    """The paths of one switch and tunnel type."""
+
+    all: tuple[PathStatus, ...]
+    passed: int  # what all of them pass that are not known to be dead
+
+
+def by_tunnel(paths: Iterable[PathStatus]) -> dict[tuple[UUID, NetworkType], Paths]:
+    """*paths* by switch and type: hundreds of networks are then judged at the price of one look each."""
+    groups: dict[tuple[UUID, NetworkType], list[PathStatus]] = {}
+    for path in paths:
+        groups.setdefault((path.key.switch, path.key.type), []).append(path)
+    alive = (PeerState.NEW, PeerState.UP)
+    return {
+        key: Paths(tuple(group), min((path.mtu_passed for path in group if path.state in alive), default=_ANY))
+        for key, group in groups.items()
+    }
+
+
+def fit(network: OpaqueNetwork, paths: Paths, names: Mapping[str, str]) -> Fit:
+    """Whether *network* fits the paths of its switch and type; *names* are of hosts, by VTEP."""
+    if network.mtu + overhead(network.type, paths.all[0].key.vtep) <= paths.passed:
+        return Fit()
     small: list[PathStatus] = []
     fitting = unknown = 0
-    for path in paths:
-        if path.key.switch != switch.uuid or path.key.type is not network.type:
-            continue
+    for path in paths.all:
         need = network.mtu + overhead(network.type, path.key.vtep)
         if path.state is PeerState.UP and path.mtu_passed >= need:
             fitting += 1

@@ -25,7 +25,7 @@ from uuid import UUID
 from hostagent.addresses import interface_of
 from hostagent.model import Bridge, Desired, Link, Observed, OvsPort, Unread
 from hostagent.names import exit_port, is_ours, network_key, switch_bridge, uplink_bridge
-from hostagent.path_fit import Fit, fit, overhead, peer_names
+from hostagent.path_fit import Fit, by_tunnel, fit, overhead, peer_names
 from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
 
 __all__ = ["Resolved", "SwitchIntent", "resolve", "tunnel_key"]
@@ -299,12 +299,15 @@ def _fits(desired: Desired, observed: Observed, networks: Mapping[UUID, tuple[Op
     if not observed.paths:
         return {}
     names, nothing = peer_names(desired), Fit()
-    found = {
-        network.uuid: fit(network, desired.switches[switch], observed.paths, names)
-        for switch, carried in networks.items()
-        for network in carried
-    }
-    return {network: one for network, one in found.items() if one != nothing}
+    groups = by_tunnel(observed.paths)
+    found = {}
+    for switch, carried in networks.items():
+        for network in carried:
+            group = groups.get((switch, network.type))
+            one = fit(network, group, names) if group is not None else nothing
+            if one != nothing:
+                found[network.uuid] = one
+    return found
 
 
 def _of_switch(senior: OpaqueNetwork, switch: OpaqueSwitch, desired: Desired) -> str:

@@ -88,6 +88,24 @@ def test_switches_of_both_families_share_a_host_and_its_pnic(make_lab: Callable[
     assert {(one["state"], one["mtu_passed"]) for one in peers.values()} == {("up", 1650)}
 
 
+def test_a_switch_moves_from_one_family_to_the_other_under_its_ports(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(hosts=2, with_libvirt=False, with_vmctl=False, zones={"h1": "a+b", "h2": "a+b"})
+    lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=TWO_FAMILIES)
+    one = attach(lab, "four", "h1", 1)
+    attach(lab, "four", "h2", 2)
+    for pool in ("fd00:201::/64", "10.200.0.0/24"):
+        assert within(5, lambda: lab.exec(one, ["ping", "-c1", "-W1", "10.10.0.2"], check=False).returncode == 0), pool
+        lab.exec(
+            "mgr", ["netmgr", "switch", "set", "sw-4", "--vtep-pool", pool, "--wait", "realized", "--timeout", "10"]
+        )
+    assert within(5, lambda: lab.exec(one, ["ping", "-c1", "-W1", "10.10.0.2"], check=False).returncode == 0)
+    for host in lab.hosts:
+        peers = [peer for peer in show(lab, host)["peers"] if peer["switch"] == "sw-4"]
+        assert [(peer["state"], peer["cut"], ":" in peer["vtep"]) for peer in peers] == [("up", False, False)]
+        verify = lab.exec(host, ["hostagent", "verify"], check=False)
+        assert verify.returncode == 0, verify.stdout
+
+
 def test_no_peer_is_lost_while_a_pnic_fails_over(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(hosts=3, pnics=2, with_libvirt=False, with_vmctl=False, zones={"h1": "a", "h2": "a", "h3": "a"})
     lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=TWO_PNICS)

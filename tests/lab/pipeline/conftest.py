@@ -21,9 +21,10 @@ import pytest
 from hostagent.ct_zones import ZONES
 from hostagent.flow import Flow
 from hostagent.flows import compile_flows
-from hostagent.model import Bridge, Desired, Interface, Observed, OvsPort, Phase
+from hostagent.model import Bridge, Desired, Interface, Observed, OvsPort, PathKey, PathStatus, Phase
 from hostagent.names import OWNER, SWITCH_KEY, patch_port, switch_bridge, trunk_port, tunnel_port, uplink_bridge
 from hostagent.pipeline.drops import Drop, drops_of
+from hostagent.pipeline.probe import way_out
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.resolve import resolve
 from hostagent.tickets import tickets_in
@@ -38,6 +39,7 @@ from netmgr.contract.types import (
     NetworkType,
     OpaqueNetwork,
     OpaqueSwitch,
+    PeerState,
     SecurityGroup,
     SecurityRule,
     Ticket,
@@ -73,6 +75,7 @@ class Host:
     relay_vteps: dict[UUID, str] = field(default_factory=dict)
     hushed: set[UUID] = field(default_factory=set)
     tickets: dict[UUID, tuple[Ticket, ...]] = field(default_factory=dict)
+    paths: tuple[PathStatus, ...] = ()
     signals: list[tuple[int, int, int, bytes]] = field(default_factory=list)
 
     @property
@@ -237,7 +240,7 @@ class Fabric:
 
     async def _change(self, host: Host, connection: OpenFlowConnection) -> None:
         desired, bridge, realized = self.desired(host), host.read(), await connection.dump()
-        intent = resolve(desired, Observed(bridges=(bridge,))).switches[SWITCH.uuid]
+        intent = resolve(desired, Observed(bridges=(bridge,), paths=host.paths)).switches[SWITCH.uuid]
         wanted = compile_flows(desired=desired, intent=intent, bridge=bridge, realized=realized)
         await connection.bundle([*(realized - wanted)], [*(wanted - realized)])
         assert await connection.dump() == wanted
@@ -252,6 +255,25 @@ class Fabric:
             for name, where, frame in then:
                 await asyncio.to_thread(self.say, name, where, frame)
             await asyncio.sleep(0.05)
+
+    def cut(self, host: str, *peers: str, kind: NetworkType = NetworkType.VXLAN) -> None:
+        """The probes of *host* have found *peers* dead, and no others."""
+        self.hosts[host].paths = tuple(
+            PathStatus(key=PathKey(SWITCH.uuid, kind, self.hosts[peer].vtep), state=PeerState.DOWN, cut=True)
+            for peer in peers
+        )
+
+    def hand(self, host: str, peer: str, *frames: bytes, kind: NetworkType = NetworkType.VXLAN) -> None:
+        """The agent of *host* has its switch send *frames* to *peer* with the key of probes, and waits a little."""
+        asyncio.run(self._hand(self.hosts[host], self.hosts[peer], frames, kind))
+
+    async def _hand(self, host: Host, peer: Host, frames: tuple[bytes, ...], kind: NetworkType) -> None:
+        (tunnel,) = [p.interfaces[0].ofport for p in host.read().ports if p.name == tunnel_port(kind, SWITCH.uuid)]
+        assert tunnel is not None
+        async with connected(host) as connection, connected(peer):
+            connection.packets_out([(way_out(peer.vtep, tunnel), frame) for frame in frames])
+            await connection.echo(5)
+            await asyncio.sleep(0.1)
 
     def drops(self, host: str, *names: str) -> dict[tuple[str, str], int]:
         """Frames that ended on *host*, by port (of *names*; "" for none of them) and reason."""
@@ -363,7 +385,7 @@ def fabric(_hosts: tuple[dict[str, Host], DummySwitch]) -> Iterator[Fabric]:
     """A fabric with nothing on it; the switches live as long as the module."""
     hosts, underlay = _hosts
     for host in hosts.values():
-        host.phases, host.relay_vteps, host.hushed, host.signals = {}, {}, set(), []
+        host.phases, host.relay_vteps, host.hushed, host.signals, host.paths = {}, {}, set(), [], ()
         host.tickets = {}
         host.switch.sent("p0")
         host.switch.appctl("dpctl/flush-conntrack")

@@ -9,7 +9,7 @@ import pytest
 from hostagent.health import host_report, measuring, rejections
 from hostagent.model import DefineNetwork, PathKey, PathStatus
 from hostagent.names import switch_bridge
-from hostagent.path_fit import fit, overhead
+from hostagent.path_fit import Fit, by_tunnel, fit, overhead
 from hostagent.plan import plan
 from netmgr.contract.types import Kind, NetworkType, PeerState, Ref, Status
 from tests.support.hostagent_worlds import bare, desired, named, network, settled, switch
@@ -45,12 +45,14 @@ def path(
     ],
 )
 def test_verdict(paths: list[PathStatus], problem: bool, warning: bool, waits: bool) -> None:
-    found = fit(BLUE, SWITCH, paths, NAMES)
+    group = by_tunnel(paths).get((named("s1"), NetworkType.VXLAN))
+    found = fit(BLUE, group, NAMES) if group is not None else Fit()
     assert (bool(found.problem), bool(found.warning), found.measuring) == (problem, warning, waits)
 
 
 def test_the_sentence_names_peer_wanted_found_and_what_to_do() -> None:
-    assert fit(BLUE, SWITCH, [path(2, 1500), path(9, 1400)], NAMES).problem == (
+    group = by_tunnel([path(2, 1500), path(9, 1400)])[named("s1"), NetworkType.VXLAN]
+    assert fit(BLUE, group, NAMES).problem == (
         "network blue: its MTU of 1550 needs packets of 1600 bytes to pass the underlay, but at most 1500 to "
         "h2 (10.0.0.2), 1400 to 10.0.0.9 do; no peer is reached with them; raise the MTU of the underlay between them "
         "and of its PNICs to 1600, or lower the network's to 1350"
