@@ -120,7 +120,7 @@ class Agent:
         self.discovery = Discovery(
             learned=state.learned,
             tell=self.sync.learned,
-            count=partial(self.host.count_table, Table.CLAIMS),
+            count=self.host.count_table,
             port_at=self.guests.port_at,
             changed=partial(self._dirty, "hushed"),
         )

@@ -1,13 +1,13 @@
 """What guests of this host claim, told to the manager: copies of frames → `learning` → the manager's stream.
 
 Theory of operation. The pipeline copies a claim to an address that is nobody's, or another port's; what a DHCP server
-says to clients, from which the one that is a guest here is found by its MAC; and what a guest says to the server, since
-it may give its address up. What a port claims
-is told upward, whole, when it is not what the manager has pushed of the port: so a word that was lost is said again on
-the next stream, and nothing is said twice. What the manager has decided comes back as `Learned`, which is on disk like
-all that it pushed; a host that starts, or that a guest has moved to, goes on from there.
+says to clients, from which the one that is a guest here is found by its MAC; what a guest says to the server, since it
+may give its address up; and, of a port that is allowed further MACs, frames of MACs that are not known. What a port
+claims is told upward, whole, when it is not what the manager has pushed of the port: so a word that was lost is said
+again on the next stream, and nothing is said twice. What the manager has decided comes back as `Learned`, which is on
+disk like all that it pushed; a host that starts, or that a guest has moved to, goes on from there.
 
-That an address is still used the switch knows: each has a flow, whose counter is read once a minute.
+That an address or MAC is still used the switch knows: each has flows, whose counters are read once a minute.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -25,26 +27,29 @@ from hostagent.learning import HUSH_S, Claimed, Learning, read_claim
 from hostagent.model import Desired
 from hostagent.names import network_key
 from hostagent.pipeline.drops import Counted
-from hostagent.pipeline.learn import claimed_address
+from hostagent.pipeline.learn import claimed_address, source_of
 from hostagent.pipeline.tables import Table
 from hostagent.realize.errors import RealizeError
-from netmgr.contract.types import Learned, LearnedAddress
+from netmgr.contract.nested import learning_macs
+from netmgr.contract.types import Allowance, Learned, LearnedAddress, LearnedMac, LogicalPort
 
 __all__ = ["Discovery"]
 
 log = structlog.get_logger(__name__)
 
+_HEADER_BYTES: Final = 14  # of Ethernet
+
 
 class Discovery:
     """Made on the event loop. *learned* is what the manager has pushed, *tell* says a word to it, *count* reads the
-    counters of CLAIMS by bridge, *port_at* knows the port of a tap; *changed* wakes the agent's loop."""
+    counters of a table by bridge, *port_at* knows the port of a tap; *changed* wakes the agent's loop."""
 
     def __init__(
         self,
         *,
         learned: Mapping[UUID, Learned],
         tell: Callable[[Learned], None],
-        count: Callable[[], Awaitable[Mapping[str, tuple[Counted, ...]]]],
+        count: Callable[[Table], Awaitable[Mapping[str, tuple[Counted, ...]]]],
         port_at: Callable[[str, int], UUID | None],
         changed: Callable[[], None],
     ) -> None:
@@ -54,34 +59,41 @@ class Discovery:
         self._port_at = port_at
         self._changed = changed
         self._learning = Learning()
-        self._networks: dict[UUID, UUID] = {}  # of the ports that this host speaks for
-        self._by_mac: dict[tuple[int, str], UUID] = {}  # these ports, by key of their network and MAC
+        self._ports: dict[UUID, LogicalPort] = {}  # that this host speaks for
+        self._by_mac: dict[tuple[int, str], tuple[UUID, str]] = {}  # by key of their network and MAC that learns
         self._hushed: frozenset[UUID] = frozenset()
         self._packets: dict[tuple[str, int, str], int] = {}
 
     def look(self, desired: Desired) -> None:
-        """Take in whom this host speaks for: ports without defined addresses that it holds."""
+        """Take in whom this host speaks for: ports that it holds, and that have something to be learned."""
         host = desired.host.uuid if desired.host is not None else None
         held = {uuid for uuid, location in desired.locations.items() if location.holder_host == host and host}
         ports = (port for uuid in held if (port := desired.ports.get(uuid)) is not None)
-        mine = [port for port in ports if not port.ips and port.shadow_of is None]
-        self._networks = {port.uuid: port.network_uuid for port in mine}
-        self._by_mac = {(network_key(port.network_uuid), port.mac): port.uuid for port in mine}
-        self._learning.keep_only(self._networks)
-        for uuid in self._networks:
+        self._ports = {port.uuid: port for port in ports if _learns(port)}
+        self._by_mac = {
+            (network_key(port.network_uuid), mac or port.mac): (port.uuid, mac)
+            for port in self._ports.values()
+            for mac in self._learning_macs(port)
+        }
+        self._learning.keep_only(self._ports)
+        for uuid in self._ports:
             pushed = self._learned.get(uuid)
             if pushed is not None and not self._learning.knows(uuid):
-                claims = [Claimed(one.address, one.source) for one in pushed.addresses]
-                self._learning.revive(uuid, claims, now=time.monotonic())
+                claims = [Claimed(one.address, one.source, one.mac) for one in pushed.addresses]
+                self._learning.revive(uuid, claims, [one.mac for one in pushed.macs], now=time.monotonic())
+
+    def _learning_macs(self, port: LogicalPort) -> tuple[str, ...]:
+        pushed = self._learned.get(port.uuid)
+        return learning_macs(port, pushed.macs if pushed is not None else ())
 
     def on_frame(self, bridge: str, network: int, table: int, in_port: int, frame: bytes) -> None:
         """A copy of a frame on the network with that key, made in *table*."""
         if table == Table.LEASES:
             self._on_servers_word(network, frame)
         else:
-            port = self._port_at(bridge, in_port)
-            if port in self._networks:
-                self._on_guests_word(port, frame)
+            port = self._ports.get(self._port_at(bridge, in_port) or UUID(int=0))
+            if port is not None and len(frame) >= _HEADER_BYTES:
+                self._on_guests_frame(port, network, frame)
         if self.hushed() != self._hushed:
             for uuid in self.hushed() - self._hushed:
                 log.warning("hushed: too much is claimed", port_or_network=str(uuid), for_s=HUSH_S)
@@ -91,21 +103,35 @@ class Discovery:
 
     def _on_servers_word(self, network: int, frame: bytes) -> None:
         now = time.monotonic()
-        uuid = next((uuid for uuid in self._networks.values() if network_key(uuid) == network), None)
+        ports = (port.network_uuid for port in self._ports.values() if network_key(port.network_uuid) == network)
+        uuid = next(ports, None)
         if uuid is None:
             return
         self._learning.spend_of_network(uuid, now=now)
         for lease in read_leases(frame):
-            port = self._by_mac.get((network, lease.mac))
-            if port is not None and self._learning.lease(port, lease.address, seconds=lease.seconds, now=now):
+            port, mac = self._by_mac.get((network, lease.mac), (None, ""))
+            if port and self._learning.lease(port, lease.address, mac=mac, seconds=lease.seconds, now=now):
                 log.info("learned", port=str(port), address=lease.address, source="dhcp", for_s=lease.seconds)
                 self._say(port)
 
-    def _on_guests_word(self, port: UUID, frame: bytes) -> None:
+    def _on_guests_frame(self, port: LogicalPort, network: int, frame: bytes) -> None:
         now = time.monotonic()
-        self._learning.spend(port, now=now)
+        self._learning.spend(port.uuid, now=now)
+        source = frame[6:12].hex(":")
+        if (network, source) in self._by_mac:
+            _, mac = self._by_mac[network, source]
+            self._on_guests_word(port.uuid, mac, frame, now)
+        elif self._is_new(port, source) and self._learning.hear_mac(port.uuid, source, now=now):
+            log.info("learned", port=str(port.uuid), mac=source)
+            self._say(port.uuid)
+
+    def _is_new(self, port: LogicalPort, mac: str) -> bool:
+        defined = (port.mac, *(one.mac for one in port.nested))
+        return Allowance.NESTED in port.allow and mac not in defined and not int(mac[:2], 16) & 1
+
+    def _on_guests_word(self, port: UUID, mac: str, frame: bytes, now: float) -> None:
         claimed = read_claim(frame)
-        if claimed is not None and self._learning.hear(port, claimed, now=now):
+        if claimed is not None and self._learning.hear(port, replace(claimed, mac=mac), now=now):
             log.info("learned", port=str(port), address=claimed.address, source=claimed.source.value)
             self._say(port)
         given_up = [address for address in read_given_up(frame) if self._learning.give_up(port, address)]
@@ -115,7 +141,7 @@ class Discovery:
 
     def restate(self) -> None:
         """Say what the manager does not have as it is here."""
-        for port in self._networks:
+        for port in self._ports:
             if self._learning.knows(port):
                 self._say(port)
 
@@ -124,31 +150,51 @@ class Discovery:
         return self._learning.hushed(now=time.monotonic())
 
     async def refresh(self) -> None:
-        """Read which addresses are still used; forget those that have not been for long."""
+        """Read which addresses and MACs are still used; forget those that have not been for long."""
         try:
-            counted = await self._count()
+            used = _sums(_addresses_used(await self._count(Table.CLAIMS)))
+            if any(self._learning.macs(port) for port in self._ports):
+                used |= _sums(_macs_used(await self._count(Table.GUARD)))
         except RealizeError as error:
             log.warning("learned addresses: use not read; none is forgotten", reason=error.sentence)
             return
-        now, packets = time.monotonic(), dict(_uses(counted))
-        for (bridge, ofport, address), number in packets.items():
+        now = time.monotonic()
+        for (bridge, ofport, text), number in used.items():
             port = self._port_at(bridge, ofport)
-            if port is not None and number != self._packets.get((bridge, ofport, address), 0):
-                self._learning.refresh(port, address, now=now)
-        self._packets = packets
+            if port is not None and number != self._packets.get((bridge, ofport, text), 0):
+                self._learning.refresh(port, text, now=now)
+                self._learning.refresh_mac(port, text, now=now)
+        self._packets = used
         for port in self._learning.age(now=now):
             self._say(port)
 
-    def _say(self, port: UUID) -> None:
-        claims = self._learning.claims(port)
-        pushed = self._learned.get(port)
-        if {one.address for one in claims} == {one.address for one in (pushed.addresses if pushed else ())}:
+    def _say(self, uuid: UUID) -> None:
+        """Tell what is claimed behind a port, if that is not what the manager has pushed."""
+        port = self._ports[uuid]
+        learning = self._learning_macs(port)
+        claims = [one for one in self._learning.claims(uuid) if one.mac in learning]
+        macs = self._learning.macs(uuid) if Allowance.NESTED in port.allow else ()
+        pushed = self._learned.get(uuid) or Learned(port_uuid=uuid, network_uuid=port.network_uuid)
+        same = {one.address: one.mac for one in claims} == {one.address: one.mac for one in pushed.addresses}
+        if same and set(macs) == {one.mac for one in pushed.macs}:
             return
-        addresses = tuple(LearnedAddress(address=one.address, source=one.source) for one in claims)
-        self._tell(Learned(port_uuid=port, network_uuid=self._networks[port], addresses=addresses))
+        addresses = tuple(LearnedAddress(address=one.address, source=one.source, mac=one.mac) for one in claims)
+        seen = tuple(LearnedMac(mac=mac) for mac in macs)
+        self._tell(Learned(port_uuid=uuid, network_uuid=port.network_uuid, addresses=addresses, macs=seen))
 
 
-def _uses(counted: Mapping[str, tuple[Counted, ...]]) -> Iterator[tuple[tuple[str, int, str], int]]:
+def _learns(port: LogicalPort) -> bool:
+    return port.shadow_of is None and (bool(learning_macs(port)) or Allowance.NESTED in port.allow)
+
+
+def _sums(uses: Iterator[tuple[tuple[str, int, str], int]]) -> dict[tuple[str, int, str], int]:
+    found: dict[tuple[str, int, str], int] = {}
+    for key, packets in uses:
+        found[key] = found.get(key, 0) + packets
+    return found
+
+
+def _addresses_used(counted: Mapping[str, tuple[Counted, ...]]) -> Iterator[tuple[tuple[str, int, str], int]]:
     for bridge, flows in counted.items():
         for flow, packets, _ in flows:
             found = claimed_address(flow)
@@ -156,3 +202,12 @@ def _uses(counted: Mapping[str, tuple[Counted, ...]]) -> Iterator[tuple[tuple[st
                 ofport, (version, number) = found
                 text = str(ip_address(number.to_bytes(4 if version == 4 else 16, "big")))
                 yield (bridge, ofport, text), packets
+
+
+def _macs_used(counted: Mapping[str, tuple[Counted, ...]]) -> Iterator[tuple[tuple[str, int, str], int]]:
+    for bridge, flows in counted.items():
+        for flow, packets, _ in flows:
+            found = source_of(flow)
+            if found is not None:
+                ofport, mac = found
+                yield (bridge, ofport, mac.to_bytes(6, "big").hex(":")), packets

@@ -128,10 +128,16 @@ def _port_facts(port: LogicalPort | None, desired: Desired) -> list[str]:
 def _learned_facts(port: LogicalPort, desired: Desired) -> list[str]:
     """What its guest was seen to use, and what of that it does not get."""
     learned = desired.learned.get(port.uuid)
-    found = learned.addresses if learned is not None and not port.ips else ()
-    own = [one.address for one in found if not one.refused]
-    facts = [f"Learned from its guest: {', '.join(own)}."] if own else []
+    found = learned.addresses if learned is not None else ()
+    macs = learned.macs if learned is not None else ()
+    own = [f"{one.address} ({one.mac})" if one.mac else one.address for one in found if not one.refused]
+    behind = [", ".join([one.mac, *one.ips]) for one in port.nested]
+    facts = [f"MACs defined behind its VIF: {'; '.join(behind)}."] if behind else []
+    seen = [one.mac for one in macs if not one.refused]
+    facts += [f"MACs learned behind its VIF: {', '.join(seen)}."] if seen else []
+    facts += [f"Learned from its guest: {', '.join(own)}."] if own else []
     facts += [f"Its guest uses {one.address}, which is not its own: {one.refused}." for one in found if one.refused]
+    facts += [f"Its guest uses MAC {one.mac}, which is not its own: {one.refused}." for one in macs if one.refused]
     if port.uuid in desired.hushed:
         facts.append("Its guest claims addresses too often, or too many: nothing more is learned of it for a while.")
     return facts

@@ -29,7 +29,16 @@ from hostagent.pipeline.tables import family_of, switch_flows
 from hostagent.qos import meter_of
 from hostagent.resolve import SwitchIntent, tunnel_key
 from hostagent.vifs import Taps, is_stateful, obstacle_to, standing, taps_of
-from netmgr.contract.types import Learned, Location, LogicalPort, NetworkType, OpaqueNetwork, Ticket, VifState
+from netmgr.contract.types import (
+    Allowance,
+    Learned,
+    Location,
+    LogicalPort,
+    NetworkType,
+    OpaqueNetwork,
+    Ticket,
+    VifState,
+)
 
 __all__ = ["compile_flows", "ports_by_network"]
 
@@ -108,6 +117,7 @@ class _Inputs(NamedTuple):
     host: UUID | None
     network: OpaqueNetwork
     wire: Wire | Trunk | None
+    uuids: tuple[UUID, ...]  # of the ports
     ports: tuple[LogicalPort | None, ...]
     locations: tuple[Location | None, ...]
     learned: tuple[tuple[UUID, Learned], ...]  # by port
@@ -179,6 +189,7 @@ def _inputs(
         host=desired.host.uuid if desired.host is not None else None,
         network=network,
         wire=wire,
+        uuids=uuids,
         ports=ports,
         locations=tuple(map(desired.locations.get, uuids)),
         learned=tuple((uuid, desired.learned[uuid]) for uuid in uuids if uuid in desired.learned),
@@ -220,14 +231,47 @@ def _compile(inputs: _Inputs) -> _Compiled:
 
 
 def _views(inputs: _Inputs) -> Iterator[PortView]:
+    """Of each MAC once. The ports' own go first, then what is defined behind them, then what is learned there."""
     if inputs.host is None:
         return
+    found = dict(_own_views(inputs))
+    yield from found.values()
+    with_others = [
+        port for port in inputs.ports if port is not None and (port.nested or Allowance.NESTED in port.allow)
+    ]
+    if not with_others:
+        return
+    seen = {view.mac for view in found.values()}
+    learned = dict(inputs.learned)
+    for nested in [*map(_defined_behind, with_others), *(_learned_behind(port, learned) for port in with_others)]:
+        for port, text, ips in nested:
+            own, mac = found.get(port.uuid), mac_to_int(text)
+            if own is not None and mac not in seen:
+                seen.add(mac)
+                known = () if ips else addresses_of(learned.get(port.uuid), text)
+                yield own._replace(mac=mac, mac_text=text, ips=ips, learned=known, open=False)
+
+
+def _defined_behind(port: LogicalPort) -> list[tuple[LogicalPort, str, tuple[str, ...]]]:
+    return [(port, one.mac, one.ips) for one in port.nested]
+
+
+def _learned_behind(
+    port: LogicalPort, learned: Mapping[UUID, Learned]
+) -> list[tuple[LogicalPort, str, tuple[str, ...]]]:
+    row = learned.get(port.uuid) if Allowance.NESTED in port.allow else None
+    return [(port, one.mac, ()) for one in (row.macs if row is not None else ()) if not one.refused]
+
+
+def _own_views(inputs: _Inputs) -> Iterator[tuple[UUID, PortView]]:
+    """By port: its view as one with a single MAC."""
+    assert inputs.host is not None
     ofports, phases, relays = dict(inputs.ofports), dict(inputs.phases), dict(inputs.relay_vteps)
     learned = {uuid: addresses_of(item) for uuid, item in inputs.learned}
     tickets = dict(inputs.tickets)
     policies = {port: Policy(tuple(map(group_key, groups)), zone) for port, groups, zone in inputs.policies}
     seen: set[int] = set()
-    for port, location in zip(inputs.ports, inputs.locations, strict=True):
+    for uuid, port, location in zip(inputs.uuids, inputs.ports, inputs.locations, strict=True):
         if port is not None and port.shadow_of is not None:
             continue  # the MAC is its primary's, here and everywhere
         text = port.mac if port is not None else location.mac if location is not None else ""
@@ -238,28 +282,32 @@ def _views(inputs: _Inputs) -> Iterator[PortView]:
             continue
         seen.add(mac)
         if location is None:
-            yield PortView(mac=mac, mac_text=text)
+            yield uuid, PortView(mac=mac, mac_text=text)
             continue
-        known = learned.get(location.port_uuid, ()) if port is None or not port.ips else ()
-        if location.holder_host != inputs.host != location.incoming_host and location.port_uuid not in phases:
-            yield _remote(port, location, mac, text)._replace(learned=known)
+        known = learned.get(uuid, ()) if port is None or not port.ips else ()
+        if location.holder_host != inputs.host != location.incoming_host and uuid not in phases:
+            yield uuid, _remote(port, location, mac, text)._replace(learned=known)
         else:
-            phase, relay = phases.get(location.port_uuid, Phase.STEADY), relays.get(location.port_uuid, "")
+            phase, relay = phases.get(uuid, Phase.STEADY), relays.get(uuid, "")
             ofport = ofports.get(port.vif_uuid, 0) if port is not None and port.vif_uuid is not None else 0
             metered = port is not None and port.vif_uuid in inputs.metered
-            barred = location.port_uuid in inputs.barred
-            view = _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay, barred)
-            yield view._replace(
+            view = _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay, uuid in inputs.barred)
+            others = port is not None and Allowance.NESTED in port.allow
+            view = view._replace(
                 learned=known,
-                hushed=location.port_uuid in inputs.hushed,
-                policy=policies.get(location.port_uuid),
-                tickets=tickets.get(location.port_uuid, ()),
+                hushed=uuid in inputs.hushed,
+                policy=policies.get(uuid),
+                tickets=tickets.get(uuid, ()),
+                several=others or (port is not None and bool(port.nested)),
+                open=others,
             )
+            yield uuid, view
 
 
-def addresses_of(learned: Learned) -> tuple[tuple[int, int], ...]:
-    """The addresses that are the port's: IP version and number."""
-    return single_addresses(tuple(one.address for one in learned.addresses if not one.refused))
+def addresses_of(learned: Learned | None, mac: str = "") -> tuple[tuple[int, int], ...]:
+    """The learned addresses of one MAC of a port, its own by default: IP version and number."""
+    found = learned.addresses if learned is not None else ()
+    return single_addresses(tuple(one.address for one in found if not one.refused and one.mac == mac))
 
 
 def _remote(port: LogicalPort | None, location: Location, mac: int, text: str) -> PortView:

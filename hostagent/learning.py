@@ -6,10 +6,14 @@ Theory of operation. A port without defined addresses may use any that is nobody
 addresses its guest claims and when each was last seen. It does not decide whose an address is: the network manager
 does, and pushes `Learned`.
 
-Three bounds keep a loud guest from anything but its own copies. A port has at most `ADDRESSES_MAX` addresses; more are
-not learned, and work as ever, by flooding. Copies spend tokens; a port without any is *hushed* for a while: the switch
-makes no more copies of its frames, so the agent does not even see them. What a server says to clients is counted
-against its network, which is hushed in the same way. And only a change is told upward, never a refresh.
+A port that is allowed "nested" may use further MACs, which are learned too: the switch drops what comes from a MAC that
+it does not know, and copies it to the agent, until the manager has said that the MAC is the port's.
+
+Three bounds keep a loud guest from anything but its own copies. A MAC has at most `ADDRESSES_MAX` addresses; more are
+not learned, and work as ever, by flooding. A port has at most `MACS_MAX` further MACs. Copies spend tokens; a port
+without any is *hushed* for a while: the switch makes no more copies of its frames, so the agent does not even see them.
+What a server says to clients is counted against its network, which is hushed in the same way. And only a change is told
+upward, never a refresh.
 
 What was not seen for `AGE_S` is forgotten; the next frame that claims it brings it back. A leased address is kept,
 used or not, until its lease ends, and is forgotten then, used or not: the server may give it to another. Who uses it on
@@ -29,9 +33,10 @@ from uuid import UUID
 
 from netmgr.contract.types import LearnedSource
 
-__all__ = ["ADDRESSES_MAX", "AGE_S", "HUSH_S", "Claimed", "Learning", "read_claim"]
+__all__ = ["ADDRESSES_MAX", "AGE_S", "HUSH_S", "MACS_MAX", "Claimed", "Learning", "read_claim"]
 
 ADDRESSES_MAX: Final = 16
+MACS_MAX: Final = 64
 AGE_S: Final = 1800.0
 HUSH_S: Final = 30.0
 _OF_A_PORT: Final = (30.0, 1.0)  # copies at once, and per second
@@ -40,10 +45,11 @@ _OF_A_NETWORK: Final = (100.0, 10.0)
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """An address and what showed that a guest has it."""
+    """An address and what showed that a guest has it; `mac`, behind the VIF, has it; "" is the port's own."""
 
     address: str
     source: LearnedSource
+    mac: str = ""
 
 
 def read_claim(frame: bytes) -> Claimed | None:
@@ -117,10 +123,12 @@ class _Port:
     bucket: _Bucket
     seen: dict[str, float] = field(default_factory=dict)  # address -> when last
     sources: dict[str, LearnedSource] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)  # address -> MAC
+    macs: dict[str, float] = field(default_factory=dict)  # further ones -> when last seen
     leased_until: dict[str, float] = field(default_factory=dict)
 
     def forget(self, address: str) -> None:
-        del self.seen[address], self.sources[address]
+        del self.seen[address], self.sources[address], self.owners[address]
         self.leased_until.pop(address, None)
 
     def ended(self, address: str, *, now: float) -> bool:
@@ -146,21 +154,32 @@ class Learning:
     def hear(self, port: UUID, claimed: Claimed, *, now: float) -> bool:
         """The guest of *port* claims an address; True when what is to be told of the port has changed."""
         known = self._of(port, now)
-        if claimed.address in known.seen:
+        if known.owners.get(claimed.address) == claimed.mac:
             known.seen[claimed.address] = now
             return False
-        if len(known.seen) >= ADDRESSES_MAX:
+        if sum(mac == claimed.mac for mac in known.owners.values()) >= ADDRESSES_MAX:
             known.bucket.hushed_until = now + HUSH_S
             return False
         known.seen[claimed.address] = now
-        known.sources[claimed.address] = claimed.source
+        known.sources.setdefault(claimed.address, claimed.source)
+        known.owners[claimed.address] = claimed.mac
         return True
 
-    def lease(self, port: UUID, address: str, *, seconds: int | None, now: float) -> bool:
-        """A server has granted *address* to the guest of *port*, for *seconds* or for ever; True as of `hear`."""
-        changed = self.hear(port, Claimed(address, LearnedSource.DHCP), now=now)
+    def hear_mac(self, port: UUID, mac: str, *, now: float) -> bool:
+        """A frame of *mac*, which the switch does not know yet, came out of *port*; True as of `hear`."""
+        known = self._of(port, now)
+        news = mac not in known.macs
+        if news and len(known.macs) >= MACS_MAX:
+            known.bucket.hushed_until = now + HUSH_S
+            return False
+        known.macs[mac] = now
+        return news
+
+    def lease(self, port: UUID, address: str, *, mac: str = "", seconds: int | None, now: float) -> bool:
+        """A server has granted *address* to *mac* of *port*, for *seconds* or for ever; True as of `hear`."""
+        changed = self.hear(port, Claimed(address, LearnedSource.DHCP, mac), now=now)
         known = self._ports[port]
-        if address in known.seen:
+        if known.owners.get(address) == mac:
             known.leased_until[address] = math.inf if seconds is None else now + seconds
         return changed
 
@@ -172,19 +191,27 @@ class Learning:
         known.forget(address)
         return True
 
-    def revive(self, port: UUID, claims: Iterable[Claimed], *, now: float) -> None:
+    def revive(self, port: UUID, claims: Iterable[Claimed], macs: Iterable[str] = (), *, now: float) -> None:
         """Take over what was learned of *port* elsewhere, or in an earlier life of the agent, as seen now."""
         known = self._of(port, now)
+        known.macs |= dict.fromkeys(macs, now)
         for claimed in claims:
-            if claimed.address not in known.seen and len(known.seen) < ADDRESSES_MAX:
+            if claimed.address not in known.seen:
                 known.seen[claimed.address] = now
                 known.sources[claimed.address] = claimed.source
+                known.owners[claimed.address] = claimed.mac
 
     def refresh(self, port: UUID, address: str, *, now: float) -> None:
         """The switch has counted frames with which the guest still uses *address*."""
         known = self._ports.get(port)
         if known is not None and address in known.seen:
             known.seen[address] = now
+
+    def refresh_mac(self, port: UUID, mac: str, *, now: float) -> None:
+        """The switch has counted frames of *mac*."""
+        known = self._ports.get(port)
+        if known is not None and mac in known.macs:
+            known.macs[mac] = now
 
     def age(self, *, now: float) -> frozenset[UUID]:
         """Forget what was not seen for too long, and ended leases; the ports of which something was forgotten."""
@@ -193,7 +220,10 @@ class Learning:
             old = [address for address in known.seen if known.ended(address, now=now)]
             for address in old:
                 known.forget(address)
-            if old:
+            silent = [mac for mac, at in known.macs.items() if now - at >= AGE_S]
+            for mac in silent:
+                del known.macs[mac]
+            if old or silent:
                 changed.add(port)
         return frozenset(changed)
 
@@ -209,7 +239,14 @@ class Learning:
     def claims(self, port: UUID) -> tuple[Claimed, ...]:
         """What the guest of *port* claims, in the order of first sight."""
         known = self._ports.get(port)
-        return tuple(Claimed(address, known.sources[address]) for address in known.seen) if known is not None else ()
+        if known is None:
+            return ()
+        return tuple(Claimed(address, known.sources[address], known.owners[address]) for address in known.seen)
+
+    def macs(self, port: UUID) -> tuple[str, ...]:
+        """The further MACs that were seen behind *port*, in the order of first sight."""
+        known = self._ports.get(port)
+        return tuple(known.macs) if known is not None else ()
 
     def hushed(self, *, now: float) -> frozenset[UUID]:
         """Ports whose frames are not to be copied to the agent now, and networks whose servers' are not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from hostagent.resolve import tunnel_key
 from hostagent.tracing.question import Entry, Ports, TraceError, describe, flow_of
 from hostagent.tracing.text import parse
 from hostagent.vifs import taps_of, vif_of
-from netmgr.contract.types import NetworkType, OpaqueNetwork, TraceAnswer, TraceQuestion
+from netmgr.contract.types import LogicalPort, NetworkType, OpaqueNetwork, TraceAnswer, TraceQuestion
 
 __all__ = ["answer_trace", "network_flows"]
 
@@ -155,9 +155,23 @@ def _names_on(bridge: Bridge, desired: Desired, network: OpaqueNetwork) -> Names
         networks={network_key(one.uuid): one.name for one in desired.networks.values()},
         groups={group_key(one.uuid): one.name for one in desired.groups.values()},
         ofports=ofports,
-        macs={port.mac: port.name for port in ports},
-        addresses=vteps | {ip.partition("/")[0]: port.name for port in ports for ip in port.ips},
+        macs=_macs(ports, desired),
+        addresses=vteps | {ip.partition("/")[0]: port.name for port in ports for ip in _addresses(port)},
     )
+
+
+def _macs(ports: Iterable[LogicalPort], desired: Desired) -> dict[str, str]:
+    """The port of each MAC, also of those behind VIFs."""
+    found: dict[str, str] = {}
+    for port in ports:
+        learned = desired.learned.get(port.uuid)
+        found |= {one.mac: port.name for one in (learned.macs if learned is not None else ()) if not one.refused}
+        found |= {one.mac: port.name for one in port.nested}
+    return found | {port.mac: port.name for port in ports}
+
+
+def _addresses(port: LogicalPort) -> tuple[str, ...]:
+    return (*port.ips, *(ip for one in port.nested for ip in one.ips))
 
 
 def _tap(name: str, port: str | None) -> str:

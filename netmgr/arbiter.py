@@ -371,6 +371,8 @@ def _left_behind(world: World, record: HostRecord, claim: Claim) -> LogicalPort 
     if network is None or network.attach_mode is not AttachMode.AUTO or claim.intent is not ClaimIntent.START:
         return None
     uuid = world.unique.get(("mac", network.uuid, claim.mac.lower()))
+    if uuid is not None and world.ports[uuid].mac != claim.mac.lower():
+        return None  # a MAC behind its VIF is no title to it
     location = world.locations.get(uuid) if uuid is not None else None
     if uuid is None or location is None or not location.parked or location.incoming_host is not None:
         return None

@@ -40,6 +40,7 @@ __all__ = [
     "PortHistory",
     "Row",
     "World",
+    "all_ips",
     "kind_of_row",
     "location_mac",
     "unique_keys",
@@ -187,15 +188,24 @@ def unique_keys(row: Row) -> Iterator[Hashable]:
         if row.vif_uuid is not None:
             yield "vif", row.vif_uuid
         if row.shadow_of is None:  # a shadow has the MAC and the addresses of its primary
-            yield "mac", row.network_uuid, row.mac
-            for ip in row.ips:
+            for mac in (row.mac, *(one.mac for one in row.nested)):
+                yield "mac", row.network_uuid, mac
+            for ip in all_ips(row):
                 yield "ip", row.network_uuid, ip
     elif isinstance(row, Learned):
         for one in row.addresses:
             if not one.refused:
                 yield "learned", row.network_uuid, one.address
+        for seen in row.macs:
+            if not seen.refused:
+                yield "learned-mac", row.network_uuid, seen.mac
     elif isinstance(row, Withdrawal):
         yield "withdrawal", row.network_uuid, row.host_uuid
+
+
+def all_ips(port: LogicalPort) -> tuple[str, ...]:
+    """Every address that is defined for *port*: of its own MAC, and of those behind its VIF."""
+    return (*port.ips, *(ip for one in port.nested for ip in one.ips))
 
 
 def location_mac(port: LogicalPort) -> str:

@@ -1,11 +1,12 @@
-"""What a VIF may send: the flows of GUARD and SOURCES for one port, and the counters of what it may not.
+"""What a VIF may send: the flows of GUARD and SOURCES for one MAC of a port, and the counters of what it may not.
 
-GUARD holds a VIF to its MAC, to untagged frames, and to the truth where a protocol repeats who it is: ARP's sender
-(probes with sender address 0 included), RARP's (QEMU announces a guest with it), the link-layer options of neighbour
-solicitations and advertisements (RFC 4861), and the target of advertisements. SOURCES, for a port with defined
-addresses, holds IP to them: besides these only DHCP from 0.0.0.0 to broadcast, link-local IPv6, and what RFC 4862 and
-RFC 3810 send from `::`: duplicate address detection for an own address, router solicitations, MLDv2 reports. What is
-neither ARP nor IP passes with the right MAC.
+A port has one MAC, unless it is allowed others behind its VIF; each is held to its own addresses, like a port of its
+own. GUARD holds a VIF to its MACs, to untagged frames, and to the truth where a protocol repeats who it is: ARP's
+sender (probes with sender address 0 included), RARP's (QEMU announces a guest with it), the link-layer options of
+neighbour solicitations and advertisements (RFC 4861), and the target of advertisements. SOURCES, for a port with
+defined addresses, holds IP to them: besides these only DHCP from 0.0.0.0 to broadcast, link-local IPv6, and what RFC
+4862 and RFC 3810 send from `::`: duplicate address detection for an own address, router solicitations, MLDv2 reports.
+What is neither ARP nor IP passes with the right MAC.
 
 A port without defined addresses may use any, but not claim in ARP or ND one that is bound to another port: CLAIMS
 (`learn`) looks the address up. What no VIF may say, whatever its addresses, is in `tables`; a port that is allowed to
@@ -41,11 +42,12 @@ _LINK_LOCAL = IPv6Network("fe80::/10")
 def guard_flows(
     *, ofport: int, mac: str, ips: tuple[str, ...], cookie: int, allow: tuple[Allowance, ...] = ()
 ) -> frozenset[Flow]:
-    """All that the port at *ofport* may send; *ips* empty allows any address, *allow* what only some may say."""
+    """All that *mac*, one of those behind the port at *ofport*, may send; *ips* empty allows any address, *allow* what
+    only some may say."""
     number = mac_to_int(mac)
     flows = [*_guard(ofport, number, ips, cookie, allow), *_counters(ofport, ips, cookie)]
     if ips:
-        flows += _sources(ofport, ips, cookie)
+        flows += _sources(ofport, number, ips, cookie)
     # asked for an address of its own, nobody answers a port
     own = canonical([Match("in_port", ofport), Match(OWNER_MAC, number)])
     flows.append(Flow(table=Table.REPLY, priority=120, cookie=cookie, match=own, actions=(Goto(Table.FORWARD),)))
@@ -76,7 +78,7 @@ def _guard(ofport: int, mac: int, ips: tuple[str, ...], cookie: int, allow: tupl
                 yield accept(100, _icmpv6(136), match(nd_target=str(prefix6), nd_tll=option))
         else:
             yield accept(100, _icmpv6(136), match(nd_tll=option), actions=_claim("nd_target"))
-    for message in (message for allowance in allow for message in RESERVED[allowance]):
+    for message in (message for allowance in allow for message in RESERVED.get(allowance, ())):
         whole = () if Match("nw_proto", 17) in message else (Match("ip_frag", 0, 1),)  # RFC 6980
         yield accept(111, message, whole)
     yield accept(80)
@@ -97,9 +99,11 @@ def _counters(ofport: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:
             yield Flow(table=Table.DROPPED, priority=100, cookie=cookie, match=conditions)
 
 
-def _sources(ofport: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:
+def _sources(ofport: int, mac: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:
+    own = (Match("in_port", ofport), Match("eth_src", mac))
+
     def row(priority: int, *conditions: tuple[Match, ...], actions: tuple[Action, ...] = (Goto(Table.SIGNAL),)) -> Flow:
-        items = canonical([Match("in_port", ofport), *(item for group in conditions for item in group)])
+        items = canonical([*own, *(item for group in conditions for item in group)])
         return Flow(table=Table.SOURCES, priority=priority, cookie=cookie, match=items, actions=actions)
 
     for prefix in _ipv4(ips):
@@ -108,8 +112,7 @@ def _sources(ofport: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:
         100,
         match(eth_type=0x0800, nw_src="0.0.0.0", nw_dst="255.255.255.255", nw_proto=17, udp_src=68, udp_dst=67),
     )
-    own = (*_ipv6(ips), _LINK_LOCAL)
-    for prefix6 in own:
+    for prefix6 in (*_ipv6(ips), _LINK_LOCAL):
         yield row(100, match(eth_type=0x86DD, ipv6_src=str(prefix6)))
         yield row(100, match(ipv6_src="::"), _icmpv6(135), match(nd_target=str(prefix6)))
     yield row(100, match(ipv6_src="::"), _icmpv6(133))

@@ -14,6 +14,10 @@ LEASES, for one network: what DHCP servers say to clients, wherever it came from
 host; it has passed the guard of a port that may say it. What a guest says to the server is copied in its GUARD: it may
 give its address up. All of it goes on.
 
+A port that is allowed further MACs has frames of those that are not known dropped and copied (`unknown_flows`): the
+manager may say that the MAC is the port's, and then it has flows as the port's own MAC does. Nothing of it passes
+before.
+
 A port or network that is hushed has no copies made at all (`learning`). Copies go over the bridge's management
 connection, of which Open vSwitch queues at most 100 while nobody reads.
 """
@@ -25,31 +29,40 @@ from collections.abc import Iterator
 from hostagent.flow import Action, Controller, Flow, Goto, Match, SetField, canonical, match
 from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, UNTAGGED, Denied, Table
 
-__all__ = ["claim_flows", "claimed_address", "lease_flows"]
+__all__ = ["claim_flows", "claimed_address", "lease_flows", "source_of", "unknown_flows"]
 
 _COPY_BYTES = 128
+_ONE_STATION = Match("eth_src", 0, 1 << 40)  # a group can't be a source
 _DHCP_BYTES = 1514
 
 Address = tuple[int, int]
 """IP version and number."""
 
 
-def claim_flows(*, ofport: int, mac: int, learned: tuple[Address, ...], hushed: bool, cookie: int) -> Iterator[Flow]:
-    """What becomes of the claims of the port at *ofport*; *learned* are the addresses that are its own by now."""
+def claim_flows(
+    *, ofport: int, mac: int, learned: tuple[Address, ...], hushed: bool, cookie: int, several: bool = False
+) -> Iterator[Flow]:
+    """What becomes of the claims of *mac* at *ofport*; *learned* are the addresses that are its own by now.
+
+    With *several* MACs behind the VIF, an address that another of these claims is copied, and goes on: it may change
+    from one to the other.
+    """
 
     def row(priority: int, conditions: tuple[Match, ...], *actions: Action, table: Table = Table.CLAIMS) -> Flow:
         items = canonical([Match("in_port", ofport), *conditions])
         return Flow(table=table, priority=priority, cookie=cookie, match=items, actions=actions)
 
     onward = Goto(Table.SIGNAL)
-    own = Match(OWNER_MAC, mac)
+    copy = Controller(_COPY_BYTES)
+    own = (Match("eth_src", mac), Match(OWNER_MAC, mac))
     for version, number in learned:
         address = (Match(ADDRESS4, number),) if version == 4 else (Match(ADDRESS4, 0), Match(ADDRESS6, number))
-        yield row(130, (own, *address), onward)
-    yield row(120, (own,), onward)
+        yield row(130, (*own, *address), onward)
+    yield row(120, own, onward)
+    if several:
+        yield row(115, (Match(OWNER_MAC, mac),), *(() if hushed else (copy,)), onward)
     if hushed:
         return
-    copy = Controller(_COPY_BYTES)
     yield row(100, (Match(OWNER_MAC, 0),), copy, onward)
     for why, message in (
         (Denied.ARP, match(eth_type=0x0806)),
@@ -63,6 +76,23 @@ def claim_flows(*, ofport: int, mac: int, learned: tuple[Address, ...], hushed: 
     ):
         honest = (Match("eth_src", mac), UNTAGGED, *to_server)
         yield row(100, honest, Controller(_DHCP_BYTES), onward, table=Table.GUARD)
+
+
+def unknown_flows(*, ofport: int, cookie: int) -> Iterator[Flow]:
+    """Frames of MACs that are not known behind the port at *ofport*: dropped, and copied to the agent.
+
+    They stand above the drops that all ports have, with the same reasons, and below what is let through.
+    """
+    for priority, why, conditions in (
+        (91, Denied.ARP, match(eth_type=0x0806)),
+        (91, Denied.ARP, match(eth_type=0x8035)),
+        (91, Denied.ND, match(eth_type=0x86DD, nw_proto=58, icmpv6_type=135)),
+        (91, Denied.ND, match(eth_type=0x86DD, nw_proto=58, icmpv6_type=136)),
+        (1, Denied.MAC, ()),
+    ):
+        items = canonical([Match("in_port", ofport), UNTAGGED, _ONE_STATION, *conditions])
+        actions = (Controller(_COPY_BYTES), SetField(REASON, why), Goto(Table.DROPPED))
+        yield Flow(table=Table.GUARD, priority=priority, cookie=cookie, match=items, actions=actions)
 
 
 def lease_flows(key: int) -> Iterator[Flow]:
@@ -88,3 +118,11 @@ def claimed_address(flow: Flow) -> tuple[int, Address] | None:
     for part in parts:
         number = number << 32 | part
     return values["in_port"], (6, number)
+
+
+def source_of(flow: Flow) -> tuple[int, int] | None:
+    """The port number and source MAC of a flow of GUARD that lets frames of that MAC through; None for every other."""
+    if flow.table != Table.GUARD:
+        return None
+    values = {item.field: item.value for item in flow.match if isinstance(item, Match) and item.mask is None}
+    return (values["in_port"], values["eth_src"]) if "in_port" in values and "eth_src" in values else None

@@ -46,7 +46,7 @@ from hostagent.flow import address_of as to_int
 from hostagent.model import Phase
 from hostagent.pipeline.answer import answer_flows, single_addresses
 from hostagent.pipeline.guard import guard_flows
-from hostagent.pipeline.learn import claim_flows, lease_flows
+from hostagent.pipeline.learn import claim_flows, lease_flows, unknown_flows
 from hostagent.pipeline.policy import Policy, deliver, port_policy_flows, ticket_flows
 from hostagent.pipeline.tables import (
     FROM_TUNNEL,
@@ -88,7 +88,8 @@ class Wire:
 
 
 class PortView(NamedTuple):
-    """What the pipeline must know of one port of the network, on this host. Ten thousand are made in one go."""
+    """What the pipeline must know of one MAC of the network, on this host: a port's own, or one behind its VIF. Ten
+    thousand are made in one go."""
 
     mac: int
     mac_text: str
@@ -96,6 +97,8 @@ class PortView(NamedTuple):
     allow: tuple[Allowance, ...] = ()
     learned: tuple[tuple[int, int], ...] = ()  # addresses it has without their being defined: IP version, number
     hushed: bool = False  # what it claims is not copied to the agent
+    several: bool = False  # there are other MACs behind its VIF
+    open: bool = False  # others may appear there, and are learned
     here: bool = False  # this host holds it
     state: VifState = VifState.DARK
     phase: Phase = Phase.STEADY
@@ -138,7 +141,10 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
                     learned=port.learned,
                     hushed=port.hushed or port.state is VifState.INCOMING,  # its holder speaks for it
                     cookie=network.key,
+                    several=port.several,
                 )
+            if port.open and port.state is VifState.LIT and not port.hushed:
+                yield from unknown_flows(ofport=port.ofport, cookie=network.key)
             if port.policy is not None:
                 yield from port_policy_flows(ofport=port.ofport, policy=port.policy, network=network.key)
                 if port.policy.zone:
@@ -286,10 +292,10 @@ def _places(holder: str, incoming: str) -> tuple[Action, ...]:
 
 
 def _flood(network: NetworkPorts) -> Iterator[Flow]:
-    lit = [port for port in network.ports if port.state is VifState.LIT and port.ofport]
-    here: tuple[Action, ...] = tuple(map(Output, sorted(port.ofport for port in lit if port.policy is None)))
-    for ofport in sorted(port.ofport for port in lit if port.policy is not None):
-        here += (SetField(TAP, ofport), Resubmit(Table.INGRESS))
+    lit = {port.ofport: port.policy for port in network.ports if port.state is VifState.LIT and port.ofport}
+    here: tuple[Action, ...] = tuple(map(Output, sorted(tap for tap, policy in lit.items() if policy is None)))
+    for tap in sorted(tap for tap, policy in lit.items() if policy is not None):
+        here += (SetField(TAP, tap), Resubmit(Table.INGRESS))
     network_match = Match("metadata", network.key)
     away: tuple[Action, ...] = ()
     if isinstance(network.wire, Trunk):

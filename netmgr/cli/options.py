@@ -93,9 +93,28 @@ _SUBNETS = click.option("--subnet", "subnets", multiple=True, metavar="CIDR", he
 _IPS = click.option("--ip", "ips", multiple=True, help="Address it may use; may be repeated; none allows any.")
 _ALLOW = click.option(
     "--allow",
-    type=click.Choice(["dhcp-server", "router"]),
+    type=click.Choice(["dhcp-server", "nested", "router"]),
     multiple=True,
-    help="What its guest may say that no other may; may be repeated.",
+    help="What its guest may say that no other may; may be repeated. nested: frames of further MACs; they are learned.",
+)
+
+
+class _NestedMac(click.ParamType[dict[str, Any]]):
+    """MAC[,ADDRESS…] as the API has it."""
+
+    name = "MAC[,IP…]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        mac, *ips = str(value).split(",")
+        return {"mac": mac, "ips": ips}
+
+
+_NESTED = click.option(
+    "--nested-mac",
+    "nested",
+    type=_NestedMac(),
+    multiple=True,
+    help="A further MAC behind its VIF, and the addresses it may use; may be repeated; without addresses, any.",
 )
 _GROUPS = click.option(
     "--group",
@@ -221,6 +240,7 @@ RESOURCE_OPTIONS = (
             "incoming_vtep",
             "admin_up",
             "allow",
+            "nested",
             "egress_kbps",
             "ingress_kbps",
             "security_groups",
@@ -248,6 +268,7 @@ RESOURCE_OPTIONS = (
             _MAC,
             _IPS,
             _ALLOW,
+            _NESTED,
             *_LIMITS,
             _GROUPS,
             click.option("--down/--up", "admin_down", default=None, help="Keep it dark."),
@@ -259,6 +280,8 @@ RESOURCE_OPTIONS = (
             click.option("--no-ips", is_flag=True, help="Allow any address."),
             _ALLOW,
             click.option("--no-allow", is_flag=True, help="Allow it what any guest may say, no more."),
+            _NESTED,
+            click.option("--no-nested", is_flag=True, help="Define no further MACs for it."),
             *_LIMITS,
             _GROUPS,
             click.option("--no-groups", "no_security_groups", is_flag=True, help="Take all security groups off."),

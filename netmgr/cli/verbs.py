@@ -39,7 +39,7 @@ def list_macs(connection: Connection, network: str | None, host: str | None, out
       netmgr mac list --host h1 -o wide
     """
     found = connection.get("macs", network=network, host=host)
-    columns = ("mac", "network", "port", "defined", "learned", "host", "vtep", "state")
+    columns = ("mac", "network", "port", "behind", "defined", "learned", "host", "vtep", "state")
     more = ("vif_uuid", "learned_from", "learned_since", "conflicts") if output == "wide" else ()
     print_objects(found, output=output, columns=(*columns, *more))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
+from netmgr.contract.learned import Learned, LearnedAddress, LearnedMac, LearnedSource, NestedMac
 from netmgr.contract.trace import (
     TraceAnswer,
     TraceEnd,
@@ -37,9 +38,11 @@ __all__ = [
     "Kind",
     "Learned",
     "LearnedAddress",
+    "LearnedMac",
     "LearnedSource",
     "Location",
     "LogicalPort",
+    "NestedMac",
     "NetworkStatus",
     "NetworkType",
     "Object",
@@ -115,6 +118,7 @@ class Allowance(StrEnum):
     """What a port's guest may say that no other may."""
 
     DHCP_SERVER = "dhcp-server"
+    NESTED = "nested"
     ROUTER = "router"
 
 
@@ -151,12 +155,6 @@ class Direction(StrEnum):
 class Ethertype(StrEnum):
     IPV4 = "ipv4"
     IPV6 = "ipv6"
-
-
-class LearnedSource(StrEnum):
-    ARP = "arp"
-    ND = "nd"
-    DHCP = "dhcp"
 
 
 class Kind(StrEnum):
@@ -232,6 +230,7 @@ class LogicalPort:
     allow: tuple[Allowance, ...] = ()
     egress_kbps: int = 0
     ingress_kbps: int = 0
+    nested: tuple[NestedMac, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,21 +266,6 @@ class Location:
     parked: bool = False
     version: int = 0
     mac: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearnedAddress:
-    address: str
-    source: LearnedSource
-    since: str = ""
-    refused: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Learned:
-    port_uuid: UUID
-    network_uuid: UUID
-    addresses: tuple[LearnedAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ raises `NetmgrError` with the sentence for the user.
 
 from netmgr.rules.desired import check_host, check_network, check_port, check_switch, check_zone
 from netmgr.rules.groups import check_group, check_group_removal, check_port_groups
-from netmgr.rules.learned import learned_rows, rivals_of
+from netmgr.rules.learned import evicted_rows, kept_row, learned_rows, rivals_of
 from netmgr.rules.shadows import check_failover, check_shadow, failover_pair, mirrored
 from netmgr.rules.usage import (
     check_host_removal,
@@ -42,8 +42,10 @@ __all__ = [
     "check_withdrawal",
     "check_zone",
     "check_zone_removal",
+    "evicted_rows",
     "failover_pair",
     "freed_segments_to_release",
+    "kept_row",
     "learned_rows",
     "mirrored",
     "rivals_of",

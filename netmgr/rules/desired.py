@@ -17,7 +17,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from netmgr.allocate import SEGMENT_ID_MAX, VLAN_MAX, pool_room, vlan_neighbours
 from netmgr.contract.types import LogicalPort, NetworkType, OpaqueNetwork, OpaqueSwitch, TransportZone, ZoneKind
-from netmgr.model import GroupRecord, HostRecord, NetmgrError, World, kind_of_row
+from netmgr.model import GroupRecord, HostRecord, NetmgrError, World, all_ips, kind_of_row
 from netmgr.rules.encapsulation import network_mtu_max
 from netmgr.rules.usage import NAMES_SHOWN_MAX, named, ports_held
 
@@ -28,11 +28,13 @@ __all__ = [
     "check_port",
     "check_switch",
     "check_zone",
+    "is_unicast_mac",
 ]
 
 SWITCH_MTU_MIN, SWITCH_MTU_MAX = 1280, 9216
 NETWORK_MTU_MIN = 576  # RFC 791: what every IPv4 node must take
 NETWORK_MTU_MIN_IPV6 = 1280  # RFC 8200
+NESTED_MAX = 64
 LIMIT_KBPS_MIN, LIMIT_KBPS_MAX = 64, 400_000_000
 LINK_MBPS_MAX = 800_000
 NAME = re.compile(r"[A-Za-z0-9._-]{1,63}")
@@ -103,7 +105,7 @@ def check_network(world: World, network: OpaqueNetwork) -> None:
                 raise NetmgrError(f"{what}: subnets {other} and {subnet} overlap")
     for port_uuid in world.ports_by_network.get(network.uuid, ()):
         port = world.ports[port_uuid]
-        for ip in port.ips:
+        for ip in all_ips(port):
             if subnets and not any(ip_address(ip) in subnet for subnet in subnets):
                 raise NetmgrError(
                     f"{what}: port {port.name} has address {ip}, which the new subnets do not hold; "
@@ -141,20 +143,22 @@ def check_host(world: World, host: HostRecord) -> None:
 
 
 def check_port(world: World, port: LogicalPort) -> None:
-    """A port's MAC, addresses and VIF are its own, and its addresses lie in the network's subnets."""
+    """A port's MACs, addresses and VIF are its own, and its addresses lie in the network's subnets."""
     network = world.networks[port.network_uuid]
     what = f"port {port.name} of network {network.name}"
     check_name(world, port, what=what, key=("name", kind_of_row(port), port.network_uuid, port.name))
     before = world.ports.get(port.uuid)
     if before is not None and before.network_uuid != port.network_uuid:
         raise NetmgrError(f"{what}: a port can't change its network; make a new one there", status=409)
-    if not MAC.fullmatch(port.mac) or int(port.mac[:2], 16) & 1 or port.mac == "00:00:00:00:00:00":
+    if not is_unicast_mac(port.mac):
         raise NetmgrError(f"{what}: mac must be a unicast address like 02:00:00:00:00:01, got {port.mac!r}")
-    if port.shadow_of is None:
-        _check_free(world, port, ("mac", port.network_uuid, port.mac), f"{what}: MAC {port.mac}")
-    if len(set(port.ips)) != len(port.ips):
+    _check_nested(port, what)
+    for mac in (port.mac, *(one.mac for one in port.nested)) if port.shadow_of is None else ():
+        _check_free(world, port, ("mac", port.network_uuid, mac), f"{what}: MAC {mac}")
+    ips = all_ips(port)
+    if len(set(ips)) != len(ips):
         raise NetmgrError(f"{what}: names an address twice")
-    for ip in port.ips:
+    for ip in ips:
         _check_ip(network, ip, what)
         if port.shadow_of is None:
             _check_free(world, port, ("ip", port.network_uuid, ip), f"{what}: address {ip}")
@@ -173,6 +177,23 @@ def check_port(world: World, port: LogicalPort) -> None:
             f"{world.networks[other.network_uuid].name}; detach it there first",
             status=409,
         )
+
+
+def is_unicast_mac(text: str) -> bool:
+    """Whether *text* is a MAC that a guest can have, as the contract writes it."""
+    return bool(MAC.fullmatch(text)) and not int(text[:2], 16) & 1 and text != "00:00:00:00:00:00"
+
+
+def _check_nested(port: LogicalPort, what: str) -> None:
+    if len(port.nested) > NESTED_MAX:
+        raise NetmgrError(f"{what}: has {len(port.nested)} nested MACs, at most {NESTED_MAX} are taken; use more ports")
+    for one in port.nested:
+        if not is_unicast_mac(one.mac):
+            raise NetmgrError(f"{what}: a nested MAC must be a unicast address like 02:00:00:00:00:01, got {one.mac!r}")
+        if one.mac == port.mac:
+            raise NetmgrError(f"{what}: {one.mac} is its own MAC, which needs no allowance; leave it out of nested")
+    if len({one.mac for one in port.nested}) != len(port.nested):
+        raise NetmgrError(f"{what}: names a nested MAC twice")
 
 
 def check_name(

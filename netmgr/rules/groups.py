@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from uuid import UUID
 
 from netmgr.contract.types import Ethertype, LogicalPort, SecurityRule
-from netmgr.model import GroupRecord, NetmgrError, World
+from netmgr.model import GroupRecord, NetmgrError, World, all_ips
 from netmgr.rules.desired import check_name
 from netmgr.rules.usage import named
 
@@ -96,7 +96,7 @@ def rule_text(rule: SecurityRule, names: dict[UUID, str]) -> str:
 
 
 def _addresses_of(port: LogicalPort) -> tuple[str, ...]:
-    return port.ips
+    return all_ips(port)
 
 
 def _names(world: World, group: GroupRecord) -> dict[UUID, str]:

@@ -1,60 +1,100 @@
-"""Whose is an address that a guest was seen to use? The rule for what hosts have learned, pure.
+"""Whose is a MAC or an address that a guest was seen to use? The rule for what hosts have learned, pure.
 
-Only the holder of a port speaks for it, and only of a port without defined addresses. Its word is the whole of what
-the guest claims now. An address is the port's unless it is defined for another port of the network, was learned for
-another one that runs, lies outside of the network's subnets, or is one too many. What is not the port's is kept beside
-it with the sentence that says why: the operator sees it on the port, and on the port that has the address. The first
-one keeps it. When it gives it up, the one that waited longest in the store's order gets it, in the same revision.
+Only the holder of a port speaks for it. Its word is the whole of what is claimed behind the port's VIF now: MACs, where
+the port is allowed "nested", and addresses of those of its MACs that have none defined. A MAC or address is the port's
+unless it is defined for another port of the network, was learned for another one that runs, or is one too many; an
+address, also if it lies outside of the network's subnets. What is not the port's is kept beside it with the sentence
+that says why: the operator sees it on the port, and on the port that has it. The first one keeps it. When it gives it
+up, the one that waited longest in the store's order gets it, in the same revision. An address may change from one MAC
+to another behind the same VIF: that is the guest's own business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 from uuid import UUID
 
-from netmgr.contract.types import Learned, LearnedAddress, LogicalPort
-from netmgr.model import NetmgrError, World
+from netmgr.contract.nested import learning_macs
+from netmgr.contract.types import Allowance, Learned, LearnedAddress, LearnedMac, LogicalPort
+from netmgr.model import NetmgrError, World, all_ips
+from netmgr.rules.desired import is_unicast_mac
 
-__all__ = ["ADDRESSES_A_NETWORK_MAX", "ADDRESSES_A_PORT_MAX", "learned_rows", "rivals_of"]
+__all__ = [
+    "ADDRESSES_A_MAC_MAX",
+    "ADDRESSES_A_NETWORK_MAX",
+    "MACS_A_NETWORK_MAX",
+    "MACS_A_PORT_MAX",
+    "evicted_rows",
+    "kept_row",
+    "learned_rows",
+    "rivals_of",
+]
 
-ADDRESSES_A_PORT_MAX: Final = 16
+ADDRESSES_A_MAC_MAX: Final = 16
 ADDRESSES_A_NETWORK_MAX: Final = 16_384
+MACS_A_PORT_MAX: Final = 64
+MACS_A_NETWORK_MAX: Final = 16_384
 
 
 def learned_rows(world: World, *, host: UUID, word: Learned, since: str) -> list[Learned]:
-    """The rows that *host*'s *word* changes, as they are to be; one without addresses is to be removed.
+    """The rows that *host*'s *word* changes, as they are to be; one that is empty is to be removed.
 
     Raises:
-        NetmgrError: 403, *host* may not speak for the port; 400, what it says is no address.
+        NetmgrError: 403, *host* may not speak for the port; 400, what it says is no address or MAC.
     """
     port = world.ports.get(word.port_uuid)
     if port is None:
         return []  # gone since; the removal is on its way to the host
     _check_right(world, port, host)
-    before = world.learned.get(port.uuid, Learned(port_uuid=port.uuid, network_uuid=port.network_uuid))
-    freed = {one.address for one in before.addresses if not one.refused}
-    freed -= {one.address for one in word.addresses}
-    wanted = () if port.ips or port.shadow_of is not None else _ordered(before, word)
+    before = world.learned.get(port.uuid, _nothing(port))
+    wanted = Learned(
+        port_uuid=port.uuid,
+        network_uuid=port.network_uuid,
+        macs=_ordered_macs(before, word),
+        addresses=_ordered_addresses(before, word),
+    )
     after = _decide(world, port, wanted, freed=frozenset(), since=since)
+    freed = frozenset(_had(before) - _named(word))
     rows = [after] if after != before else []
     rows[:0] = _losers(world, port, after)  # first: what they give up is free then
     for other in _waiting(world, port, freed):
-        rows.append(_decide(world, world.ports[other.port_uuid], other.addresses, freed=frozenset(freed), since=since))
+        rows.append(_decide(world, world.ports[other.port_uuid], other, freed=freed, since=since))
     return rows
 
 
-def rivals_of(world: World, port: LogicalPort) -> Iterator[tuple[LogicalPort, LearnedAddress]]:
-    """Other ports of the network whose guests claim an address that is *port*'s, and which."""
+def kept_row(world: World, port: LogicalPort) -> Learned | None:
+    """What of the learned of *port* holds now that its definition has changed; None if there is nothing to change."""
+    before = world.learned.get(port.uuid)
+    if before is None:
+        return None
+    after = _decide(world, port, before, freed=frozenset(), since="")
+    return after if after != before else None
+
+
+def evicted_rows(world: World, port: LogicalPort) -> list[Learned]:
+    """Learned rows of other ports as they are to be since *port* is defined as it is: what is defined goes first."""
+    if port.shadow_of is not None:
+        return []
+    network = port.network_uuid
+    keys = [("learned-mac", network, mac) for mac in (port.mac, *(one.mac for one in port.nested))]
+    keys += [("learned", network, ip) for ip in all_ips(port)]
+    holders = {world.unique[key] for key in keys if key in world.unique} - {port.uuid}
+    rows = (kept_row(world, world.ports[uuid]) for uuid in sorted(holders))
+    return [row for row in rows if row is not None]
+
+
+def rivals_of(world: World, port: LogicalPort) -> Iterator[tuple[LogicalPort, str]]:
+    """Other ports of the network behind which a MAC or address is used that is *port*'s, and which."""
     learned = world.learned.get(port.uuid)
-    mine = {*port.ips, *(one.address for one in (learned.addresses if learned else ()) if not one.refused)}
-    for uuid in world.ports_by_network.get(port.network_uuid, ()) if mine else ():
-        found = world.learned.get(uuid)
-        for one in found.addresses if found is not None and uuid != port.uuid else ():
-            if one.refused and one.address in mine:
-                yield world.ports[uuid], one
+    mine = {port.mac, *(one.mac for one in port.nested), *all_ips(port), *(_had(learned) if learned else ())}
+    for uuid in world.ports_by_network.get(port.network_uuid, ()):
+        found = world.learned.get(uuid) if uuid != port.uuid else None
+        for text in _refused(found) if found is not None else ():
+            if text in mine:
+                yield world.ports[uuid], text
 
 
 def _check_right(world: World, port: LogicalPort, host: UUID) -> None:
@@ -66,30 +106,95 @@ def _check_right(world: World, port: LogicalPort, host: UUID) -> None:
         )
 
 
-def _ordered(before: Learned, word: Learned) -> tuple[LearnedAddress, ...]:
+# --- what a row says ----------------------------------------------------------------------------------------------
+# MACs and addresses are told apart by their text, so one set holds both.
+
+
+def _nothing(port: LogicalPort) -> Learned:
+    return Learned(port_uuid=port.uuid, network_uuid=port.network_uuid)
+
+
+def _had(row: Learned) -> set[str]:
+    return {one.address for one in row.addresses if not one.refused} | {one.mac for one in row.macs if not one.refused}
+
+
+def _refused(row: Learned) -> set[str]:
+    return {one.address for one in row.addresses if one.refused} | {one.mac for one in row.macs if one.refused}
+
+
+def _named(row: Learned) -> set[str]:
+    return {one.address for one in row.addresses} | {one.mac for one in row.macs}
+
+
+def _ordered_macs(before: Learned, word: Learned) -> tuple[LearnedMac, ...]:
     """What *word* names, first what is known, in its order and with what is known of it."""
-    named = {one.address: one for one in word.addresses}
-    if len(named) > ADDRESSES_A_PORT_MAX:
-        named = dict(list(named.items())[:ADDRESSES_A_PORT_MAX])
-    known = {one.address: one for one in before.addresses if one.address in named}
-    new = (replace(one, since="", refused="") for address, one in named.items() if address not in known)
-    return (*known.values(), *new)
+    named = {one.mac: LearnedMac(mac=one.mac) for one in word.macs}
+    known = {one.mac: one for one in before.macs if one.mac in named}
+    return (*known.values(), *(one for mac, one in named.items() if mac not in known))
 
 
-def _decide(
-    world: World, port: LogicalPort, wanted: tuple[LearnedAddress, ...], *, freed: frozenset[str], since: str
-) -> Learned:
-    room = ADDRESSES_A_NETWORK_MAX - _count(world, port)
-    addresses = []
+def _ordered_addresses(before: Learned, word: Learned) -> tuple[LearnedAddress, ...]:
+    """The same of addresses; the MAC is the word's."""
+    named = {one.address: replace(one, since="", refused="") for one in word.addresses}
+    known = {one.address: replace(one, mac=named[one.address].mac) for one in before.addresses if one.address in named}
+    return (*known.values(), *(one for address, one in named.items() if address not in known))
+
+
+# --- decisions ----------------------------------------------------------------------------------------------------
+
+
+def _decide(world: World, port: LogicalPort, wanted: Learned, *, freed: frozenset[str], since: str) -> Learned:
+    """*wanted*, as far as *port* may learn it, each with whether it is the port's."""
+    macs = tuple(_decide_macs(world, port, wanted.macs, freed, since))
+    learning = learning_macs(port, macs)
+    addresses = tuple(_decide_addresses(world, port, wanted.addresses, learning, freed, since))
+    return Learned(port_uuid=port.uuid, network_uuid=port.network_uuid, addresses=addresses, macs=macs)
+
+
+def _decide_macs(
+    world: World, port: LogicalPort, wanted: Iterable[LearnedMac], freed: frozenset[str], since: str
+) -> Iterator[LearnedMac]:
+    if Allowance.NESTED not in port.allow or port.shadow_of is not None:
+        return
+    defined = {port.mac, *(one.mac for one in port.nested)}
+    room = MACS_A_NETWORK_MAX - sum(not one.refused for row in _others(world, port) for one in row.macs)
+    for one in [one for one in wanted if one.mac not in defined][:MACS_A_PORT_MAX]:
+        refused = _mac_refusal(world, port, one.mac, freed)
+        if not refused and room <= 0:
+            refused = f"network {world.networks[port.network_uuid].name} has {MACS_A_NETWORK_MAX} learned MACs"
+        room -= not refused
+        yield replace(one, since=one.since or since, refused=refused)
+
+
+def _decide_addresses(
+    world: World,
+    port: LogicalPort,
+    wanted: Iterable[LearnedAddress],
+    learning: tuple[str, ...],
+    freed: frozenset[str],
+    since: str,
+) -> Iterator[LearnedAddress]:
+    room = ADDRESSES_A_NETWORK_MAX - sum(not one.refused for row in _others(world, port) for one in row.addresses)
+    left = dict.fromkeys(learning, ADDRESSES_A_MAC_MAX)
     for one in wanted:
+        if left.get(one.mac, 0) <= 0:
+            continue
+        left[one.mac] -= 1
         refused = _refusal(world, port, one.address, freed)
         if not refused and room <= 0:
-            refused = (
-                f"network {world.networks[port.network_uuid].name} has {ADDRESSES_A_NETWORK_MAX} learned addresses"
-            )
+            name = world.networks[port.network_uuid].name
+            refused = f"network {name} has {ADDRESSES_A_NETWORK_MAX} learned addresses"
         room -= not refused
-        addresses.append(replace(one, since=one.since or since, refused=refused))
-    return Learned(port_uuid=port.uuid, network_uuid=port.network_uuid, addresses=tuple(addresses))
+        yield replace(one, since=one.since or since, refused=refused)
+
+
+def _mac_refusal(world: World, port: LogicalPort, mac: str, freed: frozenset[str]) -> str:
+    if not is_unicast_mac(mac):
+        raise NetmgrError(f"port {port.name}: {mac!r} was learned, and is no unicast MAC")
+    holder = world.unique.get(("mac", port.network_uuid, mac))
+    if holder is not None:
+        return f"it is defined for port {world.ports[holder].name}"
+    return _had_before(world, port, ("learned-mac", port.network_uuid, mac), freed)
 
 
 def _refusal(world: World, port: LogicalPort, address: str, freed: frozenset[str]) -> str:
@@ -103,13 +208,20 @@ def _refusal(world: World, port: LogicalPort, address: str, freed: frozenset[str
     holder = world.unique.get(("ip", network.uuid, address))
     if holder is not None:
         return f"it is defined for port {world.ports[holder].name}"
-    holder = world.unique.get(("learned", network.uuid, address))
-    if holder not in (None, port.uuid) and address not in freed and _live(world, holder):
-        return f"port {world.ports[holder].name} had it before"
+    refused = _had_before(world, port, ("learned", network.uuid, address), freed)
+    if refused:
+        return refused
     local = isinstance(number, IPv6Address) and number.is_link_local
     if network.subnets and not local and not any(number in ip_network(subnet) for subnet in network.subnets):
         return f"it is in none of the network's subnets ({', '.join(network.subnets)})"
     return ""
+
+
+def _had_before(world: World, port: LogicalPort, key: tuple[str, UUID, str], freed: frozenset[str]) -> str:
+    holder = world.unique.get(key)
+    if holder is None or holder == port.uuid or key[2] in freed or not _live(world, holder):
+        return ""
+    return f"port {world.ports[holder].name} had it before"
 
 
 def _live(world: World, port_uuid: UUID) -> bool:
@@ -118,26 +230,30 @@ def _live(world: World, port_uuid: UUID) -> bool:
 
 
 def _losers(world: World, port: LogicalPort, after: Learned) -> Iterator[Learned]:
-    """What ports keep whose guest is stopped, and whose address another guest, *port*'s, uses now."""
-    taken = {one.address for one in after.addresses if not one.refused}
-    holders = {world.unique.get(("learned", port.network_uuid, address)) for address in taken}
+    """What ports keep whose guest is stopped, and whose MAC or address another guest, *port*'s, uses now."""
+    taken, network = _had(after), port.network_uuid
+    holders = {world.unique.get((kind, network, text)) for text in taken for kind in ("learned", "learned-mac")}
     for uuid in sorted(holder for holder in holders if holder not in (None, port.uuid)):
         row = world.learned[uuid]
-        yield replace(row, addresses=tuple(one for one in row.addresses if one.address not in taken))
+        yield replace(
+            row,
+            addresses=tuple(one for one in row.addresses if one.address not in taken and one.mac not in taken),
+            macs=tuple(one for one in row.macs if one.mac not in taken),
+        )
 
 
-def _count(world: World, port: LogicalPort) -> int:
-    """Learned addresses of the network's other ports."""
+def _others(world: World, port: LogicalPort) -> Iterator[Learned]:
+    """What is learned of the network's other ports."""
     rows = (world.learned.get(uuid) for uuid in world.ports_by_network[port.network_uuid] if uuid != port.uuid)
-    return sum(not one.refused for row in rows if row is not None for one in row.addresses)
+    return (row for row in rows if row is not None)
 
 
-def _waiting(world: World, port: LogicalPort, freed: set[str]) -> Iterator[Learned]:
-    """For each address of *freed*, the first row that was refused it."""
+def _waiting(world: World, port: LogicalPort, freed: Iterable[str]) -> Iterator[Learned]:
+    """For each MAC and address of *freed*, the first row that was refused it."""
     left = set(freed)
     for uuid in sorted(world.ports_by_network[port.network_uuid]) if left else ():
         row = world.learned.get(uuid) if uuid != port.uuid else None
-        hits = {one.address for one in (row.addresses if row else ()) if one.refused} & left
+        hits = _refused(row) & left if row is not None else set()
         if row is not None and hits:
             left -= hits
             yield row

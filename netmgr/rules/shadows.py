@@ -1,9 +1,9 @@
 """What a shadow port is: a port for a standby VIF that mirrors another one, its *primary*, and takes its place.
 
-A shadow has its primary's network, MAC, addresses, security groups, allowances, limits and admin state, and follows
-their changes; name and VIF are its own. It has a location like any port, is realized on its holder, and stays dark. At
-*failover* the two change roles in one transaction: the shadow is lit where it is held, and what was the primary is the
-shadow now. A shadow has no shadows.
+A shadow has its primary's network, MAC, addresses, security groups, allowances, nested MACs, limits and admin state,
+and follows their changes; name and VIF are its own. It has a location like any port, is realized on its holder, and
+stays dark. At *failover* the two change roles in one transaction: the shadow is lit where it is held, and what was the
+primary is the shadow now. A shadow has no shadows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from netmgr.rules.usage import named
 
 __all__ = ["MIRRORED", "check_failover", "check_shadow", "failover_pair", "mirrored"]
 
-MIRRORED = ("mac", "ips", "admin_up", "security_groups", "allow", "egress_kbps", "ingress_kbps")
+MIRRORED = ("mac", "ips", "admin_up", "security_groups", "allow", "nested", "egress_kbps", "ingress_kbps")
 """What a shadow has of its primary: all that its guest or its peers can notice."""
 
 
@@ -53,6 +53,8 @@ def check_shadow(world: World, port: LogicalPort) -> None:
         if getattr(port, field) != wanted:
             if field == "security_groups":
                 wanted = tuple(sorted(world.groups[uuid].name for uuid in wanted))
+            if field == "nested":
+                wanted = tuple(one.mac for one in wanted)
             shown = (", ".join(wanted) or "empty") if isinstance(wanted, tuple) else wanted
             raise NetmgrError(
                 f"{what}: mirrors port {primary.name}, whose {field} is {shown}; leave {field} out, or set it there "

@@ -20,8 +20,10 @@ from netmgr.contract.types import (
     Allowance,
     AttachMode,
     Kind,
+    Learned,
     Location,
     LogicalPort,
+    NestedMac,
     NetworkType,
     OpaqueNetwork,
     OpaqueSwitch,
@@ -58,12 +60,14 @@ __all__ = [
     "drop_port",
     "drop_switch",
     "drop_zone",
+    "put_learned",
     "retire_port",
     "set_host",
     "set_network",
     "set_port",
     "set_switch",
     "set_zone",
+    "settle_learned",
     "settle_vteps",
     "tell_mac",
 ]
@@ -215,6 +219,7 @@ def add_port(tx: Transaction, spec: PortSpec) -> LogicalPort:
     rules.check_port_groups(tx.world, port)
     rules.check_shadow(tx.world, port)
     put_port(tx, port)
+    settle_learned(tx, port)
     version = allocate.next_version(0, now_ms=_now_ms())
     tx.put(Location(port_uuid=port.uuid, network_uuid=network.uuid, mac=location_mac(port), version=version))
     return port
@@ -228,6 +233,7 @@ def _of_itself(tx: Transaction, network: OpaqueNetwork, uuid: UUID, spec: PortSp
         "admin_up": spec.admin_up,
         "security_groups": find_groups(tx.world, spec.security_groups),
         "allow": _allowances(spec.allow),
+        "nested": _nested([one.model_dump() for one in spec.nested]),
         "egress_kbps": spec.egress_kbps,
         "ingress_kbps": spec.ingress_kbps,
     }
@@ -238,7 +244,8 @@ def _mirrored(tx: Transaction, network: OpaqueNetwork, spec: PortSpec) -> dict[s
     assert spec.shadow_of is not None
     primary = _find_primary(tx, network, spec.shadow_of)
     groups = partial(find_groups, tx.world)
-    given = _given(spec, mac=str.lower, ips=_addresses, security_groups=groups, allow=_allowances)
+    convert = {"security_groups": groups, "allow": _allowances, "nested": _nested}
+    given = _given(spec, mac=str.lower, ips=_addresses, **convert)
     same = rules.mirrored(primary)
     return {**same, **{name: value for name, value in given.items() if name in same}, "shadow_of": primary.uuid}
 
@@ -251,7 +258,8 @@ def _find_primary(tx: Transaction, network: OpaqueNetwork, text: str) -> Logical
 
 def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPort:
     groups = partial(find_groups, tx.world)
-    values = _given(patch, vif_uuid=UUID, mac=str.lower, ips=_addresses, security_groups=groups, allow=_allowances)
+    convert = {"security_groups": groups, "allow": _allowances, "nested": _nested}
+    values = _given(patch, vif_uuid=UUID, mac=str.lower, ips=_addresses, **convert)
     if "network" in values:
         values["network_uuid"] = find_network(tx.world, values.pop("network")).uuid
     wanted_vif = values.get("vif_uuid", port.vif_uuid)
@@ -267,13 +275,29 @@ def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPor
     rules.check_port_groups(tx.world, changed)
     rules.check_shadow(tx.world, changed)
     put_port(tx, changed)
-    if changed.ips or changed.mac != port.mac:  # defined ones count; another MAC is another guest
+    if changed.mac != port.mac:  # another MAC is another guest
         tx.delete(Kind.LEARNED, port.uuid)
+    settle_learned(tx, changed)
     for uuid in tuple(tx.world.shadows_of.get(port.uuid, ())):
         shadow = tx.world.ports[uuid]
         put_port(tx, replace(shadow, **rules.mirrored(changed)))
     tell_mac(tx, changed)
     return changed
+
+
+def settle_learned(tx: Transaction, port: LogicalPort) -> None:
+    """After *port* was put: what is learned, of it and of others, yields to what is defined for it."""
+    kept = rules.kept_row(tx.world, port)
+    for row in (*rules.evicted_rows(tx.world, port), *((kept,) if kept is not None else ())):
+        put_learned(tx, row)
+
+
+def put_learned(tx: Transaction, row: Learned) -> None:
+    """Put *row*, or remove it where it is empty."""
+    if row.addresses or row.macs:
+        tx.put(row)
+    else:
+        tx.delete(Kind.LEARNED, row.port_uuid)
 
 
 def _check_same_pair(tx: Transaction, port: LogicalPort, text: str) -> None:
@@ -359,6 +383,11 @@ def _addresses(texts: list[str]) -> tuple[str, ...]:
 
 def _allowances(words: Iterable[str]) -> tuple[Allowance, ...]:
     return tuple(sorted(map(Allowance, words)))
+
+
+def _nested(values: Iterable[Mapping[str, Any]]) -> tuple[NestedMac, ...]:
+    made = (NestedMac(mac=one["mac"].lower(), ips=_addresses(one.get("ips") or [])) for one in values)
+    return tuple(sorted(made, key=lambda one: one.mac))
 
 
 def _canonical(text: str) -> str:

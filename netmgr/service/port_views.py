@@ -13,7 +13,7 @@ from uuid import UUID
 
 from netmgr.contract.types import Location, LogicalPort, OpaqueNetwork, VifState, VifStatus
 from netmgr.model import HostLive, World
-from netmgr.service.mac_views import address_views, rival_sentences
+from netmgr.service.mac_views import address_views, learned_mac_views, rival_sentences
 
 __all__ = ["Places", "binding_views", "places_of", "port_view", "vif_views"]
 
@@ -53,6 +53,8 @@ def port_view(world: World, port: LogicalPort, places: Places) -> View:
         "address_conflicts": rival_sentences(world, port),
         "admin_up": port.admin_up,
         "allow": list(port.allow),
+        "nested": [{"mac": one.mac, "ips": list(one.ips)} for one in port.nested],
+        "learned_macs": learned_mac_views(world, port),
         "egress_kbps": port.egress_kbps,
         "ingress_kbps": port.ingress_kbps,
         "security_groups": sorted(world.groups[uuid].name for uuid in port.security_groups),

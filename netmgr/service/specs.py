@@ -21,6 +21,7 @@ __all__ = [
     "GroupPatch",
     "GroupSpec",
     "HostPatch",
+    "NestedSpec",
     "NetworkPatch",
     "NetworkSpec",
     "PortPatch",
@@ -48,7 +49,7 @@ def _uuid_text(text: str) -> str:
 
 UuidText = Annotated[str, AfterValidator(_uuid_text)]
 NameList = Annotated[list[str], Field(max_length=1000)]
-AllowList = Annotated[list[Literal["dhcp-server", "router"]], Field(max_length=len(Allowance))]
+AllowList = Annotated[list[Literal["dhcp-server", "nested", "router"]], Field(max_length=len(Allowance))]
 
 
 class _Model(BaseModel):
@@ -200,6 +201,16 @@ class GroupPatch(_Model):
     rules: RuleList | None = None
 
 
+class NestedSpec(_Model):
+    """A further MAC behind a port's VIF."""
+
+    mac: str = Field(description="Unicast MAC, nobody else's on the network.")
+    ips: NameList = Field(default_factory=list, description="Addresses it may use; none: any.")
+
+
+NestedList = Annotated[list[NestedSpec], Field(max_length=1000)]
+
+
 class PortSpec(_Model):
     """A logical port: a network's attachment point for one VIF."""
 
@@ -214,14 +225,16 @@ class PortSpec(_Model):
     )
     allow: AllowList = Field(
         default_factory=list,
-        description="What its guest may say that no other may: `dhcp-server`, `router` (advertisements, redirects).",
+        description="What its guest may say that no other may: `dhcp-server`, `router` (advertisements, redirects), "
+        "`nested` (frames of further MACs, which are learned).",
     )
+    nested: NestedList = Field(default_factory=list, description="Further MACs behind its VIF; they move with it.")
     egress_kbps: int = Field(default=0, description="Most that its VIF may send, in kbit/s; 0 for no limit.")
     ingress_kbps: int = Field(default=0, description="Most that is delivered to its VIF, in kbit/s; 0 for no limit.")
     shadow_of: str | None = Field(
         default=None,
         description="Name or UUID of the port that it is to be a shadow of; it then mirrors that one's MAC, addresses, "
-        "groups, allow, limits and admin_up, and stays dark until failover.",
+        "groups, allow, nested, limits and admin_up, and stays dark until failover.",
     )
 
 
@@ -236,6 +249,7 @@ class PortPatch(_Model):
     admin_up: bool | None = None
     security_groups: NameList | None = None
     allow: AllowList | None = None
+    nested: NestedList | None = None
     egress_kbps: int | None = Field(default=None, description="0 takes the limit off.")
     ingress_kbps: int | None = Field(default=None, description="0 takes the limit off.")
     shadow_of: str | None = Field(default=None, description="Can't be changed, but by failover.")

@@ -72,7 +72,11 @@ def plan(world: World, spec: TraceSpec, places: Places) -> Plan:
     source = _port(world, spec.source)
     network = world.networks[source.network_uuid]
     target = _as_address(spec.destination)
-    destination = _owner(world, network, target) if target is not None else _port(world, spec.destination)
+    if target is not None:
+        destination, eth_dst = _owner(world, network, target)
+    else:
+        destination = _port(world, spec.destination)
+        eth_dst = destination.mac
     if source.uuid == destination.uuid:
         raise NetmgrError(f"port {source.name}: a frame to itself never leaves it; name another port as destination")
     protocol = TraceProtocol(spec.protocol)
@@ -84,7 +88,7 @@ def plan(world: World, spec: TraceSpec, places: Places) -> Plan:
     ported = protocol in (TraceProtocol.TCP, TraceProtocol.UDP)
     frame = TraceFrame(
         eth_src=_mac(spec.source_mac) if spec.source_mac is not None else source.mac,
-        eth_dst=_BROADCAST if protocol is TraceProtocol.ARP else destination.mac,
+        eth_dst=_BROADCAST if protocol is TraceProtocol.ARP else eth_dst,
         protocol=protocol,
         ip_src=str(ip_src),
         ip_dst=str(ip_dst),
@@ -157,11 +161,19 @@ def _as_address(text: str) -> Address | None:
         return None
 
 
-def _owner(world: World, network: OpaqueNetwork, address: Address) -> LogicalPort:
+def _owner(world: World, network: OpaqueNetwork, address: Address) -> tuple[LogicalPort, str]:
+    """The port that has *address*, defined or learned, and which of the MACs behind its VIF."""
     for uuid in sorted(world.ports_by_network.get(network.uuid, ())):
         port = world.ports[uuid]
-        if port.shadow_of is None and any(ip_interface(ip).ip == address for ip in port.ips):
-            return port
+        if port.shadow_of is not None:
+            continue
+        for mac, ips in ((port.mac, port.ips), *((one.mac, one.ips) for one in port.nested)):
+            if any(ip_interface(ip).ip == address for ip in ips):
+                return port, mac
+    holder = world.unique.get(("learned", network.uuid, str(address)))
+    if holder is not None:
+        found = next(one for one in world.learned[holder].addresses if one.address == str(address))
+        return world.ports[holder], found.mac or world.ports[holder].mac
     raise NetmgrError(
         f"no port of network {network.name} has the address {address}, so its MAC is not known; name the port instead "
         f"(`netmgr port list --network {network.name}`)",

@@ -121,6 +121,7 @@ port = Table(
     Column("admin_up", Boolean, nullable=False),
     _uuid("shadow_of", refers="port.uuid", nullable=True),
     _list("allow"),
+    _list("nested"),
     Column("egress_kbps", BigInteger, nullable=False),
     Column("ingress_kbps", BigInteger, nullable=False),
     _list("security_groups"),
@@ -182,6 +183,7 @@ learned = Table(
     _uuid("port_uuid", refers="port.uuid", primary_key=True),
     _uuid("network_uuid", refers="network.uuid"),
     _list("addresses"),
+    _list("macs"),
 )
 
 token = Table(

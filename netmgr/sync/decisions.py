@@ -38,6 +38,7 @@ def answer_claim(store: Store, host: UUID, claim: Claim, *, now_ms: int) -> sync
             port, location = decided.port, decided.location
             if world.ports.get(port.uuid) != port:  # new, or taken over by another VIF
                 transaction.put(port)
+                edits.settle_learned(transaction, port)
             if world.locations.get(port.uuid) != location:
                 transaction.put(location)
             if decided.history.made_by or decided.history.vm_uuid:
@@ -86,12 +87,11 @@ def learn(store: Store, host: UUID, word: Learned, *, since: str) -> None:
     try:
         with store.transaction() as transaction:
             for row in learned_rows(transaction.world, host=host, word=word, since=since):
-                if row.addresses:
-                    transaction.put(row)
-                else:
-                    transaction.delete(Kind.LEARNED, row.port_uuid)
+                edits.put_learned(transaction, row)
                 refused = {one.address: one.refused for one in row.addresses if one.refused}
-                log.info("learned", port=str(row.port_uuid), addresses=len(row.addresses), refused=refused)
+                refused |= {one.mac: one.refused for one in row.macs if one.refused}
+                counts = {"addresses": len(row.addresses), "macs": len(row.macs)}
+                log.info("learned", port=str(row.port_uuid), **counts, refused=refused)
     except NetmgrError as error:
         if error.status >= 500:
             raise

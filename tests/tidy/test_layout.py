@@ -16,7 +16,8 @@ PACKAGES = ("netmgr", "hostagent", "vmctl")
 
 # Pure rooms: standard library without clock, chance, threads and I/O; the contract; each other.
 PURE = {
-    "netmgr": ("contract/trace.py", "contract/types.py", "model", "rules", "allocate", "span", "arbiter"),
+    "netmgr": ("contract/learned.py", "contract/nested.py", "contract/trace.py", "contract/types.py", "model", "rules",
+               "allocate", "span", "arbiter"),
     "hostagent": ("addresses", "ct_zones", "dhcp", "explain", "flow", "flow_words", "flows", "group_memory", "health",
                   "learning", "liveness", "migration", "model", "names", "path_fit", "path_mtu", "pipeline", "plan",
                   "presence", "qos", "resolve", "tickets", "tracing", "underlay", "uplinks", "vif_report", "vifs"),

@@ -70,8 +70,16 @@ class OpaqueNetwork(_message.Message):
     subnets: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., zone_uuid: _Optional[str] = ..., switch_uuid: _Optional[str] = ..., segment_id: _Optional[int] = ..., attach_mode: _Optional[str] = ..., mtu: _Optional[int] = ..., subnets: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class NestedMac(_message.Message):
+    __slots__ = ("mac", "ips")
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    IPS_FIELD_NUMBER: _ClassVar[int]
+    mac: str
+    ips: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class LogicalPort(_message.Message):
-    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up", "shadow_of", "security_groups", "allow", "egress_kbps", "ingress_kbps")
+    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up", "shadow_of", "security_groups", "allow", "egress_kbps", "ingress_kbps", "nested")
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +92,7 @@ class LogicalPort(_message.Message):
     ALLOW_FIELD_NUMBER: _ClassVar[int]
     EGRESS_KBPS_FIELD_NUMBER: _ClassVar[int]
     INGRESS_KBPS_FIELD_NUMBER: _ClassVar[int]
+    NESTED_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     name: str
     network_uuid: str
@@ -96,7 +105,8 @@ class LogicalPort(_message.Message):
     allow: _containers.RepeatedScalarFieldContainer[str]
     egress_kbps: int
     ingress_kbps: int
-    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ..., shadow_of: _Optional[str] = ..., security_groups: _Optional[_Iterable[str]] = ..., allow: _Optional[_Iterable[str]] = ..., egress_kbps: _Optional[int] = ..., ingress_kbps: _Optional[int] = ...) -> None: ...
+    nested: _containers.RepeatedCompositeFieldContainer[NestedMac]
+    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ..., shadow_of: _Optional[str] = ..., security_groups: _Optional[_Iterable[str]] = ..., allow: _Optional[_Iterable[str]] = ..., egress_kbps: _Optional[int] = ..., ingress_kbps: _Optional[int] = ..., nested: _Optional[_Iterable[_Union[NestedMac, _Mapping]]] = ...) -> None: ...
 
 class SecurityRule(_message.Message):
     __slots__ = ("direction", "ethertype", "protocol", "port_min", "port_max", "icmp_type", "icmp_code", "remote_cidr", "remote_group")
@@ -207,26 +217,40 @@ class TunnelPeer(_message.Message):
     def __init__(self, switch_uuid: _Optional[str] = ..., host_uuid: _Optional[str] = ..., host_name: _Optional[str] = ..., vtep: _Optional[str] = ...) -> None: ...
 
 class LearnedAddress(_message.Message):
-    __slots__ = ("address", "source", "since", "refused")
+    __slots__ = ("address", "source", "since", "refused", "mac")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SINCE_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
     address: str
     source: str
     since: str
     refused: str
-    def __init__(self, address: _Optional[str] = ..., source: _Optional[str] = ..., since: _Optional[str] = ..., refused: _Optional[str] = ...) -> None: ...
+    mac: str
+    def __init__(self, address: _Optional[str] = ..., source: _Optional[str] = ..., since: _Optional[str] = ..., refused: _Optional[str] = ..., mac: _Optional[str] = ...) -> None: ...
+
+class LearnedMac(_message.Message):
+    __slots__ = ("mac", "since", "refused")
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    mac: str
+    since: str
+    refused: str
+    def __init__(self, mac: _Optional[str] = ..., since: _Optional[str] = ..., refused: _Optional[str] = ...) -> None: ...
 
 class Learned(_message.Message):
-    __slots__ = ("port_uuid", "network_uuid", "addresses")
+    __slots__ = ("port_uuid", "network_uuid", "addresses", "macs")
     PORT_UUID_FIELD_NUMBER: _ClassVar[int]
     NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    MACS_FIELD_NUMBER: _ClassVar[int]
     port_uuid: str
     network_uuid: str
     addresses: _containers.RepeatedCompositeFieldContainer[LearnedAddress]
-    def __init__(self, port_uuid: _Optional[str] = ..., network_uuid: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[LearnedAddress, _Mapping]]] = ...) -> None: ...
+    macs: _containers.RepeatedCompositeFieldContainer[LearnedMac]
+    def __init__(self, port_uuid: _Optional[str] = ..., network_uuid: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[LearnedAddress, _Mapping]]] = ..., macs: _Optional[_Iterable[_Union[LearnedMac, _Mapping]]] = ...) -> None: ...
 
 class Object(_message.Message):
     __slots__ = ("version", "zone", "switch", "network", "port", "location", "host", "withdrawal", "security_group", "learned")

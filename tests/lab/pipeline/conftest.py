@@ -33,9 +33,11 @@ from netmgr.contract.types import (
     HostConfig,
     Learned,
     LearnedAddress,
+    LearnedMac,
     LearnedSource,
     Location,
     LogicalPort,
+    NestedMac,
     NetworkType,
     OpaqueNetwork,
     OpaqueSwitch,
@@ -126,6 +128,7 @@ class Fabric:
         ips: tuple[str, ...] = (),
         tap: bool = True,
         allow: tuple[Allowance, ...] = (),
+        nested: tuple[NestedMac, ...] = (),
     ) -> None:
         """A logical port with MAC *number*, held by *host*, its tap plugged there."""
         uuid = named(name)
@@ -137,6 +140,7 @@ class Fabric:
             mac=mac(number),
             ips=ips,
             allow=allow,
+            nested=nested,
         )
         self.locations[uuid] = Location(
             port_uuid=uuid,
@@ -152,8 +156,22 @@ class Fabric:
     def learn(self, name: str, *addresses: str, refused: str = "") -> None:
         """What the manager has said of *addresses* that the guest of port *name* uses."""
         port = self.ports[named(name)]
-        found = tuple(LearnedAddress(address=one, source=LearnedSource.ARP, refused=refused) for one in addresses)
-        self.learned[port.uuid] = Learned(port_uuid=port.uuid, network_uuid=port.network_uuid, addresses=found)
+        self._learn(
+            port, tuple(LearnedAddress(address=one, source=LearnedSource.ARP, refused=refused) for one in addresses), ()
+        )
+
+    def learn_behind(self, name: str, *macs: str, refused: str = "", **addresses: str) -> None:
+        """What the manager has said of *macs* behind port *name*; *addresses* of them as `m<index>=address`."""
+        found = tuple(
+            LearnedAddress(address=address, source=LearnedSource.ARP, mac=macs[int(index[1:])])
+            for index, address in addresses.items()
+        )
+        self._learn(self.ports[named(name)], found, tuple(LearnedMac(mac=one, refused=refused) for one in macs))
+
+    def _learn(self, port: LogicalPort, addresses: tuple[LearnedAddress, ...], macs: tuple[LearnedMac, ...]) -> None:
+        self.learned[port.uuid] = Learned(
+            port_uuid=port.uuid, network_uuid=port.network_uuid, addresses=addresses, macs=macs
+        )
 
     def group(self, name: str, *rules: SecurityRule, stateful: bool = True) -> None:
         """A security group, whose members are the addresses of the ports that have it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -11,7 +12,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6ND_RS, IPv6, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Ether
 
-from hostagent.learning import ADDRESSES_MAX, AGE_S, HUSH_S, Claimed, Learning, read_claim
+from hostagent.learning import ADDRESSES_MAX, AGE_S, HUSH_S, MACS_MAX, Claimed, Learning, read_claim
 from netmgr.contract.types import LearnedSource
 
 PORT, OTHER = UUID(int=1), UUID(int=2)
@@ -181,3 +182,47 @@ def test_what_came_with_a_guest_is_its_own_and_what_left_is_forgotten() -> None:
     assert not learning.hear(PORT, claimed(1), now=6)
     learning.keep_only({OTHER})
     assert not learning.knows(PORT)
+
+
+# --- MACs behind a port ---------------------------------------------------------------------------------------------
+
+M1, M2 = "02:00:00:00:01:01", "02:00:00:00:01:02"
+
+
+def test_macs_are_learned_up_to_a_limit_and_forgotten_unused() -> None:
+    learning = Learning()
+    assert learning.hear_mac(PORT, M1, now=0)
+    assert not learning.hear_mac(PORT, M1, now=1)
+    for number in range(MACS_MAX - 1):
+        assert learning.hear_mac(PORT, f"02:00:00:00:02:{number:02x}", now=1)
+    assert not learning.hushed(now=1)
+    assert not learning.hear_mac(PORT, M2, now=1)
+    assert learning.hushed(now=1) == {PORT}
+    assert len(learning.macs(PORT)) == MACS_MAX
+    learning.refresh_mac(PORT, M1, now=AGE_S)
+    assert learning.age(now=AGE_S + 1) == {PORT}
+    assert learning.macs(PORT) == (M1,)
+
+
+def test_each_mac_has_its_own_limit_of_addresses() -> None:
+    learning = Learning()
+    for number in range(ADDRESSES_MAX):
+        learning.hear(PORT, claimed(number), now=0)
+    assert learning.hear(PORT, replace(claimed(100), mac=M1), now=0)
+    assert not learning.hear(PORT, claimed(101), now=0)
+
+
+def test_an_address_goes_over_to_the_mac_that_claims_it_last() -> None:
+    learning = Learning()
+    assert learning.hear(PORT, replace(claimed(1), mac=M1), now=0)
+    assert learning.hear(PORT, replace(claimed(1), mac=M2), now=1)
+    assert learning.claims(PORT) == (replace(claimed(1), mac=M2),)
+    assert learning.lease(PORT, claimed(1).address, mac=M1, seconds=9, now=2)
+    assert learning.claims(PORT)[0].mac == M1
+
+
+def test_macs_that_came_with_a_guest_are_its_own() -> None:
+    learning = Learning()
+    learning.revive(PORT, [replace(claimed(1), mac=M1)], [M1], now=0)
+    assert not learning.hear_mac(PORT, M1, now=1)
+    assert learning.claims(PORT) == (replace(claimed(1), mac=M1),)

@@ -126,8 +126,8 @@ def test_there_is_an_end_to_the_addresses_of_a_port_and_of_a_network(
 ) -> None:
     many = [f"10.0.1.{number}" for number in range(1, 30)]
     hear(world, H1, word(PORT, *many))
-    assert list(state(world, PORT)) == many[: rule.ADDRESSES_A_PORT_MAX]
-    monkeypatch.setattr(rule, "ADDRESSES_A_NETWORK_MAX", rule.ADDRESSES_A_PORT_MAX + 1)
+    assert list(state(world, PORT)) == many[: rule.ADDRESSES_A_MAC_MAX]
+    monkeypatch.setattr(rule, "ADDRESSES_A_NETWORK_MAX", rule.ADDRESSES_A_MAC_MAX + 1)
     hear(world, H2, word(SECOND, A, B))
     assert state(world, SECOND) == {A: "", B: "network net-a has 17 learned addresses"}
 
