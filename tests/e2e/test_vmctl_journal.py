@@ -1,26 +1,22 @@
 """Moves that something happens to, on whole hosts: vmctl killed at each step of its journal, networks withdrawn, hosts
 out of memory or dead, guests that go off, a full disk. Afterwards the VM is on exactly one host, the journal says
 which, and nothing is left elsewhere.
-
-vmctl has no hook for this: the journal is read from outside while it works, and SIGKILL sent when a step appears.
 """
 
 from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.vmctl_lab import EXAMPLE, another_vmctl, until
+from tests.support.vmctl_lab import another_vmctl, until
+from tests.support.vmctl_site import SLOW, STEPS, Site, kill_at_and_start_again, other
 
 if TYPE_CHECKING:
     from scripts.labkit import Lab
@@ -29,94 +25,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 VM = "mover"
-SLOW = ("--bandwidth", "8")  # MiB/s: some 8 s for what the guest has written
-
-
-class Site:
-    """The lab's hosts h1 and h2, its vmctl, and one VM on network blue."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-
-    def vmctl(self, *command: str, code: int = 0) -> str:
-        done = self.lab.exec("mgr", ["vmctl", *command], check=False)
-        assert done.returncode == code, f"{command}: {done.returncode}: {done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
-
-    def json(self, *command: str) -> Any:
-        return json.loads(self.lab.exec("mgr", ["vmctl", *command, "-o", "json"]).stdout)
-
-    def row(self) -> dict[str, Any]:
-        """The last move, as the journal has it; read without vmctl."""
-        with closing(self.journal()) as journal:
-            return dict(
-                journal.execute("SELECT * FROM migrations ORDER BY id DESC LIMIT 1").fetchone()
-                or {"id": 0, "state": "done"}
-            )
-
-    def journal(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            f"file:{self.lab.path('mgr', '/var/lib/vmctl/vmctl.db')}?mode=ro", uri=True, check_same_thread=False
-        )
-        connection.row_factory = sqlite3.Row
-        return connection
-
-    def begin(self, host: str, *options: str) -> None:
-        """A move that is under way: memory is being copied."""
-        self.vmctl("migrate", VM, host, "--no-wait", *options)
-        until(lambda: self.row()["state"] == "migrating")
-        source = "h1" if host == "h2" else "h2"
-        until(lambda: "Memory remaining" in self.lab.exec(source, ["virsh", "domjobinfo", VM], check=False).stdout)
-
-    def ended(self) -> dict[str, Any]:
-        until(lambda: self.row()["state"] in ("done", "failed"), within_s=60)
-        return self.row()
-
-    def active(self, host: str) -> list[str]:
-        return self.lab.exec(host, ["virsh", "list", "--name"]).stdout.split()
-
-    def defined(self, host: str) -> list[str]:
-        return self.lab.exec(host, ["virsh", "list", "--all", "--name"]).stdout.split()
-
-    def where(self) -> str:
-        """The one host that has the VM; everything of the VM is there, and nothing of it anywhere else."""
-        (host,) = (host for host in ("h1", "h2", "h3") if VM in self.defined(host))
-        (other,) = {"h1", "h2"} - {host}
-        assert self.lab.exec(host, ["virsh", "domstate", VM]).stdout.strip() in ("running", "shut off")
-        until(lambda: self.taps(other) == [])
-        assert self.json("vm", "show", VM)["home"] == host
-        assert self.json("vm", "show", VM)["vm"]["host"] == host
-        return host
-
-    def taps(self, host: str) -> list[str]:
-        """VIF UUIDs plugged into the host's switches, by Open vSwitch's word."""
-        command = ["ovs-vsctl", "--bare", "--columns=name", "find", "interface", "external_ids:vm-id!=''"]
-        return self.lab.exec(host, command).stdout.split()
-
-    def home(self) -> str:
-        """Where the VM is, and where it is not."""
-        return "h1" if VM in self.active("h1") else "h2"
-
-    def restart(self, host: str, daemon: str) -> None:
-        self.lab.start_daemon(host, daemon)
-        until(lambda: not any(h["libvirt"] for h in self.json("host", "list")), within_s=40)
 
 
 @pytest.fixture(scope="module")
 def site(lab: Lab, guest_image: GuestImage) -> Iterator[Site]:
-    from scripts.labkit.guest import COMMAND_LINE
-
-    made = Site(lab)
-    lab.exec("mgr", ["netmgr", "apply", "-f", str(EXAMPLE), "--wait", "realized"])
-    until(lambda: {"h1", "h2"} <= {h for n in made.json("network", "list") if n["name"] == "blue" for h in n["hosts"]})
-    boot = ["--kernel", str(guest_image.kernel), "--initrd", str(guest_image.initrd)]
-    words = f"{COMMAND_LINE} ip=10.10.0.77/24 host={VM}"
-    made.vmctl("vm", "define", VM, "--host", "h1", "--memory", "128", "--network", "blue", *boot, "--cmdline", words)
-    made.vmctl("vm", "start", VM)
-    until(lambda: lab.guest(VM, ["true"]).returncode == 0)
-    yield made
-    made.vmctl("vm", "stop", VM, "--force")
-    made.vmctl("vm", "undefine", VM)
+    made = Site(lab, VM)
+    with made.with_vm(guest_image):
+        yield made
 
 
 @pytest.fixture
@@ -127,71 +42,9 @@ def running(site: Site) -> Iterator[Site]:
     assert site.ended()["state"] in ("done", "failed")
 
 
-def other(host: str) -> str:
-    return "h2" if host == "h1" else "h1"
-
-
-def kill_vmctl_at(site: Site, state: str) -> threading.Thread:
-    """Sends SIGKILL to vmctl as soon as the journal's next row has come to *state*.
-
-    The event that tells of a step stays, so none is missed by looking too late; vmctl may then die in a later one.
-    """
-    last = site.row()["id"]
-    process = site.lab.node("mgr").daemon("/run/lab/vmctl.pid")
-    assert process is not None
-
-    def watch() -> None:
-        with closing(site.journal()) as journal:
-            deadline = time.monotonic() + 40
-            query = "SELECT 1 FROM events WHERE kind = 'migration' AND ref > ? AND what = ?"
-            while not journal.execute(query, (last, state)).fetchone():
-                assert time.monotonic() < deadline
-        site.lab.stop_daemon("mgr", "vmctl", number=signal.SIGKILL)
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    return watching
-
-
-@contextmanager
-def vmctl_killed_at(site: Site, state: str) -> Iterator[None]:
-    watching = kill_vmctl_at(site, state)
-    yield
-    watching.join()
-
-
-def move_until_killed(site: Site, state: str, source: str) -> str:
-    """Moves the VM, vmctl being killed when *state* appears; the state in which it died."""
-    slow = SLOW if state == "undoing" else ()
-    with vmctl_killed_at(site, state):
-        command = site.lab.popen(
-            "mgr",
-            ["vmctl", "migrate", VM, other(source), *slow],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        if state == "undoing":
-            abort = ["virsh", "domjobabort", VM]
-            until(lambda: site.row()["state"] == "migrating")
-            until(lambda: site.lab.exec(source, abort, check=False).returncode == 0)
-    command.wait(timeout=20)
-    return str(site.row()["state"])
-
-
-@pytest.mark.parametrize("state", ["planned", "reserved", "ready", "migrating", "committed", "undoing"])
+@pytest.mark.parametrize("state", STEPS)
 def test_vmctl_killed_at_any_step_finds_the_vm_on_one_host_and_closes_the_row(running: Site, state: str) -> None:
-    for _ in range(6):  # it may be quicker than the one who watches: then again
-        source = running.home()
-        died_in = move_until_killed(running, state, source)
-        running.lab.start_daemon("mgr", "vmctl")
-        row = running.ended()
-        if died_in in ("planned", "reserved", "ready", "undoing"):
-            assert (row["state"], running.where()) == ("failed", source)
-        else:  # libvirt has it, or never got it: what counts is that the row tells the truth
-            assert running.where() == (other(source) if row["state"] == "done" else source)
-        if died_in == state:
-            return
-    pytest.fail(f"vmctl never died in {state}: it was quicker six times")
+    kill_at_and_start_again(running, state)
 
 
 def test_network_withdrawn_while_memory_is_copied_stops_the_move(running: Site) -> None:
