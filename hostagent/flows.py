@@ -78,7 +78,7 @@ def compile_flows(
         flows.update(policy_flows(), enforced_flows(desired.groups, enforced))
     if own_vtep:
         flows.update(probe_flows(family_of(own_vtep)))
-        tunnels = (_exit_ofport(kind, intent, bridge) for kind in intent.types)
+        tunnels = (_exit_ofport(kind, intent, bridge) for kind in intent.types if kind.tunneled)
         flows.update(entry_flow(tunnel) for tunnel in tunnels if tunnel)
         vteps: set[str] = set().union(*(one.vteps for one in now.values()))
         flows.update(vtep_flows(sorted(vteps - {"", own_vtep}), family_of(own_vtep)))

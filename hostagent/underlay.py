@@ -13,7 +13,7 @@ from uuid import UUID
 from hostagent.flow import Flow, Match, address_of
 from hostagent.liveness import WantedPath
 from hostagent.model import Bridge, Desired, PathKey, PathStatus, Unread
-from hostagent.names import OVS_TYPE, network_key, tunnel_port
+from hostagent.names import network_key, tunnel_port
 from hostagent.path_fit import peer_name
 from hostagent.pipeline.tables import Table
 from hostagent.resolve import Resolved
@@ -32,7 +32,7 @@ def wanted_paths(desired: Desired, resolved: Resolved) -> tuple[WantedPath, ...]
     for location in desired.locations.values():
         network = desired.networks.get(location.network_uuid)
         own = vteps.get(network.switch_uuid) if network is not None else ""
-        if network is None or not own or network.type not in OVS_TYPE or location.parked:
+        if network is None or not own or not network.type.tunneled or location.parked:
             continue
         for vtep in (location.holder_vtep, location.incoming_vtep):
             if vtep and vtep != own and (":" in vtep) == (":" in own):
@@ -41,7 +41,7 @@ def wanted_paths(desired: Desired, resolved: Resolved) -> tuple[WantedPath, ...]
     for peer in desired.host.peers if desired.host is not None else ():
         own = vteps.get(peer.switch_uuid, "")
         if own and peer.vtep != own and (":" in peer.vtep) == (":" in own):
-            kinds = [kind for kind in resolved.switches[peer.switch_uuid].types if kind in OVS_TYPE]
+            kinds = [kind for kind in resolved.switches[peer.switch_uuid].types if kind.tunneled]
             named.update(PathKey(peer.switch_uuid, kind, peer.vtep) for kind in kinds)
     return tuple(
         WantedPath(key=key, mtu=resolved.switches[key.switch].switch.mtu, shared=key in shared)
@@ -76,7 +76,7 @@ def tunnel_ofports(resolved: Resolved, bridges: Iterable[Bridge]) -> dict[tuple[
     for intent in resolved.switches.values():
         bridge = by_name.get(intent.bridge)
         for kind in intent.types if bridge is not None and not intent.foreign else ():
-            name = tunnel_port(kind, intent.switch.uuid) if kind in OVS_TYPE else ""
+            name = tunnel_port(kind, intent.switch.uuid) if kind.tunneled else ""
             for port in bridge.ports if bridge is not None else ():
                 numbers = [one.ofport or 0 for one in port.interfaces] if port.name == name else []
                 if max(numbers, default=0) > 0:

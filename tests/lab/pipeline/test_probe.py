@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hostagent.names import OVS_TYPE
 from hostagent.pipeline.probe import probe_frame, probe_number
 from hostagent.pipeline.tables import Table
 from netmgr.contract.types import NetworkType
@@ -19,7 +20,7 @@ def everywhere(fabric, kind=NetworkType.VXLAN):
     fabric.settle()
 
 
-@pytest.mark.parametrize("kind", list(NetworkType))
+@pytest.mark.parametrize("kind", list(OVS_TYPE))
 @pytest.mark.parametrize("inner_bytes", [0, 1400])
 def test_a_question_comes_back_as_its_answer_to_the_agent_that_asked(fabric, kind, inner_bytes):
     everywhere(fabric, kind)

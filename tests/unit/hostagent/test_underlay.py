@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hostagent.flow import Match, Output, SetField
+from hostagent.flow import Goto, Match, Output, SetField
 from hostagent.flows import compile_flows
 from hostagent.health import host_report
 from hostagent.liveness import Liveness
@@ -78,6 +78,16 @@ def test_what_is_for_a_peer_that_is_cut_ends_in_send_and_is_not_flooded():
     assert Match("tun_dst", 0x0A000002) in drop.match
     assert reason_of(drop) == "tunnel to the destination's host does not answer"
     assert {f.table for f in before ^ after} == {Table.FLOOD, Table.SEND}, "locations stay what they are"
+
+
+def test_no_probe_comes_in_by_the_way_to_vlans():
+    world = desired(switches=[switch()], networks=[network(mtu=1500), network("v", segment=100, kind=NetworkType.VLAN)])
+    there = settled(world, bare())
+    assert not isinstance(there.bridges, Unread)
+    tunnels = tunnel_ofports(resolve(world, there), there.bridges)
+    assert set(tunnels) == {(named("s1"), NetworkType.VXLAN)}
+    ways_in = [flow for flow in there.flows[OSW] if flow.actions == (Goto(Table.PROBE),)]
+    assert [Match("in_port", tunnels[named("s1"), NetworkType.VXLAN]) in flow.match for flow in ways_in] == [True]
 
 
 def test_memory_of_earlier_flows_changes_nothing():
