@@ -115,6 +115,7 @@ class _Inputs(NamedTuple):
     """
 
     host: UUID | None
+    datapath: str
     network: OpaqueNetwork
     wire: Wire | Trunk | None
     uuids: tuple[UUID, ...]  # of the ports
@@ -187,6 +188,7 @@ def _inputs(
     phases, relays = desired.phases, desired.relay_vteps
     return _Inputs(
         host=desired.host.uuid if desired.host is not None else None,
+        datapath=desired.datapath,
         network=network,
         wire=wire,
         uuids=uuids,
@@ -220,7 +222,13 @@ def _yields(known: _Compiled, inputs: _Inputs) -> bool:
 def _compile(inputs: _Inputs) -> _Compiled:
     views = tuple(_views(inputs))
     hushed = inputs.network.uuid in inputs.hushed
-    ports = NetworkPorts(key=network_key(inputs.network.uuid), wire=inputs.wire, ports=views, hushed=hushed)
+    ports = NetworkPorts(
+        key=network_key(inputs.network.uuid),
+        wire=inputs.wire,
+        ports=views,
+        hushed=hushed,
+        writes_nd=inputs.datapath != "system",
+    )
     vteps = {vtep for view in views for vtep in (view.holder_vtep, view.incoming_vtep)}
     return _Compiled(
         inputs=inputs,

@@ -16,6 +16,10 @@ An ND answer takes two stages, because the switch writes the target option only 
 (its type is set in REPLY, its option in ADVERTISE). The option is the question's, turned around; the one question that
 has none and still deserves an answer is duplicate address detection, from `::`, whose answer goes to all nodes and is
 not a solicited one (RFC 4861, 7.2.4). Without option from elsewhere it is left to the owner.
+
+The kernel's datapath writes neither flags nor type of option into neighbour discovery, and Open vSwitch refuses flows
+that ask it to. There a solicitation whose answer is known is sent to the owner alone, who answers it: nothing is
+flooded (RFC 6085 lets a multicast IPv6 packet go to a unicast MAC).
 """
 
 from __future__ import annotations
@@ -46,8 +50,13 @@ def answer_flows(
     key: int,
     defined: Iterable[tuple[int, tuple[Address, ...]]],
     learned: Iterable[tuple[int, tuple[Address, ...]]] = (),
+    *,
+    writes_nd: bool,
 ) -> Iterator[Flow]:
-    """The flows of network *key*: MACs of its live ports and their addresses. A learned one yields to a defined one."""
+    """The flows of network *key*: MACs of its live ports and their addresses. A learned one yields to a defined one.
+
+    *writes_nd*: the datapath can turn a solicitation into an advertisement.
+    """
     owners: dict[Address, int] = {}
     shared: set[Address] = set()
     for mac, addresses in defined:
@@ -61,7 +70,7 @@ def answer_flows(
         if (version, number) not in shared:
             yield _binding(key, version, number, mac)
     if len(owners) > len(shared):
-        yield from _responder(key)
+        yield from _responder(key, writes_nd)
 
 
 @lru_cache(maxsize=1 << 15)
@@ -95,7 +104,7 @@ def _network(key: int) -> Match:
     return Match("metadata", key)
 
 
-def _responder(key: int) -> Iterator[Flow]:
+def _responder(key: int, writes_nd: bool) -> Iterator[Flow]:
     def row(table: Table, priority: int, conditions: tuple[Match, ...], *actions: Action) -> Flow:
         items = canonical([Match("metadata", key), *conditions])
         return Flow(table=table, priority=priority, cookie=key, match=items, actions=actions)
@@ -116,6 +125,9 @@ def _responder(key: int) -> Iterator[Flow]:
         Move(ADDRESS4, "arp_spa", 32),
         Output(IN_PORT),
     )
+    if not writes_nd:
+        yield row(Table.REPLY, 100, _SOLICITATION, Move(OWNER_MAC, "eth_dst", 48), Goto(Table.FORWARD))
+        return
     from_owner = (Move(OWNER_MAC, "eth_src", 48), Move(ADDRESS6, "ipv6_src", 128), SetField("icmpv6_type", 136))
     yield row(
         Table.REPLY,

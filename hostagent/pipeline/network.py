@@ -121,6 +121,7 @@ class NetworkPorts:
     wire: Wire | Trunk | None
     ports: tuple[PortView, ...]
     hushed: bool = False  # what its DHCP servers say is not copied to the agent
+    writes_nd: bool = True  # the datapath can turn a neighbour solicitation into an advertisement
 
 
 def network_flows(network: NetworkPorts) -> Iterator[Flow]:
@@ -159,7 +160,8 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
             yield from _migrate_on_vlan(network.key, port)
     live = [port for port in network.ports if port.bound]
     defined = ((port.mac, single_addresses(port.ips)) for port in live if port.ips)
-    yield from answer_flows(network.key, defined, ((port.mac, port.learned) for port in live if port.learned))
+    learned = ((port.mac, port.learned) for port in live if port.learned)
+    yield from answer_flows(network.key, defined, learned, writes_nd=network.writes_nd)
     if not network.hushed and any(_learns(port) for port in network.ports):
         yield from lease_flows(network.key)
     yield from _flood(network)

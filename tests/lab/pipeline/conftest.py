@@ -245,6 +245,7 @@ class Fabric:
             offered_pnics=("p0",),
             phases=host.phases,
             relay_vteps=host.relay_vteps,
+            datapath="system" if host.switch.datapath == "system" else "netdev",
         )
 
     def settle(self, *only: str) -> None:

@@ -89,6 +89,15 @@ def test_an_address_is_bound_while_its_guest_lives_somewhere(where, bound):
     assert bool([flow for flow in flows if flow.table == Table.BINDING]) is bound
 
 
+def test_only_a_userspace_datapath_is_asked_to_write_neighbour_advertisements():
+    """Open vSwitch refuses flows that write these fields in the kernel's datapath, and with them the whole bundle."""
+    one = port("a", 1, ips=("fd00::1",))
+    wanted = world((one, location(one, "h2")))
+    for datapath, writes in (("netdev", True), ("system", False)):
+        flows = compiled(replace(wanted, datapath=datapath), host_of(wanted))
+        assert any("nd_reserved" in str(flow) or "nd_options_type" in str(flow) for flow in flows) is writes
+
+
 def test_a_port_that_is_set_down_or_has_no_tap_here_binds_nothing():
     one = port("a", 1, ips=("10.1.0.1",))
     for wanted in (
