@@ -15,6 +15,7 @@ from typing import Any, Final
 from hostagent.flow import (
     FIELDS,
     Action,
+    Ct,
     Flow,
     Goto,
     Match,
@@ -30,6 +31,7 @@ from hostagent.flow import (
     value_text,
 )
 from hostagent.pipeline.drops import Counted, reason_of
+from hostagent.pipeline.policy import BLOCKED, OUTBOUND, REVERSED
 from hostagent.pipeline.tables import (
     ADDRESS4,
     ADDRESS6,
@@ -39,6 +41,7 @@ from hostagent.pipeline.tables import (
     GROUP_KEY,
     REASON,
     REMOTE_KEY,
+    STATEFUL,
     SWITCH_COOKIE,
     TAP,
     Denied,
@@ -69,6 +72,8 @@ _VLAN: Final = 0xFFF
 """The bits of a tag that are the VLAN."""
 
 _ASKS_FOR_ADDRESS: Final = (Table.GUARD, Table.CLAIMS, Table.ANSWER, Table.REPLY, Table.ADVERTISE, Table.BINDING)
+_STATES: Final = {1: "new", 2: "established", 4: "related", 8: "reply", 16: "invalid"}  # all of them are tracked
+_MARKS: Final = {BLOCKED: "blocked", REVERSED: "reversed", OUTBOUND: "outbound"}
 _ASKS_GROUPS: Final = (Table.GROUP, Table.MEMBER, Table.RULE)
 _JUDGES: Final = frozenset(
     {
@@ -84,6 +89,7 @@ _JUDGES: Final = frozenset(
 _ROLES_OF_JUDGES: Final = {
     DIRECTION: "direction",
     ALLOWED: "allowed",
+    STATEFUL: "stateful",
     GROUP_KEY: "group",
     REMOTE_KEY: "remote",
     ADDRESS4: "address",
@@ -171,6 +177,10 @@ def _conditions(flow: Flow, names: Names) -> Iterator[str]:
             yield f"in_port={names.ofports.get(item.value, item.value)}"
         elif item.field == "reg0" and item.mask == item.value:
             yield f"origin={_origin(item.value)}"
+        elif item.field == "ct_state":
+            yield f"tracked={_bits(_STATES, item)}"
+        elif item.field == "ct_mark":
+            yield f"mark={_bits(_MARKS, item)}"
         elif item.field == "vlan_tci" and item.value == 0 and item.mask is None:
             yield "untagged"
         elif item.field == "vlan_tci" and item.mask is None:
@@ -180,6 +190,12 @@ def _conditions(flow: Flow, names: Names) -> Iterator[str]:
             yield f"{role}={_value(role, item.field, item.value, names, flow.table)}"
         else:
             yield match_text(item)
+
+
+def _bits(names: Mapping[int, str], item: Match) -> str:
+    """Each bit that is asked for by name: + it is there, - it is not."""
+    asked = item.value if item.mask is None else item.mask
+    return "".join(("+" if item.value & bit else "-") + name for bit, name in names.items() if asked & bit)
 
 
 def _joined(items: Iterable[Match | RawMatch]) -> Iterator[Match | RawMatch]:
@@ -215,6 +231,11 @@ def _effect(action: Action, names: Names, table: int) -> str:
             return f"ask {table_name(to)}"
         case Output(port) if port in names.ofports:
             return f"output {names.ofports[port]}"
+        case Ct(zone, False, to):
+            return f"track in zone {zone}, goto {table_name(to)}"
+        case Ct(zone, True, 255, mark):
+            words = f" with mark {_bits(_MARKS, Match('ct_mark', *mark))}" if mark is not None else ""
+            return f"remember the connection{words}"
         case Move(src, dst, _):
             return f"{_role(dst, table)}:={_role(src, table)}"
         case PushVlan():
@@ -259,7 +280,7 @@ def _value(role: str, name: str, value: int, names: Names, table: int) -> str:
         return "egress" if value == EGRESS_RULES else "ingress"
     if role in ("group", "remote"):
         return names.groups.get(value, f"{value:#x}") if value else "any"
-    if role == "allowed":
+    if role in ("allowed", "stateful"):
         return "yes" if value else "no"
     if role == "reason":
         return Denied(value).name if value in Denied._value2member_map_ else str(value)

@@ -51,6 +51,7 @@ from hostagent.pipeline.tables import (
     ONWARD,
     REASON,
     REMOTE_KEY,
+    STATEFUL,
     SWITCH_COOKIE,
     TAP,
     Denied,
@@ -157,7 +158,7 @@ def port_policy_flows(*, ofport: int, policy: Policy, network: int) -> frozenset
         who = tap if way is _INGRESS else Match("in_port", ofport)
         for why in (way.refused, way.invalid):
             flows.append(_row(Table.DROPPED, 100, (who, Match(REASON, why)), (), network))
-        judge = (*_questions(way, policy.groups), Goto(way.verdict))
+        judge = (SetField(STATEFUL, int(bool(policy.zone))), *_questions(way, policy.groups), Goto(way.verdict))
         first = (Ct(policy.zone, table=way.tracked),) if policy.zone else judge
         for eth_type in _TYPES.values():
             flows.append(_row(way.entry, 100, (who, Match("eth_type", eth_type)), first, network))
@@ -260,13 +261,13 @@ def _tracked(way: _Way) -> Iterator[Flow]:
 
 def _verdict(way: _Way) -> Iterator[Flow]:
     allowed, onward, refuse = Match(ALLOWED, 1), Goto(way.onward), _refuse(way.refused)
-    for eth_type in (Match("eth_type", number) for number in _TYPES.values()):  # without it the switch takes no ct
-        yield _row(
-            way.verdict, 100, (eth_type, allowed, _state(_TRK | _NEW)), (_commit(mark=(way.mark, OUTBOUND)), onward)
-        )
-        blocked = (eth_type, allowed, _state(_TRK | _EST), Match("ct_mark", BLOCKED, BLOCKED))
+    for number in _TYPES.values():  # without it the switch takes no ct
+        tracked = (Match("eth_type", number), Match(STATEFUL, 1))
+        opened = (*tracked, allowed, _state(_TRK | _NEW))
+        yield _row(way.verdict, 100, opened, (_commit(mark=(way.mark, OUTBOUND)), onward))
+        blocked = (*tracked, allowed, _state(_TRK | _EST), Match("ct_mark", BLOCKED, BLOCKED))
         yield _row(way.verdict, 95, blocked, (_commit(mark=(0, BLOCKED)), onward))
-        running = (eth_type, _state(_TRK | _EST), Match("ct_mark", 0, BLOCKED))
+        running = (*tracked, _state(_TRK | _EST), Match("ct_mark", 0, BLOCKED))
         yield _row(way.verdict, 80, running, (_commit(mark=(BLOCKED, BLOCKED)), *refuse))
     yield _row(way.verdict, 90, (allowed,), (onward,))
     yield _row(way.verdict, 70, (), refuse)
@@ -308,15 +309,23 @@ def group_flows(group: SecurityGroup) -> Iterator[Flow]:
 def member_flows(group: SecurityGroup) -> Iterator[Flow]:
     """The members of *group*: each lets the question that looked it up go on to RULE."""
     key = group_key(group.uuid)
-    for text in group.members:
+    return (_member(key, address) for address in group.members)
+
+
+@lru_cache(maxsize=1 << 16)
+def _member(key: int, text: str) -> Flow:
+    """Remembered, because there are many and few change."""
+    mask = None
+    if "/" not in text:
+        value = address_of(text)
+    else:  # 10.0.0.5/24 is one address, 10.0.0.0/24 all of it
         address = ip_interface(text)
         network = address.network
         single = network.prefixlen == network.max_prefixlen or address.ip != network.network_address
-        value = int(address.ip) if single else int(network.network_address)
-        mask = None if single else int(network.netmask)
-        eth_type, register = (0x0800, ADDRESS4) if address.version == 4 else (0x86DD, ADDRESS6)
-        who = (Match("eth_type", eth_type), Match(REMOTE_KEY, key), Match(register, value, mask))
-        yield _row(Table.MEMBER, 100, who, (Resubmit(Table.RULE),))
+        value, mask = int(address.ip), None if single else int(network.netmask)
+    eth_type, register = (0x86DD, ADDRESS6) if ":" in text else (0x0800, ADDRESS4)
+    who = (Match("eth_type", eth_type), Match(REMOTE_KEY, key), Match(register, value, mask))
+    return _row(Table.MEMBER, 100, who, (Resubmit(Table.RULE),))
 
 
 def _by_remote(way: _Way, ethertype: Ethertype, remotes: Iterable[int]) -> Iterator[Action]:

@@ -57,6 +57,7 @@ __all__ = [
     "REMOTE_KEY",
     "RESERVED",
     "SOURCE_MOVES",
+    "STATEFUL",
     "SWITCH_COOKIE",
     "TAG_IN_TAG",
     "TAP",
@@ -176,6 +177,9 @@ EGRESS_RULES, INGRESS_RULES = 1, 2
 
 ALLOWED: Final = "reg4"
 """1 once a rule has allowed the frame."""
+
+STATEFUL: Final = "reg5"
+"""1 when the frame was tracked for the port that is judged: to a stateless one it may come tracked for its sender."""
 
 GROUP_KEY: Final = "xreg6"
 """Question of GROUP and RULE: a security group."""

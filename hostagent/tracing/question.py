@@ -176,4 +176,6 @@ def _named(text: str, ports: Ports) -> str:
         return found[1] + ports.names.get(number, found[2])
 
     text = re.sub(r"\b(in_port=|output:)(\d+)", port, text)
-    return re.sub(r"(goto_table:|resubmit\(,)(\d+)", lambda found: found[1] + table_name(int(found[2])), text)
+    return re.sub(
+        r"(goto_table:|resubmit\(,|\bct\(.*?\btable=)(\d+)", lambda found: found[1] + table_name(int(found[2])), text
+    )

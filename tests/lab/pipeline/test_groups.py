@@ -229,6 +229,21 @@ def test_a_stateless_group_needs_a_rule_for_answers_too(net):
     assert not passes(net, tcp(VM, FAR, 80, 1000, "SA"), to="far")
 
 
+def test_what_the_tracker_knows_for_a_sender_is_no_business_of_a_stateless_port_that_hears_it(net):
+    """Two ports on one host: the frame comes to the second one tracked, in the zone of the first."""
+    net.group("open", rule("ingress", "udp", 9), rule("egress"), stateful=False)
+    net.guarded("near", "open")
+    put(net, rule("egress", "udp", 9))
+    assert passes(net, udp(VM, NEAR, 5, 9), to="near")
+    assert passes(net, udp(NEAR, VM, 9, 5))
+    net.group("open", rule("egress"), stateful=False)
+    net.settle()
+    assert not passes(net, udp(VM, NEAR, 5, 9), to="near")
+    known = net.hosts["h1"].switch.appctl("dpctl/dump-conntrack").split()
+    assert len(known) == 1
+    assert known[0].endswith("mark=4"), "the guest of vm opened it, and may say it"
+
+
 def test_who_removes_a_rule_ends_what_it_allowed_both_ways_and_who_adds_it_again_mends_it(net):
     put(net, rule("ingress", "udp", 80), rule("egress", "tcp", 443))
     assert passes(net, udp(FAR, VM, 1000, 80))

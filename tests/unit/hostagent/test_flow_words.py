@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from uuid import UUID
+
 import pytest
 
 from hostagent.flow import Flow, RawMatch, match
 from hostagent.flow_words import Names, flow_views
+from hostagent.group_memory import enforced_flows
 from hostagent.pipeline.drops import Counted
 from hostagent.pipeline.network import NetworkPorts, PortView, Wire, network_flows
+from hostagent.pipeline.policy import Policy, policy_flows, port_policy_flows
 from hostagent.pipeline.tables import Table, family_of, switch_flows
-from netmgr.contract.types import VifState
+from netmgr.contract.types import Direction, SecurityGroup, SecurityRule, VifState
 
 KEY, OTHER = 0xA1, 0xB2
 WEB1, WEB2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -55,6 +60,42 @@ def test_tables_come_in_the_order_of_the_pipeline_and_hold_the_network_s_flows_o
 )
 def test_flow_says_who_and_what_it_is_about(line: tuple[str, str, str]) -> None:
     assert line in views()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("EGRESS", "in_port=tap3(web1) eth_type=0x800", "track in zone 40960, goto EGRESS_TRACKED"),
+        (
+            "EGRESS_TRACKED",
+            "in_port=tap3(web1)",
+            "stateful:=yes, direction:=egress, allowed:=no, group:=web, ask GROUP, goto EGRESS_VERDICT",
+        ),
+        ("INGRESS", "tap=tap3(web1)", "reason:=INGRESS, goto DROPPED"),
+        ("DELIVER", "network=blue tap=tap3(web1)", "output tap3(web1)"),
+        ("GROUP", "direction=ingress group=web eth_type=0x800", "address:=nw_src, remote:=db, ask MEMBER"),
+        ("MEMBER", "address=10.0.0.2(web2) remote=db eth_type=0x800", "ask RULE"),
+        ("RULE", "direction=ingress group=web remote=db eth_type=0x800 nw_proto=6 tcp_dst=80", "allowed:=yes"),
+    ],
+)
+def test_security_groups_that_judge_a_port_of_the_network_are_among_its_flows(line: tuple[str, str, str]) -> None:
+    web, db, idle = (UUID(int=number << 64) for number in (1, 2, 3))
+    rule = SecurityRule(direction=Direction.INGRESS, protocol="tcp", port_min=80, port_max=80, remote_group=db)
+    groups = {
+        web: SecurityGroup(uuid=web, name="web", rules=(rule,)),
+        db: SecurityGroup(uuid=db, name="db", members=("10.0.0.2",)),
+        idle: SecurityGroup(uuid=idle, name="idle", rules=(replace(rule, remote_group=None),)),
+    }
+    flows = port_policy_flows(ofport=3, policy=Policy((1,), 40960), network=KEY) | enforced_flows(groups, groups)
+    names = Names(
+        networks={KEY: "blue"},
+        groups={1: "web", 2: "db", 3: "idle"},
+        ofports={3: "tap3(web1)"},
+        addresses={"10.0.0.2": "web2"},
+    )
+    found = flow_views([Counted(flow, 0, 0) for flow in flows | policy_flows()], names, key=KEY)
+    assert line in [(one["table"], " ".join(one["match"]), ", ".join(one["actions"])) for one in found]
+    assert not any("idle" in word for one in found for word in one["match"])
 
 
 def test_underlay_of_ipv6_reads_the_same() -> None:

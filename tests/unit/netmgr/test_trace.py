@@ -126,6 +126,27 @@ def test_drop_says_host_table_and_reason_and_what_is_known_of_the_port(world: Wo
     assert "port web2 is set down by its operator" in world.trace()[1]
 
 
+@pytest.mark.parametrize(
+    ("table", "reason", "sentence"),
+    [
+        ("INGRESS_VERDICT", "no rule", "group db of port web2: no rule allows ingress tcp/443 from 10.0.0.1 "),
+        ("EGRESS_VERDICT", "no rule", "groups lan, web of port web1: no rule allows egress tcp/443 to 10.0.0.2 "),
+        ("INGRESS_TRACKED", "the tracker knows nothing", "group db of port web2: the tracker knows nothing "),
+    ],
+)
+def test_drop_of_security_groups_says_whose_and_what_no_rule_allows(
+    world: World, table: str, reason: str, sentence: str
+) -> None:
+    for name in ("web", "lan", "db"):
+        assert world.api.operator.post("/api/v1/groups", json={"name": name}).status_code == 201
+    for port, groups in (("web1", ["web", "lan"]), ("web2", ["db"])):
+        assert world.api.operator.patch(f"/api/v1/ports/{port}", json={"security_groups": groups}).status_code == 200
+    world.answers(world.h1.uuid, TraceEnd(kind=TraceEndKind.DROPPED, table=table, reason=reason))
+    result, found = world.trace(protocol="tcp", destination_port=443)
+    assert result == "dropped"
+    assert found.startswith(f"Dropped on host h1 by security {sentence}(table {table})")
+
+
 def test_copies_to_others_are_no_delivery(world: World) -> None:
     world.answers(world.h1.uuid, world.away())
     world.answers(world.h2.uuid, to("web2"))
