@@ -104,7 +104,12 @@ def _network(key: int) -> Match:
     return Match("metadata", key)
 
 
-def _responder(key: int, writes_nd: bool) -> Iterator[Flow]:
+@lru_cache(maxsize=4096)
+def _responder(key: int, writes_nd: bool) -> tuple[Flow, ...]:
+    return tuple(_responder_rows(key, writes_nd))
+
+
+def _responder_rows(key: int, writes_nd: bool) -> Iterator[Flow]:
     def row(table: Table, priority: int, conditions: tuple[Match, ...], *actions: Action) -> Flow:
         items = canonical([Match("metadata", key), *conditions])
         return Flow(table=table, priority=priority, cookie=key, match=items, actions=actions)

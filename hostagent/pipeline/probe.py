@@ -47,6 +47,7 @@ _FRAME_MIN: Final = 60
 _COPY_BYTES: Final = 64
 
 
+@cache
 def entry_flow(tunnel: int) -> Flow:
     """CLASSIFY: what comes in by the tunnel port of that number without a network."""
     conditions = canonical([Match("in_port", tunnel), Match("tun_id", SEGMENT)])

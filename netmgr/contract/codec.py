@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
@@ -141,8 +141,8 @@ def decode_object(message: objects_pb2.Object) -> t.Object:
 
 def encode_ref(ref: t.Ref) -> objects_pb2.ObjectRef:
     """The message of one reference."""
-    message: objects_pb2.ObjectRef = encode(ref)
-    return message
+    # By hand: a Hello may have tens of thousands.
+    return objects_pb2.ObjectRef(kind=ref.kind.value, uuid=str(ref.uuid), version=ref.version)
 
 
 def decode_ref(message: objects_pb2.ObjectRef) -> t.Ref:
@@ -183,6 +183,7 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
     return lambda raw: raw
 
 
+@lru_cache(maxsize=1024)  # most objects name a network, a host, a switch that the one before them has named
 def _uuid(raw: str) -> UUID:
     value = UUID(raw)
     if str(value) != raw:

@@ -53,17 +53,21 @@ async def _find(networks: LibvirtNetworks, name: str) -> LibvirtNetwork | None:
 
 def test_a_defined_network_is_read_back_as_wanted(libvirt_lab: Lab) -> None:
     async def test(networks: LibvirtNetworks) -> None:
-        await networks.apply(BLUE)
+        told = await networks.apply(BLUE)
         found = await _find(networks, "blue")
-        assert found == LibvirtNetwork(
-            uuid=BLUE.uuid,
-            name="blue",
-            bridge="osw-0123456789",
-            mtu=1450,
-            ours=True,
-            active=True,
-            autostart=True,
-            as_defined=True,
+        assert (
+            found
+            == told
+            == LibvirtNetwork(
+                uuid=BLUE.uuid,
+                name="blue",
+                bridge="osw-0123456789",
+                mtu=1450,
+                ours=True,
+                active=True,
+                autostart=True,
+                as_defined=True,
+            )
         )
         await networks.apply(BLUE)  # again: nothing changes
         assert await _find(networks, "blue") == found
