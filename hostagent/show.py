@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from hostagent.model import Unread
 from hostagent.names import network_key, switch_bridge
 from hostagent.path_fit import peer_names
 from hostagent.state import State
+from hostagent.tap_drops import REFUSED, read_refused
 from hostagent.view import host_view
 from netmgr.contract.proto import opaque_view_pb2
 
@@ -168,7 +170,8 @@ def vifs_of(agent: Agent, state: State) -> list[dict[str, Any]]:
 
 
 async def drops_of(agent: Agent) -> list[dict[str, Any]]:
-    """Frames that ended on this host, by port and reason, counted by the switch since the flow that ended them came.
+    """Frames that ended on this host, by port and reason, counted by the switch since its flow came;
+    and what the kernel refused at VIFs' taps before.
 
     Raises:
         RealizeError: a switch did not answer.
@@ -181,7 +184,7 @@ async def drops_of(agent: Agent) -> list[dict[str, Any]]:
         for port in bridge.ports
         for interface in port.interfaces
     }
-    return [
+    denied = [
         {
             "bridge": bridge,
             "port": interfaces.get((bridge, drop.ofport), ""),
@@ -191,6 +194,23 @@ async def drops_of(agent: Agent) -> list[dict[str, Any]]:
         }
         for bridge, drops in (await agent.host.drops()).items()
         for drop in drops
+    ]
+    return denied + _refused(agent, read_refused())
+
+
+def _refused(agent: Agent, counted: Mapping[str, int]) -> list[dict[str, Any]]:
+    desired = agent.desired()
+    of_vif = {port.vif_uuid: desired.networks.get(port.network_uuid) for port in desired.ports.values()}
+    return [
+        {
+            "bridge": vif.bridge,
+            "port": vif.ovs_port,
+            "network": network.name if (network := of_vif.get(vif.vif_uuid)) is not None else "",
+            "packets": counted[vif.ovs_port],
+            "reason": REFUSED,
+        }
+        for vif in agent.guests.vifs
+        if counted.get(vif.ovs_port)
     ]
 
 

@@ -162,7 +162,7 @@ def _without_counters(flow: dict[str, Any]) -> dict[str, Any]:
 @format_option
 @click.pass_obj
 def drops(settings: Settings, form: str) -> None:
-    """Frames that ended on this host, by port and reason, as the switch counts them.
+    """Frames that ended on this host, by port and reason, as the switch counts them, and the kernel at taps.
 
     A reason without a port is one that all ports share. A count begins anew when its flow is replaced.
     """

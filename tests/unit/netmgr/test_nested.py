@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 
 from netmgr import rules
+from netmgr.arbiter import Refusal, decide_claim
 from netmgr.contract.nested import learning_macs
 from netmgr.contract.types import (
     Allowance,
+    Claim,
+    ClaimIntent,
     Learned,
     LearnedAddress,
     LearnedMac,
@@ -17,7 +20,7 @@ from netmgr.contract.types import (
     LogicalPort,
     NestedMac,
 )
-from netmgr.model import HostRecord, NetmgrError, World
+from netmgr.model import HostRecord, NetmgrError, PortHistory, World
 from netmgr.rules import learned as rule
 from netmgr.rules.groups import members_of
 from netmgr.service.mac_views import mac_views, rival_sentences
@@ -187,6 +190,17 @@ def test_each_mac_is_a_line_of_the_table(world: World) -> None:
     assert {mac: view["behind"] for mac, view in seen.items()} == {PORT.mac: "", M3: "defined", M1: "learned"}
     assert (seen[M3]["defined"], seen[M1]["learned"]) == (["10.0.0.8"], [A])
     assert seen[M1]["vtep"] == seen[PORT.mac]["vtep"] != ""
+
+
+def test_a_mac_behind_a_port_is_no_title_to_it() -> None:
+    vm, stranger = uid("vm-1"), uid("another-vif")
+    port = replace(PORT, nested=(NestedMac(mac=M1),))
+    world = world_of(port, held(H1, parked=True))
+    put(world, PortHistory(port_uuid=port.uuid, made_by=H1.uuid, vm_uuid=vm))
+    for mac in (M1, PORT.mac):
+        claim = Claim(vif_uuid=stranger, network_uuid=NET_A.uuid, mac=mac, vm_uuid=vm, intent=ClaimIntent.START)
+        decided = decide_claim(world, host=H1.uuid, claim=claim, new_port_uuid=uid("new"), now_ms=1)
+        assert isinstance(decided, Refusal) == (mac == M1), "by its own MAC its VM gets it back"
 
 
 def test_which_macs_learn() -> None:
