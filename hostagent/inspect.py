@@ -1,7 +1,7 @@
 """The host beside its definition, read independently of the running agent: for `hostagent plan` and `verify`.
 
-Three things only the agent can know, and is asked for if it runs: which ports are in motion (a migration's phases),
-which connections came with them, and what probes tell of the ways to peers.
+Four things only the agent can know, and is asked for if it runs: which ports are in motion (a migration's phases),
+which connections came with them, what is hushed because it claims too much, and what probes tell of the ways to peers.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def inspect_host(state_dir: Path, *, socket: Path, ovs_rundir: Path, libvirt_uri
             observed = replace(observed, paths=_paths(told))
             motion: dict[str, dict[UUID, Any]] = {"phases": phases, "relay_vteps": vteps, "tickets": _tickets(told)}
             desired = desired_of(state, identity, locations=locations, **motion)
+            desired = replace(desired, hushed=_hushed(told))
         steps = plan(desired=desired, observed=observed)
         return {
             "switches": len(desired.switches),
@@ -102,6 +103,13 @@ def _tickets(told: dict[str, Any]) -> dict[UUID, tuple[Ticket, ...]]:
         return {UUID(port): tuple(Ticket(**one) for one in tickets) for port, tickets in found}
     except (AttributeError, TypeError, ValueError):
         return {}  # an agent of another version
+
+
+def _hushed(told: dict[str, Any]) -> frozenset[UUID]:
+    try:
+        return frozenset(map(UUID, told.get("hushed", ())))
+    except (AttributeError, TypeError, ValueError):
+        return frozenset()  # an agent of another version
 
 
 def _paths(told: dict[str, Any]) -> tuple[PathStatus, ...]:

@@ -212,3 +212,35 @@ def test_largest_document_is_applied_in_seconds(store: Store) -> None:
 
 def test_json_is_taken_too(store: Store) -> None:
     assert verbs(run(store, '{"zones": [{"name": "a", "kind": "overlay"}]}')) == ["create zone a"]
+
+
+NESTED = """
+zones: [{name: a}]
+switches: [{name: s, zones: [a], pnic_globs: ["*"], mtu: 1650, vtep_pool: 10.200.0.0/24}]
+networks: [{name: n, zone: a, subnets: [10.0.0.0/24]}]
+ports:
+  - name: p
+    network: n
+    mac: "02:00:00:00:00:01"
+    allow: [nested]
+    nested:
+      - {mac: "02:00:00:00:00:B2", ips: [10.0.0.12]}
+      - {mac: "02:00:00:00:00:b1"}
+"""
+
+
+def test_macs_behind_a_port_are_set_whole_and_twice_is_once(store: Store) -> None:
+    assert verbs(run(store, NESTED))[-1] == "create port p"
+    assert run(store, NESTED).actions == ()
+    with store.read() as world:
+        (port,) = world.ports.values()
+        assert [(one.mac, one.ips) for one in port.nested] == [
+            ("02:00:00:00:00:b1", ()),
+            ("02:00:00:00:00:b2", ("10.0.0.12",)),
+        ]
+    fewer = run(store, NESTED.replace('      - {mac: "02:00:00:00:00:b1"}\n', ""))
+    assert [action.fields for action in fewer.actions] == [
+        {"nested": [{"mac": "02:00:00:00:00:b2", "ips": ["10.0.0.12"]}]}
+    ]
+    with pytest.raises(NetmgrError, match=r"nested.*macc"):
+        run(store, NESTED.replace("- {mac:", "- {macc:", 1))

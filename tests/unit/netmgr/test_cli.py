@@ -57,6 +57,19 @@ def test_life_of_every_resource(netmgr: Cli) -> None:
     twice = netmgr("port", "set", "p", "--allow", "router", "--allow", "router")
     assert (twice.code, "allow names the same thing twice" in twice.err) == (2, True)
     assert netmgr.ok("port", "set", "p", "--no-allow", "-o", "json").json()["allow"] == []
+    nested = ("--nested-mac", "02:00:00:00:00:AA,10.1.0.77", "--nested-mac", "02:00:00:00:00:ab", "--allow", "nested")
+    given = netmgr.ok("port", "set", "p", *nested, "-o", "json").json()
+    assert given["nested"] == [
+        {"mac": "02:00:00:00:00:aa", "ips": ["10.1.0.77"]},
+        {"mac": "02:00:00:00:00:ab", "ips": []},
+    ]
+    rows = netmgr.ok("mac", "list", "-o", "json").json()
+    assert sorted(row["behind"] for row in rows) == ["", "defined", "defined"]
+    assert "02:00:00:00:00:aa" in netmgr.ok("port", "list", "-o", "wide").out
+    assert "02:00:00:00:00:aa" in netmgr.ok("port", "show", "p").out
+    wrong = netmgr("port", "set", "p", "--nested-mac", "02:00")
+    assert (wrong.code, "a nested MAC must be a unicast address" in wrong.err) == (2, True)
+    assert netmgr.ok("port", "set", "p", "--no-nested", "-o", "json").json()["nested"] == []
     assert netmgr.ok("network", "set", "blue", "--no-subnets", "-o", "json").json()["subnets"] == []
     assert netmgr.ok("host", "set", "h1", "--name", "first", "-o", "json").json()["zones"] == ["a"]
     assert netmgr.ok("host", "set", str(host.uuid), "--no-zones", "-o", "json").json()["vteps"] == {}
