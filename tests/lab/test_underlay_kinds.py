@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
 
@@ -33,15 +34,6 @@ TAKE = "import socket\ns = socket.create_server(('', 9))\nprint('ready', flush=T
 TAKE += "while (d := c.recv(65536)):\n    n += len(d)\nprint(n)\n"
 GIVE = "import socket, sys\ns = socket.create_connection((sys.argv[1], 9), timeout=5)\n"
 GIVE += "s.sendall(bytes(int(sys.argv[2])))\n"
-
-
-def within(seconds: float, claim: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def show(lab: Lab, host: str) -> dict[str, Any]:
