@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 _PAUSE_S = 0.02  # probes that are due together leave together
 _IDLE_S = 1.0
 _ECHO_S = 10.0
+_PRIME_S = 5.0
 
 
 class Probing:
@@ -45,6 +46,7 @@ class Probing:
         self._own_vteps: Mapping[UUID, str] = {}
         self._tunnels: Mapping[tuple[UUID, NetworkType], int] = {}
         self._woken = asyncio.Event()
+        self._prime_at = 0.0
         self._echoes: dict[UUID, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -115,6 +117,7 @@ class Probing:
 
     def _turn(self) -> None:
         now = time.monotonic()
+        self._prime_lost(now)
         by_bridge: dict[str, list[Probe]] = {}
         for probe in self._liveness.due(now=now, able=self._able):
             by_bridge.setdefault(switch_bridge(probe.path.switch), []).append(probe)
@@ -153,8 +156,12 @@ class Probing:
         if before is not None:
             say = log.warning if path.state in (PeerState.DOWN, PeerState.UNHEARD) else log.info
             say("tunnel: " + path.state.value, peer=key.vtep, type=key.type.value, was=before.state.value, cut=path.cut)
-        if path.state is not PeerState.UP:
-            self.prime([key])  # its MAC may have changed
+
+    def _prime_lost(self, now: float) -> None:
+        """A peer that does not answer may have another MAC than it had: the kernel asks, and the switch hears."""
+        if now >= self._prime_at:
+            self._prime_at = now + _PRIME_S
+            self.prime(path.key for path in self._host.paths if path.state is not PeerState.UP)
 
     def _able(self, path: PathKey) -> bool:
         tunnel = self._tunnels.get((path.switch, path.type), 0)
