@@ -188,3 +188,24 @@ def test_the_second_tap_of_one_vif_stays_dark(fabric):
     assert fabric.hear("b", "h1") == []
     fabric.say("a", "h1", frame(1, 2))
     assert fabric.hear("b", "h1") == [frame(1, 2)]
+
+
+def test_nvgre_takes_a_peers_frames_whatever_flow_id_they_have(fabric):
+    """RFC 7637, 3.2: the last byte of the key is the peer's to choose, to spread frames of one network over links."""
+    fabric.network("n", 5001, NetworkType.NVGRE)
+    fabric.network("o", 5002, NetworkType.NVGRE)
+    fabric.port("a", 1, "n", "h1")
+    fabric.port("b", 2, "n", "h2")
+    fabric.port("c", 2, "o", "h2")
+    fabric.settle()
+    host = fabric.hosts["h1"]
+    fabric.say("a", "h1", frame(1, 2))
+    assert fabric.hear("b", "h2") == [frame(1, 2)]
+    (sent,) = host.switch.sent("p0")
+    at = sent.index(b"\x20\x00\x65\x58") + 4  # GRE with a key, of Ethernet frames
+    assert sent[at : at + 4] == (5001 << 8).to_bytes(4, "big")
+    for flow_id in (1, 0x7F, 0xFF):
+        with_id = sent[:at] + (5001 << 8 | flow_id).to_bytes(4, "big") + sent[at + 4 :]
+        fabric.hosts["h2"].switch.receive("p0", with_id)
+        assert fabric.hear("b", "h2") == [frame(1, 2)], flow_id
+    assert fabric.hear("c", "h2") == []
