@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ from hostagent.realize.libvirt_link import LibvirtLink
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.realize.ovsdb import OvsDb, OvsStep
 from hostagent.realize.unixctl import await_revalidation, unixctl
+from hostagent.strays import Stray, believed
 
 __all__ = ["Events", "Host", "HostPaths"]
 
@@ -317,6 +318,22 @@ class Host:
             RealizeError: no connection, or refused.
         """
         await self._switch(bridge).flush_zone(zone)
+
+    async def forget_macs(self, wanted: Collection[Stray]) -> None:
+        """Have uplink bridges forget those of *wanted* that they believe. Only an entry that was set can be removed, so
+        each is set first.
+
+        Raises:
+            RealizeError: vswitchd did not answer.
+        """
+        rundir = self._paths.ovs_rundir
+        for bridge in sorted({one.bridge for one in wanted}):
+            known = believed(await unixctl(rundir, "fdb/show", bridge))
+            for one in sorted(wanted):
+                if one.bridge == bridge and (one.ofport, one.vlan, one.mac) in known:
+                    await unixctl(rundir, "fdb/add", bridge, one.port, str(one.vlan), one.mac)
+                    await unixctl(rundir, "fdb/del", bridge, str(one.vlan), one.mac)
+                    log.info("forgotten: its guest is elsewhere", bridge=bridge, vlan=one.vlan, mac=one.mac)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ wait does: the loop's turn, and the word to the manager, whose news gives every 
 
 Until a phase is on the switch, nobody may act on it: peers that learn of the new location send straight to this host,
 which would still send their frames back. `after_sent` is how the word to the manager waits for the switch.
+
+Uplink bridges are told to forget the MACs of guests that are elsewhere (`strays`) once the rest is on the switch.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from hostagent.fastpath import phase_flows
 from hostagent.host import Host
 from hostagent.model import ChangeFlows, Desired, Phase
 from hostagent.realize.errors import RealizeError
+from hostagent.strays import Stray, strays
 
 __all__ = ["Switchover"]
 
@@ -59,6 +62,8 @@ class Switchover:
         self._prepared: dict[UUID, tuple[tuple[Phase, str], tuple[ChangeFlows, ...]]] = {}
         self._waiting: list[Callable[[], None]] = []
         self._calm_until = 0.0
+        self._forgotten: frozenset[Stray] = frozenset()
+        self._forgetting: asyncio.Task[None] | None = None
 
     @property
     def busy(self) -> bool:
@@ -103,6 +108,7 @@ class Switchover:
 
     def realized(self, desired: Desired) -> None:
         """The whole of *desired* is on the switch: prepare the pauses that may come next."""
+        self._forget_strays(desired)
         self._sent = phase_marks(desired)
         self._prepared = {}
         here = desired.host.uuid if desired.host is not None else None
@@ -121,8 +127,25 @@ class Switchover:
 
     def close(self) -> None:
         self._waiting.clear()
-        for task in self._tasks:
+        for task in (*self._tasks, *((self._forgetting,) if self._forgetting is not None else ())):
             task.cancel()
+
+    def _forget_strays(self, desired: Desired) -> None:
+        """Each once: a MAC that is believed here again was heard here since. What failed is tried in the next turn."""
+        found = strays(desired, self._host.cached())
+        news = found - self._forgotten
+        self._forgotten &= found
+        if news and self._forgetting is None:
+            self._forgetting = asyncio.create_task(self._forget(news))
+
+    async def _forget(self, news: frozenset[Stray]) -> None:
+        try:
+            await self._host.forget_macs(news)
+            self._forgotten |= news
+        except RealizeError as error:
+            log.warning("an uplink bridge keeps what it learned", reason=error.sentence)
+        finally:
+            self._forgetting = None
 
     def _take_prepared(
         self, ports: frozenset[UUID], marks: Mapping[UUID, tuple[Phase, str]]

@@ -14,7 +14,8 @@ VIF or of any machine on that VLAN, of which nobody tells us. So:
 
 Migrations. Where a guest is, physical switches and the uplink bridges of all hosts learn from its first frame there
 (QEMU's RARP). The source can't send on what arrives meanwhile, for a physical switch does not send a frame back to
-where it came from: what is not delivered in those milliseconds is lost.
+where it came from: what is not delivered in those milliseconds is lost. Where an uplink bridge would not learn, the
+agent helps (`hostagent.strays`).
 
     phase here    frames for the MAC from a VIF      from the uplink    frames of the MAC from the uplink
     STEADY        tap                                tap                dropped

@@ -62,7 +62,7 @@ def test_two_switches_with_tunnels_of_every_type_carry_tcp_and_keep_apart(
     macs = {}
     for index, (zone, kind) in enumerate((zone, kind) for zone in "ab" for kind in TUNNELS):
         for number, host in ((1, "h1"), (2, "h2")):
-            name, vif, mac = f"{kind}-{zone}{number}", str(uuid4()), f"52:54:00:00:{index:02x}:{number:02x}"
+            name, vif, mac = f"{kind}{zone}{number}", str(uuid4()), f"52:54:00:00:{index:02x}:{number:02x}"
             port = ["netmgr", "port", "create", name, "--network", f"{kind}-{zone}", "--vif", vif, "--mac", mac]
             lab.exec("mgr", port)
             bridge = next(one["bridge"] for one in show(lab, host)["switches"] if one["name"] == f"sw-{zone}")
@@ -71,7 +71,7 @@ def test_two_switches_with_tunnels_of_every_type_carry_tcp_and_keep_apart(
             macs[name] = mac
     for zone in "ab":
         for kind in TUNNELS:
-            source, sink = f"{kind}-{zone}2", f"{kind}-{zone}1"
+            source, sink = f"{kind}{zone}2", f"{kind}{zone}1"
             assert within(10, lambda sink=sink: reach(lab, sink, "10.10.0.2")), sink
             assert macs[source] in lab.exec(sink, ["ip", "neigh", "show", "10.10.0.2"]).stdout
             assert copies(lab, source, sink, "10.10.0.2", mib=4), sink

@@ -25,7 +25,7 @@ HOSTS = "\nhosts: [{name: h1, zones: [a, street]}, {name: h2, zones: [a, street]
 
 
 class Street:
-    """Endpoints e1 (h1) and e2 (h2) on office, g1 and g2 on guests, t1 and t2 on blue, with the same addresses on each."""
+    """Endpoints e1 (h1) and e2 (h2) on office, g1 and g2 on guests, t1 and t2 on blue, addresses alike."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab

@@ -20,7 +20,8 @@ PURE = {
                "allocate", "span", "arbiter"),
     "hostagent": ("addresses", "ct_zones", "dhcp", "explain", "flow", "flow_words", "flows", "group_memory", "health",
                   "learning", "liveness", "migration", "model", "names", "path_fit", "path_mtu", "pipeline", "plan",
-                  "presence", "qos", "resolve", "tickets", "tracing", "underlay", "uplinks", "vif_report", "vifs"),
+                  "presence", "qos", "resolve", "strays", "tickets", "tracing", "underlay", "uplinks",
+                  "vif_report", "vifs"),
     "vmctl": ("eligibility", "links", "migration", "model", "readiness", "placement", "switches/eligible",
               "switches/model", "switches/network_xml", "switches/nics", "switches/plan"),
 }  # fmt: skip
