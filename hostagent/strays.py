@@ -73,3 +73,6 @@ def _macs_elsewhere(desired: Desired, network: OpaqueNetwork) -> Iterator[str]:
         here = location.holder_host == desired.host.uuid
         if phase is Phase.REDIRECTING or (not here and phase is not Phase.ACTIVATED):
             yield location.mac
+            port, learned = desired.ports.get(uuid), desired.learned.get(uuid)
+            yield from (one.mac for one in (port.nested if port is not None else ()))
+            yield from (one.mac for one in (learned.macs if learned is not None else ()))

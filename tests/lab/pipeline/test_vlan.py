@@ -9,7 +9,7 @@ from scapy.packet import Raw
 
 from hostagent.model import Phase
 from hostagent.names import trunk_port, uplink_bridge
-from netmgr.contract.types import NetworkType
+from netmgr.contract.types import NestedMac, NetworkType
 from tests.lab.pipeline.conftest import SWITCH, mac
 
 pytestmark = pytest.mark.lab
@@ -193,6 +193,16 @@ def test_ports_that_are_dark_hear_nothing_of_the_uplink(office, street):
     assert office.hear("b", "h1") == [frame(PHYSICAL)]
     office.say("b", "h1", frame(2, 1))
     assert office.crossed("h1") == 0, "a parked port of this host is not looked for elsewhere"
+
+
+def test_macs_behind_a_port_are_its_own_on_the_vlan_too(office, street):
+    office.port("host", 6, "n", "h1", nested=(NestedMac(mac=mac(61), ips=("10.1.0.61",)),))
+    office.settle()
+    office.say("host", "h1", frame(61))
+    assert street.hear("m100") == [frame(61)]
+    street.say("m100", frame(PHYSICAL, 61), frame(61, 2))
+    assert office.hear("host", "h1") == [frame(PHYSICAL, 61)]
+    assert frame(61, 2) not in office.hear("b", "h1"), "nobody on the uplink speaks for it"
 
 
 # --- migrations: a moves from h1 to h2 ------------------------------------------------------------------------------

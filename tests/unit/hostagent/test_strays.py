@@ -8,7 +8,7 @@ import pytest
 
 from hostagent.model import Desired, Observed, Phase
 from hostagent.strays import Stray, believed, strays
-from netmgr.contract.types import NetworkType, Teaming
+from netmgr.contract.types import NestedMac, NetworkType, Teaming
 from tests.support.hostagent_worlds import bare, desired, location, named, network, port, settled, switch
 
 PNICS = ("eth1", "eth2")
@@ -63,6 +63,12 @@ def found(wanted: Desired) -> frozenset[Stray]:
 def test_a_mac_is_to_be_forgotten_where_its_guest_is_not(wanted: Desired, stray: bool) -> None:
     macs = [(one.port, one.vlan, one.mac) for one in found(wanted)]
     assert macs == ([(f"trunk-{named('s1').hex[:8]}", 100, ONE.mac)] if stray else [])
+
+
+def test_macs_behind_a_port_go_with_it() -> None:
+    wanted = world("h2")
+    behind = replace(ONE, nested=(NestedMac(mac="02:00:00:00:00:99"),))
+    assert {one.mac for one in found(replace(wanted, ports={ONE.uuid: behind}))} == {ONE.mac, "02:00:00:00:00:99"}
 
 
 def test_what_a_bridge_believes_is_read_without_its_own_address_and_what_was_set() -> None:
