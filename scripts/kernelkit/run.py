@@ -36,7 +36,7 @@ NO_STATUS = 3
 _OUT = REPOSITORY / "build/test-kernel"
 _BOOT_S = 180.0
 _SILENCE_S = 600.0  # longer than the longest test may take (pyproject.toml, `timeout`)
-_LIMIT_S = 3600.0
+_LIMIT_S = 7200.0
 _VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 _ENVIRONMENT = {
     "OPLAB_DATAPATH": "system",
@@ -60,20 +60,19 @@ def main() -> None:
     try:
         sys.exit(run(command))
     except LabError as error:
-        print(f"test-kernel: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(NO_STATUS)
     except KeyboardInterrupt:
-        print("test-kernel: interrupted; the machine is gone", file=sys.stderr)
+        _say("interrupted; the machine is gone")
         sys.exit(130)
 
 
 def run(command: Sequence[str], *, out: Path = _OUT) -> int:
     """Run *command* in a machine, in this checkout, to its end; its exit status. Raises LabError without one."""
     program = _needed()
-    say = lambda sentence: print(f"test-kernel: {sentence}", file=sys.stderr, flush=True)  # noqa: E731
-    found = kernel.fetch(progress=say)
+    found = kernel.fetch(progress=_say)
     init = Path(__file__).with_name("init")
-    initrd = kernel.initramfs(found, name="machine", modules=BOOT_MODULES, files={"init": init}, progress=say)
+    initrd = kernel.initramfs(found, name="machine", modules=BOOT_MODULES, files={"init": init}, progress=_say)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     environment = {**_ENVIRONMENT, "COLUMNS": str(shutil.get_terminal_size((120, 24)).columns)}
@@ -163,6 +162,10 @@ def _follow(process: subprocess.Popen[bytes], log: Path) -> None:
             ):
                 if now - since > limit:
                     raise LabError(f"the machine {what} for {limit:g} s and was ended; its last words are in {log}")
+
+
+def _say(sentence: str) -> None:
+    print(f"test-kernel: {sentence}", file=sys.stderr, flush=True)
 
 
 def _show(said: bytes, stream: BinaryIO) -> None:
