@@ -16,10 +16,14 @@ from scripts.benchkit.inside import Inside
 from scripts.benchkit.subject import Port
 from scripts.labkit import Lab, LabError
 
-__all__ = ["AGENT_S", "Carrier", "Deployment", "resident_kib"]
+__all__ = ["AGENT_S", "ELSEWHERE", "PORTS_S", "Carrier", "Deployment", "resident_kib"]
 
 AGENT_S = 60.0
 """How long an agent may take to be in sync."""
+ELSEWHERE = "10.200.0.250"
+"""VTEP of the host that is not there."""
+PORTS_S = 180.0
+"""How long a thousand ports may take to be up."""
 
 
 class Carrier(ABC):
@@ -83,6 +87,11 @@ class Carrier(ABC):
 
 class Deployment(Carrier):
     """A carrier with a manager and agents."""
+
+    @abstractmethod
+    def put_elsewhere(self, network: str, ports: Sequence[Port]) -> None:
+        """Make ports that are on a host which is not there: written where the manager keeps them, as nobody has ten
+        thousand guests here. Agents are told of them as of any others."""
 
     @abstractmethod
     def await_ports(self, ports: Sequence[Port]) -> None:

@@ -6,12 +6,17 @@ import signal
 import ssl
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
+from uuid import UUID, uuid4
 
 import httpx
 
-from scripts.benchkit.deployment import AGENT_S, Deployment
+from netmgr.contract.types import Location, LogicalPort, VtepAssignment
+from netmgr.model import HostRecord
+from netmgr.store import Store
+from scripts.benchkit.deployment import AGENT_S, ELSEWHERE, PORTS_S, Deployment
 from scripts.benchkit.inside import Inside, question
 from scripts.benchkit.subject import NETWORK_MTU, Port
 from scripts.labkit import Lab, LabError
@@ -78,12 +83,36 @@ class OursDeployment(Deployment):
             raise LabError(f"ours: {host} has no switch")
         return str(found[0]["bridge"])
 
+    def put_elsewhere(self, network: str, ports: Sequence[Port]) -> None:
+        store = Store.open(f"sqlite:///{self.lab.path(MANAGER, '/var/lib/netmgr/netmgr.db')}")
+        try:
+            with store.transaction() as tx:
+                carried = next(one for one in tx.world.networks.values() if one.name == network)
+                vtep = VtepAssignment(switch_uuid=carried.switch_uuid, address=f"{ELSEWHERE}/24")
+                far = HostRecord(uuid=uuid4(), name="far", zone_uuids=(carried.zone_uuid,), vteps=(vtep,))
+                tx.put(far)
+                for port in ports:
+                    made = LogicalPort(
+                        uuid=uuid4(),
+                        name=port.vif_uuid,
+                        network_uuid=carried.uuid,
+                        vif_uuid=UUID(port.vif_uuid),
+                        mac=port.mac,
+                        ips=(port.address,),
+                    )
+                    tx.put(made)
+                    where = Location(port_uuid=made.uuid, network_uuid=carried.uuid, mac=port.mac, version=1)
+                    tx.put(replace(where, holder_host=far.uuid, holder_vtep=ELSEWHERE))
+        finally:
+            store.close()
+        self._settle()
+
     def await_ports(self, ports: Sequence[Port]) -> None:
         wanted = {port.vif_uuid for port in ports}
-        deadline = time.monotonic() + AGENT_S
+        deadline = time.monotonic() + PORTS_S
         while missing := wanted - {vif["vif_uuid"] for vif in self._ask("GET", "vifs", {"state": "lit"})}:
             if time.monotonic() > deadline:
-                raise LabError(f"ours: {len(missing)} of {len(wanted)} ports are not lit after {AGENT_S:g} s")
+                raise LabError(f"ours: {len(missing)} of {len(wanted)} ports are not lit after {PORTS_S:g} s")
             time.sleep(0.2)
         self._settle()
 

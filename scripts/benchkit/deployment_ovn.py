@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from scripts.benchkit.deployment import AGENT_S, Deployment
+from scripts.benchkit.deployment import AGENT_S, ELSEWHERE, PORTS_S, Deployment
 from scripts.benchkit.inside import rpc
 from scripts.benchkit.ovn import CENTRAL, CONTROLLER, START_CONTROLLER, Ovn
 from scripts.benchkit.plain import BRIDGE
@@ -23,6 +23,7 @@ __all__ = ["OvnDeployment"]
 _NBCTL = "/run/ovn/nbctl.ctl"
 _WAIT_S = 10
 _GONE_S = 10.0
+_CHUNK = 500  # ports of one command
 
 
 class OvnDeployment(Deployment):
@@ -61,11 +62,20 @@ class OvnDeployment(Deployment):
     def bridge(self, host: str) -> str:
         return BRIDGE
 
+    def put_elsewhere(self, network: str, ports: Sequence[Port]) -> None:
+        self.lab.exec(CENTRAL, ["ovn-sbctl", "chassis-add", "far", "geneve", ELSEWHERE])
+        for at in range(0, len(ports), _CHUNK):
+            chunk = ports[at : at + _CHUNK]
+            self.create_ports(network, chunk)
+            words = [word for port in chunk for word in ("--", "lsp-bind", port.vif_uuid, "far")]
+            self.lab.exec(CENTRAL, ["ovn-sbctl", f"--timeout={_WAIT_S}", *words[1:]])
+        self._nb("sync", hypervisors=True, timeout_s=AGENT_S)
+
     def await_ports(self, ports: Sequence[Port]) -> None:
         words = [
             word for port in ports for word in ("--", "wait-until", "Logical_Switch_Port", port.vif_uuid, "up=true")
         ]
-        self._nb(*words[1:], timeout_s=AGENT_S)
+        self._nb(*words[1:], timeout_s=PORTS_S)
         self._nb("sync", hypervisors=True, timeout_s=AGENT_S)
 
     def kill_agent(self, host: str) -> None:

@@ -40,6 +40,7 @@ _MANY = {
     "cold_start_50": NetworkRig.cold_start,
 }
 _RATES = ("throughput", "packets_per_s")
+_REMOTE, _REMOTE_PORTS = "restart_10000", 10_000
 _MEMORY = ("agent_memory", "manager_memory")
 _CROWDS_MAX = 5
 
@@ -97,6 +98,10 @@ class _Run:
                         self._in_turns([name], carriers, self._count, _method(name))
             if any(name in self._wanted for name in _CROWDED):
                 self._in_turns(_CROWDED, deployments, min(self._count, _CROWDS_MAX), NetworkRig.crowd)
+            if _REMOTE in self._wanted:
+                for rig in deployments:
+                    rig.surround(_REMOTE_PORTS)
+                self._in_turns([_REMOTE], deployments, min(self._count, _CROWDS_MAX), NetworkRig.cold_start)
             _say("cleaning up")
 
     def _many(self) -> None:

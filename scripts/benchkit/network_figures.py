@@ -64,6 +64,11 @@ MEASURES = {
         reach=Reach(limit=0.5),
     ),
     "cold_start_50": Measure(unit="ms", what="start of a killed agent → in sync, among 50 hosts with 1,000 ports"),
+    "restart_10000": Measure(
+        unit="ms",
+        what="start of a killed agent → in sync, with 10,000 remote ports",
+        reach=Reach(limit=1000, to=""),
+    ),
     "attach_500": Measure(unit="ms", what="500 VIFs plugged on one host → frames of all delivered on another"),
     "cold_start_500": Measure(unit="ms", what="start of a killed agent → in sync, with 500 VIFs on its host"),
     "throughput": Measure(

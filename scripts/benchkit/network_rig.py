@@ -65,6 +65,11 @@ class NetworkRig:
             plug_dummies(self.carrier, host, ports[place :: len(hosts)])
         self.deployment.await_ports(ports)
 
+    def surround(self, number: int) -> None:
+        """*number* ports on a host that is not there, and one here that may hear of them."""
+        plug(self.carrier, _SPEAKER, [self._vif(_SPEAKER)])
+        self.deployment.put_elsewhere(self.network, [self._port() for _ in range(number)])
+
     # --- one sample of each ----------------------------------------------------------------------------------------
 
     def network_create(self) -> float:
