@@ -32,7 +32,8 @@ __all__ = [
     "uplink_bridge",
 ]
 
-OWNER: Final[Mapping[str, str]] = {"opaque-owner": "hostagent"}
+_OWNER_KEY, _OWNER_VALUE = "opaque-owner", "hostagent"
+OWNER: Final[Mapping[str, str]] = {_OWNER_KEY: _OWNER_VALUE}
 """The mark: every bridge, port and interface of ours carries it in external_ids."""
 
 SWITCH_KEY: Final = "opaque-switch"
@@ -98,7 +99,7 @@ def exit_port(network_type: NetworkType, switch_uuid: UUID) -> str:
 
 def is_ours(external_ids: Mapping[str, str]) -> bool:
     """True when *external_ids* carry our mark."""
-    return all(external_ids.get(key) == value for key, value in OWNER.items())
+    return external_ids.get(_OWNER_KEY) == _OWNER_VALUE
 
 
 def network_key(network_uuid: UUID) -> int:

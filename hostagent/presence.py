@@ -18,7 +18,7 @@ from uuid import UUID
 from hostagent.flow import Flow
 from hostagent.model import Bridge, Desired, Interface, Unread
 from hostagent.names import SWITCH_KEY, is_ours
-from hostagent.vifs import lit_ofports, taps_of, vif_of
+from hostagent.vifs import lit_ofports, taps_of, uuid_of, vif_of
 from netmgr.contract.types import Location, ReleaseReason
 
 __all__ = [
@@ -181,18 +181,11 @@ def _seen(bridge: Bridge, interface: Interface, vif: UUID, lit: Collection[int |
         ovs_port=interface.name,
         bridge=bridge.name,
         mac=ids.get("attached-mac", "").lower(),
-        vm_uuid=_uuid(ids.get("vm-id", "")),
-        network_uuid=_uuid(ids.get(NETWORK_KEY, "")),
+        vm_uuid=uuid_of(ids.get("vm-id", "")),
+        network_uuid=uuid_of(ids.get(NETWORK_KEY, "")),
         plugged=interface.ofport is not None and interface.ofport > 0,
         awaited=interface.ofport is None and not interface.error,
         ofport=interface.ofport or 0,
         lit=interface.ofport in lit,
         external_ids=ids,
     )
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text) if text else None
-    except ValueError:
-        return None

@@ -12,7 +12,7 @@ from hostagent.flow import Flow
 from hostagent.model import Bridge, Desired, Interface, Observed, Phase, Unread
 from hostagent.names import SWITCH_KEY, is_ours
 from hostagent.resolve import Resolved
-from hostagent.vifs import lit_ofports, obstacle_to, standing, taps_of, vif_of
+from hostagent.vifs import lit_ofports, obstacle_to, standing, taps_of, uuid_of, vif_of
 from netmgr.contract.types import LogicalPort, VifState, VifStatus
 
 __all__ = ["vif_statuses"]
@@ -99,7 +99,4 @@ def _status(vif: UUID, tap: Interface, port: LogicalPort | None, state: VifState
 
 
 def _vm_of(tap: Interface) -> UUID | None:
-    try:
-        return UUID(tap.external_ids["vm-id"])
-    except (KeyError, ValueError):
-        return None
+    return uuid_of(tap.external_ids.get("vm-id", ""))

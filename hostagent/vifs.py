@@ -22,7 +22,7 @@ from hostagent.names import IFACE_ID, is_ours
 from hostagent.pipeline.tables import Table
 from netmgr.contract.types import Location, LogicalPort, SecurityGroup, VifState
 
-__all__ = ["Taps", "is_stateful", "lit_ofports", "obstacle_to", "standing", "taps_of", "vif_of"]
+__all__ = ["Taps", "is_stateful", "lit_ofports", "obstacle_to", "standing", "taps_of", "uuid_of", "vif_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +37,12 @@ def vif_of(interface: Interface) -> UUID | None:
     """The VIF whose tap *interface* is; None when it is none."""
     if is_ours(interface.external_ids):
         return None
-    return _uuid_of(interface.external_ids.get(IFACE_ID, ""))
+    return uuid_of(interface.external_ids.get(IFACE_ID, ""))
 
 
 @lru_cache(maxsize=4096)  # every tap is looked at several times a turn
-def _uuid_of(text: str) -> UUID | None:
+def uuid_of(text: str) -> UUID | None:
+    """The UUID that *text* is; None when it is none."""
     try:
         return UUID(text)
     except ValueError:
