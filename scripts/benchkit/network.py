@@ -99,23 +99,19 @@ class _Run:
             if any(name in self._wanted for name in _CROWDED):
                 self._in_turns(_CROWDED, deployments, min(self._count, _CROWDS_MAX), NetworkRig.crowd)
             if _REMOTE in self._wanted:
-                for rig in deployments:
-                    rig.surround(_REMOTE_PORTS)
-                self._in_turns([_REMOTE], deployments, min(self._count, _CROWDS_MAX), NetworkRig.cold_start)
+                ready = [rig for rig in deployments if self._prepared(_REMOTE, rig, NetworkRig.surround, _REMOTE_PORTS)]
+                self._in_turns([_REMOTE], ready, min(self._count, _CROWDS_MAX), NetworkRig.cold_start)
             _say("cleaning up")
 
     def _many(self) -> None:
         """At fifty hosts with a thousand ports."""
         with contextlib.ExitStack() as labs:
             deployments = [self._rig(labs, kind) for kind in (ManyOurs, ManyOvn)]
-            for rig in deployments:
-                began = time.monotonic()
-                rig.carry(PORTS)
-                _say(f"{rig.name}: {PORTS} ports are up after {time.monotonic() - began:.0f} s")
+            ready = [rig for rig in deployments if self._prepared("ports of 50 hosts", rig, NetworkRig.carry, PORTS)]
             for name, sample in _MANY.items():
                 if name in self._wanted:
                     count = min(self._count, _CROWDS_MAX) if name == "cold_start_50" else self._count
-                    self._in_turns([name], deployments, count, sample)
+                    self._in_turns([name], ready, count, sample)
             _say("cleaning up")
 
     def whole(self) -> bool:
@@ -140,6 +136,18 @@ class _Run:
         took_s = time.monotonic() - began
         _say(f"{rig.name}: {carrier.hosts} hosts and a network are up after {took_s:.0f} s (lab {lab.name})")
         return rig
+
+    def _prepared(self, what: str, rig: NetworkRig, prepare: Callable[[NetworkRig, int], None], number: int) -> bool:
+        """Whether *rig* has the ports that a measure needs; if not, that is a failure, and the others are measured."""
+        began = time.monotonic()
+        try:
+            prepare(rig, number)
+        except LabError as error:
+            self._failures.setdefault(what, []).append(f"{rig.name}: {error}")
+            _say(f"{rig.name}: {number} ports FAILED: {error}")
+            return False
+        _say(f"{rig.name}: {number} ports are up after {time.monotonic() - began:.0f} s")
+        return True
 
     def _memory(self, rigs: Iterable[NetworkRig]) -> None:
         """As they are with three hosts and one network."""
