@@ -90,7 +90,7 @@ _ATTACH_MODE = click.option(
 )
 _NETWORK_MTU = click.option("--mtu", type=int, help="Largest guest packet in bytes.  [default: what the switch leaves]")
 _SUBNETS = click.option("--subnet", "subnets", multiple=True, metavar="CIDR", help="In use on it; may be repeated.")
-_IPS = click.option("--ip", "ips", multiple=True, help="Address it may use; may be repeated; none allows any.")
+_IPS = click.option("--ip", "ips", multiple=True, help="Address its MAC may use; may be repeated; none allows any.")
 _ALLOW = click.option(
     "--allow",
     type=click.Choice(["dhcp-server", "nested", "router"]),
@@ -125,7 +125,7 @@ _GROUPS = click.option(
 _STATEFUL = click.option(
     "--stateful/--stateless", default=None, help="Whether answers to what is allowed pass too.  [default: stateful]"
 )
-_MAC = click.option("--mac", help="Its only source MAC.  [default: made of its UUID]")
+_MAC = click.option("--mac", help="Its own source MAC.  [default: made of its UUID]")
 
 RESOURCE_OPTIONS = (
     ResourceOptions(
