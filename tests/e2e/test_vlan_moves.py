@@ -65,6 +65,5 @@ def test_a_guest_on_a_vlan_moves_there_and_back(
         assert within(3, lambda: answers(lab, "p1") and answers(lab, "p2")), f"{source} to {destination}"
         for peer, ping in zip(("p1", "p2"), pings, strict=True):
             seen = lab.stop_ping(ping)
-            print(f"{teaming}, {source} to {destination}, seen by {peer}: {seen}")
             assert seen["gap_ms"] < 2000, (peer, seen)
             assert seen["duplicates"] == 0, (peer, seen)
