@@ -46,7 +46,7 @@ def attach(lab: Lab, network: str, host: str, number: int) -> str:
     shown = show(lab, host)
     (on,) = [one["switch"] for one in shown["networks"] if one["name"] == network]
     (bridge,) = [one["bridge"] for one in shown["switches"] if one["name"] == on]
-    name, vif, mac = f"{network}-{number}"[:9], str(uuid4()), f"52:54:00:00:00:{number:02x}"
+    name, vif, mac = f"e{number}", str(uuid4()), f"52:54:00:00:00:{number:02x}"
     words = ["netmgr", "port", "create", name, "--network", network, "--vif", vif, "--mac", mac]
     lab.exec("mgr", words)
     mtu = next(one["mtu"] for one in shown["networks"] if one["name"] == network)
@@ -55,7 +55,7 @@ def attach(lab: Lab, network: str, host: str, number: int) -> str:
 
 
 def test_switches_of_both_families_share_a_host_and_its_pnic(make_lab: Callable[..., Lab]) -> None:
-    lab = make_lab(hosts=2, with_libvirt=False, with_vmctl=False, zones={"h1": "a+b", "h2": "a+b"})
+    lab = make_lab(hosts=2, with_libvirt=False, with_vmctl=False, zones={"h1": "a,b", "h2": "a,b"})
     lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=TWO_FAMILIES)
     number = 0
     for network in ("four", "six", "six-geneve", "six-nvgre"):
@@ -81,7 +81,7 @@ def test_switches_of_both_families_share_a_host_and_its_pnic(make_lab: Callable[
 
 
 def test_a_switch_moves_from_one_family_to_the_other_under_its_ports(make_lab: Callable[..., Lab]) -> None:
-    lab = make_lab(hosts=2, with_libvirt=False, with_vmctl=False, zones={"h1": "a+b", "h2": "a+b"})
+    lab = make_lab(hosts=2, with_libvirt=False, with_vmctl=False, zones={"h1": "a,b", "h2": "a,b"})
     lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=TWO_FAMILIES)
     one = attach(lab, "four", "h1", 1)
     attach(lab, "four", "h2", 2)
