@@ -45,8 +45,8 @@ def learned(lab: Lab) -> dict[str, list[str]]:
 
 
 def start_capture(lab: Lab, host: str) -> Any:
-    """tcpdump of the VXLAN packets at a host's PNIC, ready when this returns."""
-    words = ["tcpdump", "-n", "-l", "--immediate-mode", "-i", "pnic0", "udp port 4789"]
+    """tcpdump of the VXLAN packets at a host's PNIC, ready when this returns; without probes, which have VNI 0."""
+    words = ["tcpdump", "-n", "-l", "--immediate-mode", "-i", "pnic0", "udp port 4789 and udp[12:4] != 0"]
     capture = lab.popen(host, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert any("listening" in line for line in iter(capture.stderr.readline, ""))
     return capture
