@@ -48,12 +48,7 @@ class OvnDeployment(Deployment):
         self._nb("ls-del", name, hypervisors=True)
 
     def create_ports(self, network: str, ports: Sequence[Port]) -> None:
-        words: list[str] = []
-        for port in ports:
-            both = f"{port.mac} {port.address}"
-            words += ["--", "lsp-add", network, port.vif_uuid, "--", "lsp-set-addresses", port.vif_uuid, both]
-            words += ["--", "lsp-set-port-security", port.vif_uuid, both]
-        self._nb(*words[1:], hypervisors=True)
+        self._nb(*_port_words(network, ports), hypervisors=True)
 
     def delete_ports(self, ports: Sequence[Port]) -> None:
         words = [word for port in ports for word in ("--", "lsp-del", port.vif_uuid)]
@@ -66,7 +61,10 @@ class OvnDeployment(Deployment):
         self.lab.exec(CENTRAL, ["ovn-sbctl", "chassis-add", "far", "geneve", ELSEWHERE])
         for at in range(0, len(ports), _CHUNK):
             chunk = ports[at : at + _CHUNK]
-            self.create_ports(network, chunk)
+            self._nb(*_port_words(network, chunk), timeout_s=AGENT_S)
+        self._nb("sync", hypervisors=True, timeout_s=AGENT_S)
+        for at in range(0, len(ports), _CHUNK):
+            chunk = ports[at : at + _CHUNK]
             words = [word for port in chunk for word in ("--", "lsp-bind", port.vif_uuid, "far")]
             self.lab.exec(CENTRAL, ["ovn-sbctl", f"--timeout={_WAIT_S}", *words[1:]])
         self._nb("sync", hypervisors=True, timeout_s=AGENT_S)
@@ -105,6 +103,15 @@ class OvnDeployment(Deployment):
     @property
     def _nbctl(self) -> Path:
         return self.lab.path(CENTRAL, _NBCTL)
+
+
+def _port_words(network: str, ports: Sequence[Port]) -> list[str]:
+    words: list[str] = []
+    for port in ports:
+        both = f"{port.mac} {port.address}"
+        words += ["--", "lsp-add", network, port.vif_uuid, "--", "lsp-set-addresses", port.vif_uuid, both]
+        words += ["--", "lsp-set-port-security", port.vif_uuid, both]
+    return words[1:]
 
 
 def _gone(lab: Lab, host: str) -> bool:
