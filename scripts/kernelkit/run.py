@@ -48,6 +48,9 @@ _ENVIRONMENT = {
 
 def main() -> None:
     arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments[:1]):
+        print(__doc__.strip())
+        return
     if arguments[:1] == ["--command"]:
         command = arguments[1:]
     else:
