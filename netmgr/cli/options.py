@@ -120,7 +120,7 @@ _GROUPS = click.option(
     "--group",
     "security_groups",
     multiple=True,
-    help="Security group, by name or UUID; may be repeated. Not enforced yet: a port with groups stays dark.",
+    help="Security group, by name or UUID; may be repeated.",
 )
 _STATEFUL = click.option(
     "--stateful/--stateless", default=None, help="Whether answers to what is allowed pass too.  [default: stateful]"
@@ -293,7 +293,7 @@ RESOURCE_OPTIONS = (
     ResourceOptions(
         kind="group",
         path="groups",
-        help="Security groups: what their ports may send and receive. Not enforced yet: a port with groups stays dark.",
+        help="Security groups: what their ports may send and receive.",
         columns=("name", "stateful", "allows", "ports", "uuid"),
         wide_columns=("members", "referred_to_by"),
         create_help=(

@@ -18,7 +18,7 @@ import pytest
 from scripts.labkit import Lab
 from tests.support.waiting import within
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.datapath]
 
 MIB = 32
 APPLY = """
