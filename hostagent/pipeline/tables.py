@@ -305,7 +305,7 @@ def _guard() -> Iterator[Flow]:
     yield _denied(guard, 114, Denied.HIDDEN, (*match(eth_type=0x86DD, nw_proto=17, udp_dst=0), first))
     # A link-layer option that is there twice makes the switch see none, and no target; receivers take the first.
     for kind in (135, 136):
-        yield _denied(guard, 112, Denied.ND, (*_icmpv6(kind), Match("nd_target", 0)))
+        yield _denied(guard, 112, Denied.ND, (*_icmpv6(kind), Match("icmpv6_code", 0), Match("nd_target", 0)))
     # what a VIF says of itself in ARP, RARP and ND is accepted by exact flows, or not at all
     yield _denied(guard, 90, Denied.ARP, match(eth_type=0x0806))
     yield _denied(guard, 90, Denied.ARP, match(eth_type=0x8035))

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
-from tests.lab.test_ports import Ports
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
 
@@ -60,9 +60,7 @@ class Pair:
             vif, mac, address = str(uuid4()), f"52:54:00:00:00:{number:02x}", f"10.10.0.{number}"
             self.netmgr("port", "create", name, "--network", "blue", "--mac", mac, "--vif", vif)
             lab.attach(host, name, bridge=bridge, vif_uuid=vif, mac=mac, addresses=[f"{address}/24"], mtu=1450)
-        assert Ports.within(
-            5, lambda: self.lab.exec("one", ["ping", "-c1", "-W1", "10.10.0.2"], check=False).returncode == 0
-        )
+        assert within(5, lambda: self.lab.exec("one", ["ping", "-c1", "-W1", "10.10.0.2"], check=False).returncode == 0)
 
     def netmgr(self, *words: str, **options: Any) -> str:
         return self.lab.exec("mgr", ["netmgr", *words], **options).stdout
@@ -70,7 +68,7 @@ class Pair:
     def set(self, *words: str) -> None:
         """Change something, and wait until the hosts have done it."""
         self.netmgr(*words)
-        assert Ports.within(5, lambda: all(self._in_order(host) for host in ("h1", "h2")))
+        assert within(5, lambda: all(self._in_order(host) for host in ("h1", "h2")))
 
     def _in_order(self, host: str) -> bool:
         return self.lab.exec(host, ["hostagent", "verify"], check=False).returncode == 0
@@ -131,7 +129,7 @@ def test_tenants_go_before_management_which_keeps_its_share(pair: Pair) -> None:
     before = pair.lab.exec("h1", shown).stdout
     assert before.count("flowid") > 20
     pair.lab.exec("h1", ["tc", "filter", "del", "dev", pnic, "parent", "1:"])
-    assert Ports.within(5, lambda: pair.lab.exec("h1", shown, check=False).stdout == before), before
+    assert within(5, lambda: pair.lab.exec("h1", shown, check=False).stdout == before), before
     pair.set("switch", "set", "sw-a", "--traffic-classes", "0/0/0")
     assert "flowid" not in pair.lab.exec("h1", shown, check=False).stdout
     assert "opaque-owner" not in pair.lab.exec("h1", ["ovs-vsctl", "list", "qos"]).stdout

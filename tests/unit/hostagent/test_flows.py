@@ -89,6 +89,17 @@ def test_an_address_is_bound_while_its_guest_lives_somewhere(where, bound):
     assert bool([flow for flow in flows if flow.table == Table.BINDING]) is bound
 
 
+@pytest.mark.parametrize("ips", [(), ("10.1.0.1", "fd00::1")], ids=["learning", "defined"])
+def test_fields_of_neighbour_discovery_are_matched_beside_the_code(ips):
+    """The kernel's datapath leaves them out of its megaflows otherwise, and lets lies through after a truth."""
+    one = port("vm", 1, ips=ips)
+    wanted = world((one, location(one, "h1")), (port("far", 2, ips=("fd00::2",)), location(port("far", 2), "h2")))
+    flows = compiled(wanted, plug(host_of(wanted), OSW, "tap0", one.vif_uuid, 50))
+    fields = [{item.field for item in flow.match} for flow in flows]
+    assert sum("nd_sll" in names for names in fields) >= 2
+    assert all("icmpv6_code" in names for names in fields if names & {"nd_target", "nd_sll", "nd_tll"})
+
+
 def test_only_a_userspace_datapath_is_asked_to_write_neighbour_advertisements():
     """Open vSwitch refuses flows that write these fields in the kernel's datapath, and with them the whole bundle."""
     one = port("a", 1, ips=("fd00::1",))
