@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
 
@@ -90,7 +91,7 @@ class Groups:
             ("stranger", "h2", 3, []),
         ):
             self.create(name, number, *groups, "--vif", self.plug(host, name, number))
-        assert self.within(5, lambda: all(self.port(n)["vif_state"] == "lit" for n in ("server", "client", "stranger")))
+        assert within(5, lambda: all(self.port(n)["vif_state"] == "lit" for n in ("server", "client", "stranger")))
 
     def netmgr(self, *words: str, check: bool = True) -> Any:
         done = self.lab.exec("mgr", ["netmgr", *words, "-o", "json"], check=check)
@@ -132,15 +133,6 @@ class Groups:
         done = self.lab.exec(where, words, check=False)
         return int(done.stdout.split()[-1]) if done.returncode == 0 else -1
 
-    @staticmethod
-    def within(seconds: float, claim: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + seconds
-        while not claim():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
-
 
 @pytest.fixture(scope="module")
 def groups() -> Iterator[Groups]:
@@ -155,9 +147,9 @@ def test_members_get_through_and_others_do_not(groups: Groups) -> None:
         assert groups.fetch("client", 1, 81) == groups.fetch("stranger", 1, 81) == -1
         assert groups.fetch("client", 3, 80) == -1, "the stranger is no member of group web"
         groups.netmgr("port", "set", "blue/stranger", "--group", "web")
-        assert groups.within(3, lambda: groups.fetch("client", 3, 80) == 3)
+        assert within(3, lambda: groups.fetch("client", 3, 80) == 3)
         groups.netmgr("port", "set", "blue/stranger", "--no-groups")
-        assert groups.within(3, lambda: groups.fetch("client", 3, 80) == -1)
+        assert within(3, lambda: groups.fetch("client", 3, 80) == -1)
 
 
 def test_what_is_dropped_is_counted_and_explained(groups: Groups) -> None:
@@ -209,7 +201,7 @@ def test_an_agent_that_is_killed_keeps_zones_and_connections(groups: Groups) -> 
             groups.lab.start_daemon(host, "hostagent")
         assert int(client.stdout.read()) == 150
         assert client.wait() == 0
-    assert groups.within(5, lambda: groups.agent("h1")["sync"]["connected"])
+    assert within(5, lambda: groups.agent("h1")["sync"]["connected"])
     assert groups.fetch("client", 1, 81) == -1
     assert all(groups.lab.exec(host, ["hostagent", "verify"], check=False).returncode == 0 for host in groups.lab.hosts)
 
@@ -227,7 +219,7 @@ def test_a_switch_that_restarts_lets_nothing_through_that_no_rule_allows(groups:
         time.sleep(1)
     assert sender.wait() == 0
     assert listener.stdout.read() == "silence\n"
-    assert groups.within(5, lambda: groups.port("server")["vif_state"] == "lit")
+    assert within(5, lambda: groups.port("server")["vif_state"] == "lit")
     with groups.serving("server", 80):
-        assert groups.within(5, lambda: groups.fetch("client", 1, 80) == 3)
+        assert within(5, lambda: groups.fetch("client", 1, 80) == 3)
         assert groups.fetch("stranger", 1, 81) == -1
