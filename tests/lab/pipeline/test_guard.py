@@ -173,6 +173,8 @@ ROUTER_ONLY = {name for name in NEVER if "router" in name or "redirect" in name}
 def test_a_port_may_say_what_it_is_allowed_and_nothing_else_that_is_denied(guests, allow, more):
     guests.port("a", 1, "n", "h1", allow=allow)
     frames = {**ALWAYS, **NEVER, **WITH_ADDRESSES_NEVER}
+    if guests.hosts["h1"].switch.datapath == "system":  # whole ones let fragments in there (docs/pipeline.md, Limits)
+        frames.pop("router advertisement in a first fragment")
     assert passed(guests, frames) == {*ALWAYS, *WITH_ADDRESSES_NEVER, *more}
 
 
