@@ -45,7 +45,6 @@ from hostagent.pipeline.tables import Table
 from hostagent.plan import plan
 from hostagent.pnic_load import PnicLoad
 from hostagent.presence import due_claims, due_releases, seen_vifs, wanted_networks
-from hostagent.probing import Probing
 from hostagent.progress import Failures, failed_objects
 from hostagent.realize.domains import DomainEventKind
 from hostagent.repairs import Repairs
@@ -55,9 +54,10 @@ from hostagent.state import State
 from hostagent.steps import log_steps
 from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
-from hostagent.ticketing import Ticketing
-from hostagent.tracking import Tracking
-from hostagent.underlay import cut_before, tunnel_ofports, wanted_paths
+from hostagent.tracking.keeper import Tracking
+from hostagent.tracking.ticketing import Ticketing
+from hostagent.underlay.peers import cut_before, tunnel_ofports, wanted_paths
+from hostagent.underlay.probing import Probing
 from netmgr.contract.types import Kind, Location, PeerState, ReleaseReason, TraceQuestion
 
 __all__ = ["Agent"]

@@ -20,11 +20,11 @@ from uuid import UUID
 from hostagent.addresses import interface_of
 from hostagent.model import Bridge, ChangeFlows, Desired, Link, Observed, PathStatus, Step, Unread
 from hostagent.names import exit_port, is_ours, network_key
-from hostagent.path_fit import peer_names
 from hostagent.plan import kept_bridges, plan
 from hostagent.qos import qos_problems
 from hostagent.resolve import Resolved, SwitchIntent, resolve
-from hostagent.underlay import peer_findings, peer_statuses
+from hostagent.underlay.path_fit import peer_names
+from hostagent.underlay.peers import peer_findings, peer_statuses
 from hostagent.vif_report import vif_statuses
 from netmgr.contract.types import (
     HostReport,

@@ -25,7 +25,7 @@ from uuid import UUID
 from hostagent.addresses import interface_of
 from hostagent.model import Bridge, Desired, Link, Observed, OvsPort, Unread
 from hostagent.names import exit_port, is_ours, network_key, switch_bridge, uplink_bridge
-from hostagent.path_fit import Fit, by_tunnel, fit, overhead, peer_names
+from hostagent.underlay.path_fit import Fit, by_tunnel, fit, overhead, peer_names
 from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
 
 __all__ = ["Resolved", "SwitchIntent", "resolve", "tunnel_key"]

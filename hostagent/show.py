@@ -10,9 +10,9 @@ from hostagent.agent import Agent
 from hostagent.identity import Identity
 from hostagent.model import Unread
 from hostagent.names import network_key, switch_bridge
-from hostagent.path_fit import peer_names
 from hostagent.state import State
 from hostagent.tap_drops import REFUSED, read_refused
+from hostagent.underlay.path_fit import peer_names
 from hostagent.view import host_view
 from netmgr.contract.proto import opaque_view_pb2
 

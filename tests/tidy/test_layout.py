@@ -18,10 +18,10 @@ PACKAGES = ("netmgr", "hostagent", "vmctl")
 PURE = {
     "netmgr": ("contract/learned.py", "contract/nested.py", "contract/trace.py", "contract/types.py", "model", "rules",
                "allocate", "span", "arbiter"),
-    "hostagent": ("addresses", "ct_zones", "dhcp", "explain", "flow", "flow_words", "flows", "group_memory", "health",
-                  "learning", "liveness", "migration", "model", "names", "path_fit", "path_mtu", "pipeline", "plan",
-                  "presence", "qos", "resolve", "strays", "tickets", "tracing", "underlay", "uplinks",
-                  "vif_report", "vifs"),
+    "hostagent": ("addresses", "dhcp", "explain", "flow", "flow_words", "flows", "group_memory", "health", "learning",
+                  "migration", "model", "names", "pipeline", "plan", "presence", "qos", "resolve", "strays", "tracing",
+                  "tracking/tickets", "tracking/zones", "underlay/liveness", "underlay/path_fit", "underlay/path_mtu",
+                  "underlay/peers", "uplinks", "vif_report", "vifs"),
     "vmctl": ("eligibility", "links", "migration", "model", "readiness", "placement", "switches/eligible",
               "switches/model", "switches/network_xml", "switches/nics", "switches/plan"),
 }  # fmt: skip

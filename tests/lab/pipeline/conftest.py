@@ -18,7 +18,6 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from hostagent.ct_zones import ZONES
 from hostagent.flow import Flow
 from hostagent.flows import compile_flows
 from hostagent.model import Bridge, Desired, Interface, Observed, OvsPort, PathKey, PathStatus, Phase
@@ -27,7 +26,8 @@ from hostagent.pipeline.drops import Drop, drops_of
 from hostagent.pipeline.probe import way_out
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.resolve import resolve
-from hostagent.tickets import tickets_in
+from hostagent.tracking.tickets import tickets_in
+from hostagent.tracking.zones import ZONES
 from netmgr.contract.types import (
     Allowance,
     HostConfig,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from uuid import UUID
 
-from hostagent.ct_zones import ZONES, assign, tracked_ports
+from hostagent.tracking.zones import ZONES, assign, tracked_ports
 from netmgr.contract.types import SecurityGroup
 from tests.support.hostagent_worlds import desired, location, network, port, switch
 

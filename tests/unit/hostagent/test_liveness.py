@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from hostagent.liveness import Liveness, Probe, WantedPath
 from hostagent.model import PathKey, PathStatus
+from hostagent.underlay.liveness import Liveness, Probe, WantedPath
 from netmgr.contract.types import NetworkType, PeerState
 
 SWITCH, OTHER = UUID(int=1), UUID(int=2)

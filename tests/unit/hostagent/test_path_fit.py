@@ -9,8 +9,8 @@ import pytest
 from hostagent.health import host_report, measuring, rejections
 from hostagent.model import DefineNetwork, PathKey, PathStatus
 from hostagent.names import switch_bridge
-from hostagent.path_fit import Fit, by_tunnel, fit, overhead
 from hostagent.plan import plan
+from hostagent.underlay.path_fit import Fit, by_tunnel, fit, overhead
 from netmgr.contract.types import Kind, NetworkType, PeerState, Ref, Status
 from tests.support.hostagent_worlds import bare, desired, named, network, settled, switch
 

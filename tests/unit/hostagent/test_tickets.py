@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostagent.tickets import sound, tickets_in
+from hostagent.tracking.tickets import sound, tickets_in
 from netmgr.contract.types import TICKETS_MAX, Ticket
 
 DUMP = """

@@ -7,14 +7,14 @@ from dataclasses import replace
 from hostagent.flow import Goto, Match, Output, SetField
 from hostagent.flows import compile_flows
 from hostagent.health import host_report
-from hostagent.liveness import Liveness
 from hostagent.model import Observed, PathKey, PathStatus, Unread
 from hostagent.names import network_key, switch_bridge
 from hostagent.pipeline.drops import reason_of
 from hostagent.pipeline.probe import probe_frame, probe_number
 from hostagent.pipeline.tables import Table
 from hostagent.resolve import resolve
-from hostagent.underlay import cut_before, tunnel_ofports, wanted_paths
+from hostagent.underlay.liveness import Liveness
+from hostagent.underlay.peers import cut_before, tunnel_ofports, wanted_paths
 from netmgr.contract.types import NetworkType, PeerState, Status, TunnelPeer
 from tests.support.hostagent_worlds import bare, desired, location, named, network, port, settled, switch
 

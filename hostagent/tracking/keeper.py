@@ -13,12 +13,12 @@ from uuid import UUID
 
 import structlog
 
-from hostagent.ct_zones import assign, tracked_ports
 from hostagent.host import Host
 from hostagent.model import Desired
 from hostagent.names import switch_bridge
 from hostagent.realize.errors import RealizeError
 from hostagent.records import Records
+from hostagent.tracking.zones import assign, tracked_ports
 
 __all__ = ["Tracking"]
 

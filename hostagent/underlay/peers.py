@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from uuid import UUID
 
 from hostagent.flow import Flow, Match, address_of
-from hostagent.liveness import WantedPath
 from hostagent.model import Bridge, Desired, PathKey, PathStatus, Unread
 from hostagent.names import network_key, tunnel_port
-from hostagent.path_fit import peer_name
 from hostagent.pipeline.tables import Table
 from hostagent.resolve import Resolved
+from hostagent.underlay.liveness import WantedPath
+from hostagent.underlay.path_fit import peer_name
 from netmgr.contract.types import NetworkType, OpaqueSwitch, PeerState, PeerStatus
 
 __all__ = ["cut_before", "cut_off", "peer_findings", "peer_statuses", "tunnel_ofports", "wanted_paths"]

@@ -16,12 +16,12 @@ import structlog
 
 from hostagent.flow import Action
 from hostagent.host import Host
-from hostagent.liveness import Liveness, Measure, Probe, WantedPath
 from hostagent.model import PathKey, PathStatus
 from hostagent.names import switch_bridge
-from hostagent.path_fit import overhead
 from hostagent.pipeline.probe import probe_frame, probe_number, way_out
 from hostagent.realize.neighbours import prime_neighbours
+from hostagent.underlay.liveness import Liveness, Measure, Probe, WantedPath
+from hostagent.underlay.path_fit import overhead
 from netmgr.contract.types import NetworkType, PeerState
 
 __all__ = ["Probing"]

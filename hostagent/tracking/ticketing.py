@@ -17,7 +17,7 @@ import structlog
 
 from hostagent.host import Host
 from hostagent.realize.errors import RealizeError
-from hostagent.tickets import sound, tickets_in
+from hostagent.tracking.tickets import sound, tickets_in
 from netmgr.contract.types import Location, Ticket, Tickets
 
 __all__ = ["Ticketing"]

@@ -29,7 +29,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from hostagent.model import PathKey, PathStatus
-from hostagent.path_mtu import PathMtu
+from hostagent.underlay.path_mtu import PathMtu
 from netmgr.contract.types import PeerState
 
 __all__ = ["Liveness", "Measure", "Probe", "WantedPath"]
