@@ -145,6 +145,19 @@ def test_cancelled_move_leaves_the_vm_where_it_was_and_a_second_one_is_refused_m
     assert cluster.running("h2") == []
 
 
+def test_move_that_takes_too_long_is_given_up_or_pauses_the_guest_as_asked(cluster: Cluster, vm: str) -> None:
+    said = cluster.run("migrate", vm, "h2", "--bandwidth", "2", "--timeout", "3", code=1)
+    assert "the copy had not ended after 3 s" in said
+    assert (cluster.running("h1"), cluster.running("h2")) == ([vm], [])
+    limits = ("--bandwidth", "8", "--suspend-after", "1", "--auto-converge", "--max-pause", "500")
+    said = cluster.run("migrate", vm, "h2", *limits)
+    assert (cluster.running("h1"), cluster.running("h2")) == ([], [vm])
+    pause = re.search(r"paused (\d+) ms", said)
+    assert pause is not None, said
+    assert int(pause[1]) > 1000  # for the rest of the copy, which takes seconds at this rate
+    cluster.run("migrate", vm, "h1")
+
+
 def test_interrupted_command_stops_the_move(cluster: Cluster, vm: str) -> None:
     command = cluster.lab.popen("h1", ["vmctl", "migrate", vm, "h2", "--bandwidth", "8"], stderr=subprocess.PIPE)
     until(lambda: cluster.json("migrate", "--list")[0]["progress"])
