@@ -39,7 +39,7 @@ from hostagent.looking import answer_trace
 from hostagent.lookup import Lookup
 from hostagent.model import Desired, Observed, Phase, Step, Unread
 from hostagent.motion import Motion
-from hostagent.names import switch_bridge
+from hostagent.names import switch_bridge, uplink_links
 from hostagent.network_steps import NetworkSteps, at_libvirt
 from hostagent.pipeline.tables import Table
 from hostagent.plan import plan
@@ -47,6 +47,7 @@ from hostagent.pnic_load import PnicLoad
 from hostagent.presence import due_claims, due_releases, seen_vifs, wanted_networks
 from hostagent.progress import Failures, failed_objects
 from hostagent.realize.domains import DomainEventKind
+from hostagent.realize.neighbours import answer_only_for_own
 from hostagent.repairs import Repairs
 from hostagent.reporting import Reporting
 from hostagent.resolve import resolve
@@ -266,6 +267,7 @@ class Agent:
         """Take note of the VIFs that are here, and of those that are not."""
         if isinstance(observed.bridges, Unread):
             return
+        answer_only_for_own(link for one in observed.bridges for link in uplink_links(one.name, one.external_ids))
         dead = {name for name, flows in observed.flows.items() if isinstance(flows, Unread)}
         vifs = seen_vifs(observed.bridges, observed.flows)
         self.guests.look(vifs, dead_bridges=dead, desired=self.desired(), now=time.monotonic())

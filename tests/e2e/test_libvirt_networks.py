@@ -206,6 +206,17 @@ def test_a_foreign_network_of_the_same_name_is_left_alone_and_rejected_with_its_
     assert within(5, lambda: "red" not in _virsh(agents, "h2", "net-list", "--all").stdout)
 
 
+@pytest.fixture(autouse=True)
+def nothing_runs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that failed leaves no guest to the next."""
+    yield
+    if "agents" in request.fixturenames:
+        lab: Lab = request.getfixturevalue("agents")
+        for host in lab.hosts:
+            for vm in _virsh(lab, host, "list", "--name").stdout.split():
+                _virsh(lab, host, "destroy", vm)
+
+
 def test_a_guest_starts_lit_talks_and_leaves_its_port_parked(agents: Lab) -> None:
     for host, vm in (("h1", "vm1"), ("h2", "vm2")):
         assert _virsh(agents, host, "start", vm).returncode == 0

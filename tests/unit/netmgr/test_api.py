@@ -90,7 +90,10 @@ def test_bad_bodies_are_refused_with_path_and_hint(api: Api) -> None:
         ({"name": "n", "zone": "a", "segmnt_id": 5}, ("segmnt_id: unknown field; did you mean segment_id?",)),
         ({"name": "n", "zone": "a", "mtu": "1400"}, ("mtu: wanted a valid integer, got str '1400'",)),
         ({"name": "n"}, ("zone: is missing",)),
-        ({"name": "n", "zone": "a", "type": "gre"}, ("type: wanted 'vxlan', 'geneve' or 'nvgre', got str 'gre'",)),
+        (
+            {"name": "n", "zone": "a", "type": "gre"},
+            ("type: wanted 'vxlan', 'geneve', 'nvgre' or 'vlan', got str 'gre'",),
+        ),
         ({"name": "n", "zone": "a", "subnets": [1]}, ("subnets[0]: wanted a valid string",)),
         ({"name": "n", "zone": "a", "segment_id": 16777216}, ("segment_id must be 1 to 16777215",)),
         ({"name": "n", "zone": "aa"}, ("there is no zone 'aa'; did you mean a?",)),
