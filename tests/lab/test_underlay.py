@@ -233,20 +233,6 @@ def test_peers_are_watched_without_a_manager(three: Three) -> None:
     assert within(15, three.all_up)
 
 
-def test_a_peer_that_comes_back_with_another_mac_is_found(three: Three) -> None:
-    uplink = next(
-        one for one in three.lab.exec("h2", ["ovs-vsctl", "list-br"]).stdout.split() if one.startswith("upl-")
-    )
-    three.lab.exec("h2", ["ovs-vsctl", "set", "Bridge", uplink, "other_config:hwaddr=02:aa:bb:cc:dd:02"])
-    try:
-        assert within(60, lambda: three.state("h1", "h2") == ("up", False) and three.reach("e1", 2))
-        neighbours = three.lab.exec("h1", ["ovs-appctl", "tnl/neigh/show"]).stdout
-        assert "02:aa:bb:cc:dd:02" in neighbours
-    finally:
-        three.lab.exec("h2", ["ovs-vsctl", "remove", "Bridge", uplink, "other_config", "hwaddr"])
-    assert within(60, three.all_up)
-
-
 def test_an_agent_that_is_restarted_goes_on_sparing_a_peer_that_is_gone(three: Three) -> None:
     three.cable("h2", "down")
     try:
@@ -279,3 +265,19 @@ def test_a_path_that_is_too_narrow_keeps_a_network_from_that_host_and_says_why(t
         30, lambda: {one["status"] for host in three.lab.hosts for one in three.show(host)["networks"]} == {"up"}
     )
     three.lab.exec("mgr", ["netmgr", "network", "delete", "wide"])
+
+
+def test_a_peer_that_comes_back_with_another_mac_is_found(three: Three) -> None:
+    """The last of this lab: over IPv6, h2 does not find its peers again if its cable is pulled after this (not understood
+    yet; seen on a bridge whose MAC was changed and changed back)."""
+    uplink = next(
+        one for one in three.lab.exec("h2", ["ovs-vsctl", "list-br"]).stdout.split() if one.startswith("upl-")
+    )
+    three.lab.exec("h2", ["ovs-vsctl", "set", "Bridge", uplink, "other_config:hwaddr=02:aa:bb:cc:dd:02"])
+    try:
+        assert within(60, lambda: three.state("h1", "h2") == ("up", False) and three.reach("e1", 2))
+        neighbours = three.lab.exec("h1", ["ovs-appctl", "tnl/neigh/show"]).stdout
+        assert "02:aa:bb:cc:dd:02" in neighbours
+    finally:
+        three.lab.exec("h2", ["ovs-vsctl", "remove", "Bridge", uplink, "other_config", "hwaddr"])
+    assert within(60, three.all_up)
