@@ -268,8 +268,8 @@ def test_a_path_that_is_too_narrow_keeps_a_network_from_that_host_and_says_why(t
 
 
 def test_a_peer_that_comes_back_with_another_mac_is_found(three: Three) -> None:
-    """The last of this lab: over IPv6, h2 does not find its peers again if its cable is pulled after this (not understood
-    yet; seen on a bridge whose MAC was changed and changed back)."""
+    """The last of this lab: over IPv6, h2 does not find its peers again if its cable is pulled after this. That is not
+    understood yet; it was seen on a bridge whose MAC was changed and changed back."""
     uplink = next(
         one for one in three.lab.exec("h2", ["ovs-vsctl", "list-br"]).stdout.split() if one.startswith("upl-")
     )
