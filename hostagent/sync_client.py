@@ -27,8 +27,17 @@ import structlog
 
 from hostagent.identity import Identity
 from hostagent.state import State, StateError
-from netmgr.contract.codec import ContractError, decode, decode_object, decode_ref, encode, encode_ref
+from netmgr.contract.codec import (
+    ContractError,
+    decode,
+    decode_object,
+    decode_ref,
+    encode,
+    encode_ref,
+    ref_of_message,
+)
 from netmgr.contract.proto import sync_pb2, sync_pb2_grpc
+from netmgr.contract.reading import WORDS
 from netmgr.contract.types import (
     Claim,
     HostReport,
@@ -36,6 +45,7 @@ from netmgr.contract.types import (
     Learned,
     Location,
     LogicalPort,
+    Object,
     Ref,
     ReleaseReason,
     Tickets,
@@ -124,6 +134,7 @@ class SyncClient:
         self._numbers = itertools.count(1)
         self._outbox: Outbox | None = None
         self._task: asyncio.Task[None] | None = None
+        self._unread: dict[tuple[Kind, UUID], str] = {}  # pushed on this stream, and why it can't be read
         self._why = "no manager reached yet"
         self._refusals: dict[str, str] = {}  # by manager address: its last refusal of this host
         self._away_since = time.monotonic()
@@ -162,9 +173,12 @@ class SyncClient:
 
     def acknowledge(self, revision: int, rejections: Iterable[tuple[Ref, str]]) -> None:
         """Everything up to *revision* is realized, but for the rejections."""
+        unread = ((Ref(kind=kind, uuid=uuid), sentence) for (kind, uuid), sentence in self._unread.items())
         message = sync_pb2.Ack(
             revision=revision,
-            rejections=[sync_pb2.Rejection(object=encode_ref(ref), reason=reason) for ref, reason in rejections],
+            rejections=[
+                sync_pb2.Rejection(object=encode_ref(ref), reason=reason) for ref, reason in (*rejections, *unread)
+            ],
         )
         if self._outbox is not None:
             self._outbox.put("ack", message)
@@ -307,7 +321,9 @@ class SyncClient:
                 have=[encode_ref(ref) for ref in self._state.have()],
                 network_uuids=[str(uuid) for uuid in self._networks],
                 view_address=self._identity.view_address,
+                reads=sorted(WORDS),
             )
+            self._unread.clear()  # what it still can't read will be sent again
             outbox.put("hello", hello)
             stub: Any = sync_pb2_grpc.SyncStub(channel)  # type: ignore[no-untyped-call]
             stream = stub.Stream(outbox.messages())
@@ -340,20 +356,40 @@ class SyncClient:
                 log.warning("sync: message of a newer manager ignored")
 
     def _take(self, update: sync_pb2.Update, initial: set[Ref], *, strange_store: bool) -> None:
-        upserts = [decode_object(item) for item in update.upserts]
+        upserts, unread = self._decoded(update)
         removals = [decode_ref(ref) for ref in update.removals]
+        for ref in removals:
+            self._unread.pop(_key(ref), None)
         if self._pending:
             self._gone.update(((ref.kind, ref.uuid), update.revision) for ref in removals)
         changed = list(self._state.take(upserts, removals, revision=update.revision if update.last else None))
         if update.initial and strange_store:
             # Another store: what it did not send is not there. Dropped only once its whole word is here.
-            initial.update(Ref(kind=ref_of(item).kind, uuid=ref_of(item).uuid) for item in upserts)
+            initial.update(Ref(kind=ref.kind, uuid=ref.uuid) for ref in (*map(ref_of, upserts), *unread))
             if update.last:
                 changed.extend(self._state.keep_only(initial))
         if changed:
             self._listener.on_objects(changed)
         if update.last:
             self._listener.on_revision(update.revision, initial=update.initial)
+
+    def _decoded(self, update: sync_pb2.Update) -> tuple[list[Object], list[Ref]]:
+        """The objects of *update*, and what of it this version can't read: that is rejected, by `acknowledge`, and
+        what was there of it stays as it was. A newer manager should not have sent it; the rest is not to suffer."""
+        upserts: list[Object] = []
+        unread: list[Ref] = []
+        for message in update.upserts:
+            try:
+                upserts.append(decode_object(message))
+            except ContractError as error:
+                ref = ref_of_message(message)
+                log.warning("sync: object of a newer manager not read", reason=str(error), object=str(ref))
+                if ref is not None:
+                    unread.append(ref)
+                    self._unread[_key(ref)] = f"this agent (version {self._agent_version}) can't read it: {error}"
+        for item in upserts if self._unread else ():
+            self._unread.pop(_key(ref_of(item)), None)
+        return upserts, unread
 
     def _answer(self, answer: sync_pb2.ClaimAnswer) -> None:
         future = self._pending.get(answer.request_id)

@@ -364,9 +364,15 @@ class HostLive:
     since: float = 0.0  # Unix seconds of the last change of `connected`
     acked_revision: int = 0
     wanted_revision: int = 0  # newest revision sent to it
-    rejections: dict[tuple[str, UUID], str] = field(default_factory=dict)  # (kind, uuid) -> sentence
+    rejected: dict[tuple[str, UUID], str] = field(default_factory=dict)  # by the host: (kind, uuid) -> sentence
+    withheld: dict[tuple[str, UUID], str] = field(default_factory=dict)  # by the manager: it could not read them
     report: HostReport = field(default_factory=HostReport)
     agent_version: str = ""
+
+    @property
+    def rejections(self) -> dict[tuple[str, UUID], str]:
+        """What is not realized on the host and will not be as things are, each with the sentence why."""
+        return {**self.rejected, **self.withheld} if self.withheld else self.rejected
 
 
 def _seen_by_neighbours(row: Row | None) -> object:

@@ -218,6 +218,7 @@ RESOURCE_OPTIONS = (
         path="hosts",
         help="Hosts. They enrol themselves with a token: see `netmgr host token`.",
         columns=("name", "zones", "connected", "in_sync", "status", "health", "vteps", "reasons", "uuid"),
+        wide_columns=("agent_version", "since"),
         set_help=(
             "Rename a host or change its zones, which are replaced whole.\n\n\b\n"
             "  netmgr host set h1 --zone a --zone b --wait realized"

@@ -30,6 +30,7 @@ __all__ = [
     "encode",
     "encode_object",
     "encode_ref",
+    "ref_of_message",
 ]
 
 T = TypeVar("T")
@@ -137,6 +138,19 @@ def decode_object(message: objects_pb2.Object) -> t.Object:
     if name is None:
         raise ContractError("Object: no body that this version knows; upgrade this side")
     return t.Object(version=message.version, body=decode(_TYPES[name], getattr(message, name)))
+
+
+def ref_of_message(message: objects_pb2.Object) -> t.Ref | None:
+    """What *message* is about, also when it can't be decoded; None when its kind is unknown or its UUID malformed."""
+    name = message.WhichOneof("body")
+    if name is None:
+        return None
+    body = getattr(message, name)
+    field = next((one for one in ("uuid", "port_uuid") if one in body.DESCRIPTOR.fields_by_name), "")
+    try:
+        return t.Ref(kind=t.Kind(name), uuid=_uuid(getattr(body, field)), version=message.version)
+    except ValueError:
+        return None
 
 
 def encode_ref(ref: t.Ref) -> objects_pb2.ObjectRef:

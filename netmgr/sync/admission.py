@@ -28,6 +28,7 @@ __all__ = ["Greeting", "Refused", "admit", "greeting_of", "peer_of_call", "recor
 
 _PAST_BOOTS_MAX = 16
 _TEXT_MAX = 255
+_WORDS_MAX = 2000
 
 
 class Refused(Exception):
@@ -50,6 +51,7 @@ class Greeting:
     have: tuple[Ref, ...]
     network_uuids: frozenset[UUID]
     view_address: str
+    reads: tuple[str, ...] = ()
 
 
 def peer_of_call(auth_context: Mapping[str, Any]) -> Peer:
@@ -87,6 +89,8 @@ def greeting_of(hello: sync_pb2.Hello) -> Greeting:
     for name in ("boot_id", "agent_version", "store_id", "view_address"):
         if len(getattr(hello, name)) > _TEXT_MAX:
             raise ContractError(f"Hello.{name}: longer than {_TEXT_MAX} characters")
+    if len(hello.reads) > _WORDS_MAX or any(len(word) > _TEXT_MAX for word in hello.reads):
+        raise ContractError(f"Hello.reads: more than {_WORDS_MAX} words, or one of more than {_TEXT_MAX} characters")
     if not hello.boot_id:
         raise ContractError("Hello.boot_id: empty; it must be new at each boot of the host")
     return Greeting(
@@ -97,6 +101,7 @@ def greeting_of(hello: sync_pb2.Hello) -> Greeting:
         have=tuple(codec.decode_ref(ref) for ref in hello.have),
         network_uuids=frozenset(uuid_of(x, "Hello.network_uuids") for x in hello.network_uuids),
         view_address=hello.view_address,
+        reads=tuple(hello.reads),
     )
 
 

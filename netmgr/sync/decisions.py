@@ -6,7 +6,7 @@ the store, and the guest is not plugged.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -15,19 +15,22 @@ import structlog
 from netmgr.arbiter import Refusal, decide_activation, decide_claim, decide_release
 from netmgr.contract import codec
 from netmgr.contract.proto import sync_pb2
+from netmgr.contract.reading import words_of
 from netmgr.contract.types import Claim, Kind, Learned, Location, Object, ReleaseReason
 from netmgr.model import NetmgrError, World
 from netmgr.rules import learned_rows
 from netmgr.service import edits
 from netmgr.store import Store
 
-__all__ = ["activate", "answer_claim", "learn", "note_pnics", "release", "retire"]
+__all__ = ["activate", "answer_claim", "learn", "note_pnics", "release", "retire", "too_old"]
 
 log = structlog.get_logger(__name__)
 
 
-def answer_claim(store: Store, host: UUID, claim: Claim, *, now_ms: int) -> sync_pb2.ClaimAnswer:
-    """The answer to *claim*; what it grants is on disk."""
+def answer_claim(
+    store: Store, host: UUID, claim: Claim, *, now_ms: int, agent: str = "", unreadable: frozenset[str] = frozenset()
+) -> sync_pb2.ClaimAnswer:
+    """The answer to *claim*; what it grants is on disk. What *agent* can't read, it is not granted."""
     try:
         with store.transaction() as transaction:
             world = transaction.world
@@ -36,6 +39,13 @@ def answer_claim(store: Store, host: UUID, claim: Claim, *, now_ms: int) -> sync
                 log.info("claim.refused", host=str(host), vif=str(claim.vif_uuid), reason=decided.sentence)
                 return sync_pb2.ClaimAnswer(request_id=claim.request_id, refusal=decided.sentence, dark=decided.dark)
             port, location = decided.port, decided.location
+            network = world.networks[port.network_uuid]
+            for name, item in ((f"network {network.name}", network), (f"port {port.name}", port)) if unreadable else ():
+                missing = words_of(item) & unreadable
+                if missing:
+                    sentence = f"{name} can't be used here: {too_old(agent, missing)}"
+                    log.info("claim.refused", host=str(host), vif=str(claim.vif_uuid), reason=sentence)
+                    return sync_pb2.ClaimAnswer(request_id=claim.request_id, refusal=sentence)
             if world.ports.get(port.uuid) != port:  # new, or taken over by another VIF
                 transaction.put(port)
                 edits.settle_learned(transaction, port)
@@ -62,6 +72,11 @@ def answer_claim(store: Store, host: UUID, claim: Claim, *, now_ms: int) -> sync
         version=location.version,
     )
     return answer
+
+
+def too_old(agent: str, words: Collection[str]) -> str:
+    """Why *agent* is not given what needs *words* that it can't read."""
+    return f"{agent} is too old to read {', '.join(sorted(words))}; upgrade it"
 
 
 def activate(store: Store, host: UUID, *, port_uuid: UUID, version: int, now_ms: int) -> None:

@@ -105,7 +105,13 @@ class Fleet:
         """The host has realized everything up to *revision* but for *rejections*; it can't have more than was sent."""
         live = self._hosts[host_uuid]
         acked = max(live.acked_revision, min(revision, live.wanted_revision))
-        self._change(host_uuid, acked_revision=acked, rejections=dict(rejections))
+        self._change(host_uuid, acked_revision=acked, rejected=dict(rejections))
+
+    def withhold(self, host_uuid: UUID, sentences: Mapping[tuple[str, UUID], str]) -> None:
+        """All that the host is not sent now, because it could not read it, each with a sentence."""
+        live = self._hosts.get(host_uuid)
+        if live is not None and live.withheld != sentences:
+            self._change(host_uuid, withheld=dict(sentences))
 
     def report(self, host_uuid: UUID, report: HostReport) -> None:
         """The host's whole status."""

@@ -3,6 +3,9 @@
 The outbox never queues messages. It keeps the versions that the host was sent and the marks of what may have changed
 since; `take` compares the marked objects with the world as it is then. A slow host so costs a set of marks, gets the
 newest state when it reads again, and never what lay between.
+
+What the host's agent is too old to read is withheld: not sent, and told by `withheld`. If the host has it from before,
+it stays there as it was.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from uuid import UUID
 
 from netmgr.contract import codec
 from netmgr.contract.proto import sync_pb2
+from netmgr.contract.reading import words_of
 from netmgr.contract.types import Kind, Object, Ref, ref_of
 from netmgr.model import World
 from netmgr.span import Holdings, Key, object_for, objects_for
@@ -54,8 +58,14 @@ class Batch:
 class Outbox:
     """The outgoing state of one stream."""
 
-    def __init__(self, host_uuid: UUID, subscribed: Collection[UUID]) -> None:
+    def __init__(
+        self, host_uuid: UUID, subscribed: Collection[UUID], *, unreadable: frozenset[str] = frozenset()
+    ) -> None:
         self.host_uuid = host_uuid
+        self.unreadable = unreadable
+        """Words of the contract that its agent can't read."""
+        self.withheld: dict[Key, frozenset[str]] = {}
+        """What it was not sent by now, with the words that it needs for it."""
         self.subscribed: frozenset[UUID] = frozenset(subscribed)
         self._sent: dict[Key, int] = {}
         self._marked: set[Key] = set()
@@ -99,14 +109,19 @@ class Outbox:
             wanted = objects_for(world, self.host_uuid, self.subscribed, held)
             gone = [key for key in self._sent if key not in wanted]
             found = list(wanted.items())
+            self.withheld.clear()
         else:
             held = holdings.of_host(self.host_uuid)
             looked = [(k, object_for(world, self.host_uuid, self.subscribed, k, held)) for k in self._marked]
             gone = [key for key, item in looked if item is None and key in self._sent]
             found = [(key, item) for key, item in looked if item is not None]
+            for key in self._marked if self.withheld else ():
+                self.withheld.pop(key, None)
         self._whole = False
         self._marked.clear()
         upserts = [item for key, item in found if self._sent.get(key) != item.version]
+        if self.unreadable:
+            upserts = [item for item in upserts if self._readable(item)]
         for key in gone:
             del self._sent[key]
         for item in upserts:
@@ -117,3 +132,10 @@ class Outbox:
             upserts=tuple(sorted(upserts, key=lambda item: _ORDER[ref_of(item).kind])),
             removals=tuple(Ref(kind=k, uuid=u) for k, u in sorted(gone, key=lambda key: -_ORDER[key[0]])),
         )
+
+    def _readable(self, item: Object) -> bool:
+        missing = words_of(item.body) & self.unreadable
+        if missing:
+            ref = ref_of(item)
+            self.withheld[ref.kind, ref.uuid] = missing
+        return not missing

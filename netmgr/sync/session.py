@@ -26,6 +26,7 @@ import structlog
 from netmgr.contract import codec
 from netmgr.contract.codec import ContractError
 from netmgr.contract.proto import sync_pb2
+from netmgr.contract.reading import unreadable
 from netmgr.contract.types import (
     Claim,
     HostReport,
@@ -60,7 +61,9 @@ class Session:
         self.host_uuid = greeting.host_uuid
         self.peer = peer
         self.boot_id = greeting.boot_id
-        self.outbox = Outbox(greeting.host_uuid, greeting.network_uuids)
+        words = unreadable(greeting.reads)
+        self.outbox = Outbox(greeting.host_uuid, greeting.network_uuids, unreadable=words)
+        self._agent = f"the agent of host {host_name} (version {greeting.agent_version or 'unknown'})"
         self._hub = hub
         self._log = log.bind(host=host_name, host_uuid=str(greeting.host_uuid))
         self._answers: deque[sync_pb2.ClaimAnswer] = deque()
@@ -151,6 +154,8 @@ class Session:
             await self._write_answers(write)
             if self.outbox.marked:
                 batch = self.outbox.take(hub.world, hub.holdings)
+                if self.outbox.unreadable:
+                    self._tell_withheld()
                 if initial or batch.upserts or batch.removals:
                     for update in batch.updates(initial=initial):
                         if update.last:
@@ -171,6 +176,17 @@ class Session:
             if not self._pending():
                 await self._awake.wait()
             self._awake.clear()
+
+    def _tell_withheld(self) -> None:
+        before = self._hub.fleet.live(self.host_uuid)
+        found = {
+            (str(kind), uuid): decisions.too_old(self._agent, words)
+            for (kind, uuid), words in self.outbox.withheld.items()
+        }
+        if before is not None and found != before.withheld:
+            for (kind, uuid), sentence in found.items():
+                self._log.warning("host.withheld", kind=kind, uuid=str(uuid), reason=sentence)
+            self._hub.fleet.withhold(self.host_uuid, found)
 
     def _pending(self) -> bool:
         return bool(
@@ -200,7 +216,14 @@ class Session:
         elif body == "claim":
             claim = codec.decode(Claim, message.claim)
             answer = await self._in_thread(
-                lambda: decisions.answer_claim(self._hub.store, self.host_uuid, claim, now_ms=_now_ms())
+                lambda: decisions.answer_claim(
+                    self._hub.store,
+                    self.host_uuid,
+                    claim,
+                    now_ms=_now_ms(),
+                    agent=self._agent,
+                    unreadable=self.outbox.unreadable,
+                )
             )
             self._hub.counts["claims_refused" if answer.refusal else "claims_granted"] += 1
             self._answers.append(answer)
@@ -253,7 +276,7 @@ class Session:
             ref = codec.decode_ref(rejection.object)
             rejections[str(ref.kind), ref.uuid] = rejection.reason
         before = self._hub.fleet.live(self.host_uuid)
-        if before is not None and rejections != before.rejections:
+        if before is not None and rejections != before.rejected:
             for (kind, uuid), reason in rejections.items():
                 self._log.warning("host.rejects", kind=kind, uuid=str(uuid), reason=reason)
         self._hub.fleet.acknowledge(self.host_uuid, revision=ack.revision, rejections=rejections)

@@ -15,6 +15,7 @@ import grpc
 from netmgr.api.ports import Role
 from netmgr.contract import codec
 from netmgr.contract.proto import opaque_view_pb2_grpc, sync_pb2, sync_pb2_grpc
+from netmgr.contract.reading import WORDS
 from netmgr.contract.types import Claim, ClaimIntent, Kind, Object, Ref, Tickets, ref_of
 from netmgr.identity import Identity, certificate_sha256, make_request
 from netmgr.model import HostRecord, Row
@@ -130,6 +131,7 @@ class HostEnd:
             "store_id": self.store_id,
             "have": [codec.encode_ref(ref_of(x)) for x in self.have.values()],
             "network_uuids": [str(x) for x in self.subscribed],
+            "reads": sorted(WORDS),
             **hello,
         }
         await self.send(hello=sync_pb2.Hello(**fields))  # type: ignore[arg-type]

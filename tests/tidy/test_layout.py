@@ -16,8 +16,8 @@ PACKAGES = ("netmgr", "hostagent", "vmctl")
 
 # Pure rooms: standard library without clock, chance, threads and I/O; the contract; each other.
 PURE = {
-    "netmgr": ("contract/learned.py", "contract/nested.py", "contract/trace.py", "contract/types.py", "model", "rules",
-               "allocate", "span", "arbiter"),
+    "netmgr": ("contract/learned.py", "contract/nested.py", "contract/reading.py", "contract/trace.py",
+               "contract/types.py", "model", "rules", "allocate", "span", "arbiter"),
     "hostagent": ("addresses", "dhcp", "explain", "flow", "flow_words", "flows", "group_memory", "health", "learning",
                   "migration", "model", "names", "pipeline", "plan", "presence", "qos", "resolve", "strays", "tracing",
                   "tracking/tickets", "tracking/zones", "underlay/liveness", "underlay/path_fit", "underlay/path_mtu",

@@ -34,7 +34,7 @@ class HostMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ..., learned: _Optional[_Union[_objects_pb2.Learned, _Mapping]] = ..., trace_answer: _Optional[_Union[TraceAnswer, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., tickets: _Optional[_Union[Tickets, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("host_uuid", "boot_id", "agent_version", "store_id", "have", "network_uuids", "view_address")
+    __slots__ = ("host_uuid", "boot_id", "agent_version", "store_id", "have", "network_uuids", "view_address", "reads")
     HOST_UUID_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,7 @@ class Hello(_message.Message):
     HAVE_FIELD_NUMBER: _ClassVar[int]
     NETWORK_UUIDS_FIELD_NUMBER: _ClassVar[int]
     VIEW_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    READS_FIELD_NUMBER: _ClassVar[int]
     host_uuid: str
     boot_id: str
     agent_version: str
@@ -49,7 +50,8 @@ class Hello(_message.Message):
     have: _containers.RepeatedCompositeFieldContainer[_objects_pb2.ObjectRef]
     network_uuids: _containers.RepeatedScalarFieldContainer[str]
     view_address: str
-    def __init__(self, host_uuid: _Optional[str] = ..., boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., store_id: _Optional[str] = ..., have: _Optional[_Iterable[_Union[_objects_pb2.ObjectRef, _Mapping]]] = ..., network_uuids: _Optional[_Iterable[str]] = ..., view_address: _Optional[str] = ...) -> None: ...
+    reads: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, host_uuid: _Optional[str] = ..., boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., store_id: _Optional[str] = ..., have: _Optional[_Iterable[_Union[_objects_pb2.ObjectRef, _Mapping]]] = ..., network_uuids: _Optional[_Iterable[str]] = ..., view_address: _Optional[str] = ..., reads: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Subscribe(_message.Message):
     __slots__ = ("network_uuids",)

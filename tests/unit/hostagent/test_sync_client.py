@@ -13,7 +13,10 @@ from grpc.aio import AioRpcError, Metadata
 
 from hostagent.identity import Identity
 from hostagent.state import State
-from hostagent.sync_client import SyncClient
+from hostagent.sync_client import Outbox, SyncClient
+from netmgr.contract.codec import encode_object
+from netmgr.contract.proto import objects_pb2, sync_pb2
+from netmgr.contract.types import Object, OpaqueNetwork
 
 
 class Quiet:
@@ -86,3 +89,33 @@ def test_whatever_ends_a_stream_another_one_is_tried(
 ) -> None:
     away = rpc(grpc.StatusCode.UNAVAILABLE, "connection refused")
     assert "can't be reached" in fails_with(client(tmp_path), monkeypatch, error, away)
+
+
+def test_an_object_that_can_not_be_read_is_rejected_and_the_rest_of_its_update_taken(tmp_path: Path) -> None:
+    """As a manager pushes it that is newer, and does not know what this agent reads."""
+    sync = client(tmp_path)
+    network = OpaqueNetwork(uuid=uuid4(), name="blue", zone_uuid=uuid4(), switch_uuid=uuid4(), segment_id=5000)
+    good, bad = encode_object(Object(version=7, body=network)), encode_object(Object(version=7, body=network))
+    strange = str(uuid4())
+    bad.network.uuid, bad.network.type = strange, "stt"
+    unknown = objects_pb2.Object(version=7)
+    outbox = Outbox()
+
+    def told(update: sync_pb2.Update) -> dict[str, str]:
+        sync._take(update, set(), strange_store=False)
+        sync._outbox = outbox
+        sync.acknowledge(update.revision, ())
+        ((_, message),) = outbox._waiting.items()
+        return {rejection.object.uuid: rejection.reason for rejection in message.ack.rejections}
+
+    rejected = told(sync_pb2.Update(revision=7, upserts=[bad, unknown, good], last=True))
+    assert set(rejected) == {strange}
+    assert "this agent (version 1) can't read it: OpaqueNetwork.type: 'stt'" in rejected[strange]
+    assert [ref.uuid for ref in sync._state.have()] == [network.uuid]
+    bad.network.type = "vxlan"
+    assert told(sync_pb2.Update(revision=8, upserts=[bad], last=True)) == {}
+    assert {str(ref.uuid) for ref in sync._state.have()} == {str(network.uuid), strange}
+    bad.network.type = "stt"
+    assert set(told(sync_pb2.Update(revision=9, upserts=[bad], last=True))) == {strange}
+    gone = objects_pb2.ObjectRef(kind="network", uuid=strange)
+    assert told(sync_pb2.Update(revision=10, removals=[gone], last=True)) == {}
