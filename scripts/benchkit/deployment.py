@@ -16,7 +16,7 @@ from scripts.benchkit.inside import Inside
 from scripts.benchkit.subject import Port
 from scripts.labkit import Lab, LabError
 
-__all__ = ["AGENT_S", "ELSEWHERE", "PORTS_S", "Carrier", "Deployment", "resident_kib"]
+__all__ = ["AGENT_S", "ELSEWHERE", "PORTS_S", "RATES_PORT", "Carrier", "Deployment", "resident_kib"]
 
 AGENT_S = 60.0
 """How long an agent may take to be in sync."""
@@ -24,6 +24,8 @@ ELSEWHERE = "10.200.0.250"
 """VTEP of the host that is not there."""
 PORTS_S = 180.0
 """How long a thousand ports may take to be up."""
+RATES_PORT = 5201
+"""Where iperf3 listens."""
 
 
 class Carrier(ABC):
@@ -87,6 +89,11 @@ class Carrier(ABC):
 
 class Deployment(Carrier):
     """A carrier with a manager and agents."""
+
+    @abstractmethod
+    def protect(self, ports: Sequence[Port]) -> None:
+        """From and to these ports, whose VIFs are not plugged yet, pass pings, TCP and UDP to the port `RATES_PORT`,
+        and answers to these, by one stateful set of rules; nothing else of IP does."""
 
     @abstractmethod
     def put_elsewhere(self, network: str, ports: Sequence[Port]) -> None:

@@ -16,7 +16,7 @@ import httpx
 from netmgr.contract.types import Location, LogicalPort, VtepAssignment
 from netmgr.model import HostRecord
 from netmgr.store import Store
-from scripts.benchkit.deployment import AGENT_S, ELSEWHERE, PORTS_S, Deployment
+from scripts.benchkit.deployment import AGENT_S, ELSEWHERE, PORTS_S, RATES_PORT, Deployment
 from scripts.benchkit.inside import Inside, question
 from scripts.benchkit.subject import NETWORK_MTU, Port
 from scripts.labkit import Lab, LabError
@@ -76,6 +76,16 @@ class OursDeployment(Deployment):
         for port in ports:
             self._ask("DELETE", f"ports/{port.vif_uuid}", {"force": "true"})
         self._settle()
+
+    def protect(self, ports: Sequence[Port]) -> None:
+        rules = [
+            {"direction": direction, "protocol": protocol, **({} if protocol == "icmp" else {"port_min": RATES_PORT})}
+            for direction in ("ingress", "egress")
+            for protocol in ("tcp", "udp", "icmp")
+        ]
+        self._ask("POST", "groups", {"wait": "realized"}, {"name": "rates", "rules": rules})
+        for port in ports:
+            self._ask("PATCH", f"ports/{port.vif_uuid}", {"wait": "realized"}, {"security_groups": ["rates"]})
 
     def bridge(self, host: str) -> str:
         found = self._show(host)["switches"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from scripts.benchkit.deployment import AGENT_S, ELSEWHERE, PORTS_S, Deployment
+from scripts.benchkit.deployment import AGENT_S, ELSEWHERE, PORTS_S, RATES_PORT, Deployment
 from scripts.benchkit.inside import rpc
 from scripts.benchkit.ovn import CENTRAL, CONTROLLER, START_CONTROLLER, Ovn
 from scripts.benchkit.plain import BRIDGE
@@ -53,6 +53,13 @@ class OvnDeployment(Deployment):
     def delete_ports(self, ports: Sequence[Port]) -> None:
         words = [word for port in ports for word in ("--", "lsp-del", port.vif_uuid)]
         self._nb(*words[1:], hypervisors=True)
+
+    def protect(self, ports: Sequence[Port]) -> None:
+        self._nb("pg-add", "rates", *(port.vif_uuid for port in ports), hypervisors=True)
+        for direction, end in (("from-lport", "inport"), ("to-lport", "outport")):
+            for what in (f"tcp.dst == {RATES_PORT}", f"udp.dst == {RATES_PORT}", "icmp4"):
+                self._nb("acl-add", "rates", direction, "1000", f"{end} == @rates && ip4 && {what}", "allow-related")
+            self._nb("acl-add", "rates", direction, "900", f"{end} == @rates && ip", "drop", hypervisors=True)
 
     def bridge(self, host: str) -> str:
         return BRIDGE

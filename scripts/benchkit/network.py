@@ -40,6 +40,7 @@ _MANY = {
     "cold_start_50": NetworkRig.cold_start,
 }
 _RATES = ("throughput", "packets_per_s")
+_GROUP_RATES = ("throughput_groups", "packets_per_s_groups")
 _REMOTE, _REMOTE_PORTS = "restart_10000", 10_000
 _MEMORY = ("agent_memory", "manager_memory")
 _CROWDS_MAX = 5
@@ -90,6 +91,9 @@ class _Run:
             deployments = [self._rig(labs, kind) for kind in (OursDeployment, OvnDeployment)]
             self._memory(deployments)
             for name in ("network_create", "vif_first_frame"):
+                if name in self._wanted:
+                    self._in_turns([name], deployments, self._count, _method(name))
+            for name in _GROUP_RATES:
                 if name in self._wanted:
                     self._in_turns([name], deployments, self._count, _method(name))
             if any(name in self._wanted for name in _RATES):

@@ -81,6 +81,16 @@ MEASURES = {
         what="64-byte UDP delivered between VIFs on two hosts",
         reach=Reach(limit=0.98, to=BARE, at_least=True),
     ),
+    "throughput_groups": Measure(
+        unit="Mbit/s",
+        what="TCP between VIFs with stateful security groups on two hosts",
+        reach=Reach(limit=1, at_least=True),
+    ),
+    "packets_per_s_groups": Measure(
+        unit="packets/s",
+        what="64-byte UDP delivered between VIFs with stateful security groups on two hosts",
+        reach=Reach(limit=1, at_least=True),
+    ),
     "agent_memory": Measure(unit="KiB", what="resident memory of an agent"),
     "manager_memory": Measure(unit="KiB", what="resident memory of the manager, all its processes"),
 }

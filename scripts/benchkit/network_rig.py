@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from itertools import count
 from typing import Any
 
-from scripts.benchkit.deployment import Carrier, Deployment
+from scripts.benchkit.deployment import RATES_PORT, Carrier, Deployment
 from scripts.benchkit.inside import Tap
 from scripts.benchkit.plain import random_port
 from scripts.benchkit.subject import NETWORK_MTU, Port
@@ -26,9 +26,11 @@ __all__ = ["CROWD", "NetworkRig"]
 
 CROWD = 500
 _SPEAKER, _LISTENER = "h1", "h2"
+_OPEN, _GROUPED = "end", "grp"  # endpoints, by whether their ports have security groups
 _FIRST_ADDRESS = IPv4Address("10.30.0.20")
 _PREFIX = 16
 _REACHED_S, _CROWD_S = 30.0, 120.0
+_TIMED_OUT = 124  # timeout(1)
 _SPAN_S = 3  # of a sample of throughput
 
 
@@ -41,7 +43,7 @@ class NetworkRig:
         self.carrier = carrier
         self.lab: Lab = carrier.lab
         self._numbers = count()
-        self._ends: dict[str, Port] = {}
+        self._ends: dict[bool, dict[str, Port]] = {}
 
     @property
     def name(self) -> str:
@@ -107,14 +109,22 @@ class NetworkRig:
         self.deployment.start_agent(_SPEAKER)
         return _ms(time.monotonic() - began)
 
-    def throughput(self) -> float:
+    def throughput(self, *, groups: bool = False) -> float:
         """Mbit/s that the receiver of one TCP connection gets."""
-        found = self._iperf("--length=128K")
+        found = self._iperf("--length=128K", groups=groups)
         return round(float(found["end"]["sum_received"]["bits_per_second"]) / 1e6, 1)
 
-    def packets_per_s(self) -> float:
+    def throughput_groups(self) -> float:
+        """The same between ports with stateful security groups."""
+        return self.throughput(groups=True)
+
+    def packets_per_s_groups(self) -> float:
+        """`packets_per_s` between ports with stateful security groups."""
+        return self.packets_per_s(groups=True)
+
+    def packets_per_s(self, *, groups: bool = False) -> float:
         """Datagrams of 64 bytes that arrive in a second when as many are sent as can be."""
-        found = self._iperf("--udp", "--bandwidth=0", "--length=64")["end"]["sum"]
+        found = self._iperf("--udp", "--bandwidth=0", "--length=64", groups=groups)["end"]["sum"]
         return float(round((found["packets"] - found["lost_packets"]) / float(found["seconds"])))
 
     @property
@@ -139,12 +149,13 @@ class NetworkRig:
         unplug(self.carrier, _SPEAKER, vifs)
         self.carrier.delete_ports([vif.port for vif in vifs])
 
-    def _iperf(self, *words: str) -> dict[str, Any]:
-        ends = self._endpoints()
+    def _iperf(self, *words: str, groups: bool) -> dict[str, Any]:
+        ends = self._endpoints(groups=groups)
+        endpoint = _GROUPED if groups else _OPEN
         server = ends[_LISTENER]
         command = ["iperf3", "--client", server.address, "--json", f"--time={_SPAN_S}", *words]
-        with self._serving(f"end{_LISTENER}"):
-            done = self.lab.exec(f"end{_SPEAKER}", command, check=False, timeout_s=_SPAN_S + 20)
+        with self._serving(f"{endpoint}{_LISTENER}"):
+            done = self.lab.exec(f"{endpoint}{_SPEAKER}", command, check=False, timeout_s=_SPAN_S + 20)
         found: dict[str, Any] = json.loads(done.stdout)
         if "error" in found:
             raise LabError(f"{self.name}: iperf3 to {server.address}: {found['error']}")
@@ -154,33 +165,45 @@ class NetworkRig:
     def _serving(self, endpoint: str) -> Iterator[None]:
         server = self.lab.popen(endpoint, ["iperf3", "--server", "--one-off"], stdout=subprocess.DEVNULL)
         try:
-            _until(lambda: bool(self.lab.exec(endpoint, ["ss", "-Hltn", "sport = :5201"]).stdout))
+            _until(lambda: bool(self.lab.exec(endpoint, ["ss", "-Hltn", f"sport = :{RATES_PORT}"]).stdout))
             yield
         finally:
             server.terminate()
             server.wait()
 
-    def _endpoints(self) -> dict[str, Port]:
-        """Namespaces with a VIF each, made at the first question and kept."""
-        if self._ends:
-            return self._ends
+    def _endpoints(self, *, groups: bool) -> dict[str, Port]:
+        """Namespaces with a VIF each, made at the first question and kept; *groups*: their ports have them."""
+        if groups in self._ends:
+            return self._ends[groups]
         ends = {host: self._port() for host in (_SPEAKER, _LISTENER)}
+        endpoint = _GROUPED if groups else _OPEN
         self.carrier.create_ports(self.network, list(ends.values()))
+        if groups:
+            self.deployment.protect(list(ends.values()))
         for host, port in ends.items():
             self.lab.attach(
                 host,
-                f"end{host}",
+                f"{endpoint}{host}",
                 bridge=self.carrier.bridge(host),
                 vif_uuid=port.vif_uuid,
                 mac=port.mac,
                 addresses=[f"{port.address}/{_PREFIX}"],
                 mtu=NETWORK_MTU,
             )
-        self.carrier.attached({host: (f"ep-end{host}", port) for host, port in ends.items()})
+        self.carrier.attached({host: (f"ep-{endpoint}{host}", port) for host, port in ends.items()})
         reached = ["ping", "-c1", "-W1", ends[_LISTENER].address]
-        _until(lambda: self.lab.exec(f"end{_SPEAKER}", reached, check=False).returncode == 0)
-        self._ends = ends
+        _until(lambda: self.lab.exec(f"{endpoint}{_SPEAKER}", reached, check=False).returncode == 0)
+        if groups:
+            self._assert_judged(ends[_LISTENER])
+        self._ends[groups] = ends
         return ends
+
+    def _assert_judged(self, server: Port) -> None:
+        """What no rule allows gets no answer, not even a refusal: else these figures would be of nothing."""
+        script = f"exec 3<>/dev/tcp/{server.address}/{RATES_PORT + 1}"
+        tried = self.lab.exec(f"{_GROUPED}{_SPEAKER}", ["timeout", "1", "bash", "-c", script], check=False)
+        if tried.returncode != _TIMED_OUT:
+            raise LabError(f"{self.name}: groups let through what no rule allows: {tried.stderr.strip()}")
 
 
 def _until(true: Callable[[], bool]) -> None:
