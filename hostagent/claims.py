@@ -2,10 +2,11 @@
 
 Theory of operation. libvirt's hook asks before the tap exists, and waits: the manager's answer is put on disk, the
 network's realization is awaited, then the hook is let go. A VIF that appears without a hook (an endpoint that nobody
-announced, a guest that ran before this host joined) is claimed from the loop, again and again with growing pauses.
-Without a manager this host trusts its own record: a VIF it holds may start; one that it does not hold may not, because
-nobody else could say whether it runs elsewhere; and a migration in is always asked for, since its guest does run
-elsewhere. On a network that is withdrawn from this host nothing new is plugged, which this host knows by itself.
+announced, a guest that ran before this host joined) is claimed from the loop, again and again with growing pauses; VIFs
+that are met together, as when the host starts, are claimed together. Without a manager this host trusts its own record:
+a VIF it holds may start; one that it does not hold may not, because nobody else could say whether it runs elsewhere;
+and a migration in is always asked for, since its guest does run elsewhere. On a network that is withdrawn from this
+host nothing new is plugged, which this host knows by itself.
 
 A guest on a network that takes only ports made for it may start before its port is made: the manager says of such a VIF
 that it may be plugged dark. It is reported, claimed again from the loop, and lit once its port is attached.
@@ -25,7 +26,7 @@ from hostagent.control import HookRequest
 from hostagent.presence import SeenVif
 from hostagent.state import State, StateError, VifRecord
 from hostagent.sync_client import Grant, ManagerAway, Refused, SyncClient
-from netmgr.contract.types import Claim, ClaimIntent, LogicalPort, OpaqueNetwork, why_withdrawn
+from netmgr.contract.types import CLAIMS_MAX, Claim, ClaimIntent, LogicalPort, OpaqueNetwork, why_withdrawn
 
 __all__ = ["Claims"]
 
@@ -173,7 +174,7 @@ class Claims:
         for vif_uuid in [uuid for uuid, until in self.granted_until.items() if until <= now or uuid in here]:
             del self.granted_until[vif_uuid]
         self._state.forget_migrations(before_unix=time.time() - NOTE_LIFE_S)
-        pauses = []
+        pauses, ready = [], []
         for vif in due:
             if vif.vif_uuid in self._asking:
                 continue
@@ -182,11 +183,13 @@ class Claims:
                 self.refusals[vif.vif_uuid] = _away(vif.vif_uuid, self._sync.why_away)
             elif retry.at <= now:
                 self._asking[vif.vif_uuid] = vif.network_uuid
-                task = asyncio.create_task(self._claim_seen(vif, retry))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                ready.append((vif, retry))
             else:
                 pauses.append(retry.at - now)
+        for at in range(0, len(ready), CLAIMS_MAX):
+            task = asyncio.create_task(self._claim_seen(ready[at : at + CLAIMS_MAX]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return min(pauses, default=None)
 
     def try_again(self) -> None:
@@ -276,39 +279,54 @@ class Claims:
         )
         self._changed()
 
-    async def _claim_seen(self, vif: SeenVif, retry: _Retry) -> None:
+    async def _claim_seen(self, asked: Sequence[tuple[SeenVif, _Retry]]) -> None:
+        """Claim VIFs that the loop has met at once, together: what comes of one is nothing to the others."""
+        try:
+            outcomes = await self._sync.claim_all(
+                [self._claim_of(vif) for vif, _ in asked], deadline_s=CLAIM_DEADLINE_S
+            )
+            granted = []
+            for (vif, retry), outcome in zip(asked, outcomes, strict=True):
+                if isinstance(outcome, Grant):
+                    granted.append(self._granted_seen(vif, outcome))
+                else:
+                    self._refused_seen(vif, retry, outcome)
+            self._state.put_vifs(granted)
+        finally:
+            for vif, _ in asked:
+                self._asking.pop(vif.vif_uuid, None)
+            self._changed()
+
+    def _claim_of(self, vif: SeenVif) -> Claim:
         migrating = vif.vm_uuid in self._state.notes
-        claim = Claim(
+        return Claim(
             vif_uuid=vif.vif_uuid,
             network_uuid=vif.network_uuid or self._let_in_dark.get(vif.vif_uuid),
             mac=vif.mac,
             vm_uuid=vif.vm_uuid,
             intent=ClaimIntent.MIGRATE_IN if migrating else ClaimIntent.START,
         )
-        try:
-            grant = await self._sync.claim(claim, deadline_s=CLAIM_DEADLINE_S)
-            for table in (self.refusals, self._retries, self._let_in_dark):
-                table.pop(vif.vif_uuid, None)
-            record = VifRecord(
-                vif_uuid=vif.vif_uuid,
-                port_uuid=grant.port.uuid,
-                network_uuid=grant.port.network_uuid,
-                mac=grant.port.mac,
-                vm_uuid=vif.vm_uuid,
-                ovs_port=vif.ovs_port,
-            )
-            self._state.put_vif(record)
-            log.info("claim granted", vif=str(vif.vif_uuid), ovs_port=vif.ovs_port, port=str(grant.port.uuid))
-        except (Refused, ManagerAway) as error:
-            retry.attempts += 1
-            retry.at = time.monotonic() + min(_RETRY_S_MAX, _RETRY_S_MIN * 2 ** min(retry.attempts - 1, 10))
-            sentence = str(error) if isinstance(error, Refused) else _away(vif.vif_uuid, str(error))
-            if self.refusals.get(vif.vif_uuid) != sentence:
-                log.warning("claim refused, the VIF stays dark", vif=str(vif.vif_uuid), reason=sentence)
-            self.refusals[vif.vif_uuid] = sentence
-        finally:
-            self._asking.pop(vif.vif_uuid, None)
-            self._changed()
+
+    def _granted_seen(self, vif: SeenVif, grant: Grant) -> VifRecord:
+        for table in (self.refusals, self._retries, self._let_in_dark):
+            table.pop(vif.vif_uuid, None)
+        log.info("claim granted", vif=str(vif.vif_uuid), ovs_port=vif.ovs_port, port=str(grant.port.uuid))
+        return VifRecord(
+            vif_uuid=vif.vif_uuid,
+            port_uuid=grant.port.uuid,
+            network_uuid=grant.port.network_uuid,
+            mac=grant.port.mac,
+            vm_uuid=vif.vm_uuid,
+            ovs_port=vif.ovs_port,
+        )
+
+    def _refused_seen(self, vif: SeenVif, retry: _Retry, error: Refused | ManagerAway) -> None:
+        retry.attempts += 1
+        retry.at = time.monotonic() + min(_RETRY_S_MAX, _RETRY_S_MIN * 2 ** min(retry.attempts - 1, 10))
+        sentence = str(error) if isinstance(error, Refused) else _away(vif.vif_uuid, str(error))
+        if self.refusals.get(vif.vif_uuid) != sentence:
+            log.warning("claim refused, the VIF stays dark", vif=str(vif.vif_uuid), reason=sentence)
+        self.refusals[vif.vif_uuid] = sentence
 
 
 def _check(port: LogicalPort, request: HookRequest) -> None:

@@ -182,22 +182,16 @@ class State:
 
     def put_vif(self, record: VifRecord) -> None:
         """Write one line of the mapping table."""
-        if self.vifs.get(record.vif_uuid) == record:
+        self.put_vifs([record])
+
+    def put_vifs(self, records: Iterable[VifRecord]) -> None:
+        """Write lines of the mapping table, in one durable transaction."""
+        news = [record for record in records if self.vifs.get(record.vif_uuid) != record]
+        if not news:
             return
-        self.vifs[record.vif_uuid] = record
+        self.vifs.update((record.vif_uuid, record) for record in news)
         with self._db:
-            self._db.execute(
-                "REPLACE INTO vifs VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    str(record.vif_uuid),
-                    str(record.port_uuid),
-                    str(record.network_uuid),
-                    record.mac,
-                    str(record.vm_uuid or ""),
-                    record.vm_name,
-                    record.ovs_port,
-                ),
-            )
+            self._db.executemany("REPLACE INTO vifs VALUES (?, ?, ?, ?, ?, ?, ?)", map(_vif_row, news))
 
     def remember_ovs_port(self, vif_uuid: UUID, ovs_port: str) -> None:
         """Note under which OVS port a VIF of the mapping table was seen last."""
@@ -389,6 +383,18 @@ class State:
         self.learned.clear()
         for index in (self.port_by_vif, self.vifs, self.notes, self.refs, self._seen, self._hosts):
             index.clear()
+
+
+def _vif_row(record: VifRecord) -> tuple[str, ...]:
+    return (
+        str(record.vif_uuid),
+        str(record.port_uuid),
+        str(record.network_uuid),
+        record.mac,
+        str(record.vm_uuid or ""),
+        record.vm_name,
+        record.ovs_port,
+    )
 
 
 def read_boot_id(

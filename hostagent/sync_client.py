@@ -228,19 +228,30 @@ class SyncClient:
             Refused: the manager said no.
             ManagerAway: no stream, lost meanwhile, or no answer within the deadline.
         """
+        (outcome,) = await self.claim_all([claim], deadline_s=deadline_s)
+        if isinstance(outcome, Grant):
+            return outcome
+        raise outcome
+
+    async def claim_all(
+        self, claims: Sequence[Claim], *, deadline_s: float = 5.0
+    ) -> list[Grant | Refused | ManagerAway]:
+        """Ask for several ports at once: of each, in this order, what `claim` returns or raises."""
         await self._reconnected()
         if self._outbox is None:
-            raise ManagerAway(self._why)
-        number = next(self._numbers)
-        future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
-        self._pending[number] = future
-        self._outbox.put("claim", encode(replace(claim, request_id=number)), key=str(number))
+            return [ManagerAway(self._why) for _ in claims]
+        loop = asyncio.get_running_loop()
+        asked: dict[int, asyncio.Future[Grant]] = {next(self._numbers): loop.create_future() for _ in claims}
+        self._pending.update(asked)
+        for number, claim in zip(asked, claims, strict=True):
+            self._outbox.put("claim", encode(replace(claim, request_id=number)), key=str(number))
         try:
-            return await asyncio.wait_for(future, deadline_s)
-        except TimeoutError:
-            raise ManagerAway(f"the network manager did not answer a claim within {deadline_s:g} s") from None
+            if asked:
+                await asyncio.wait(asked.values(), timeout=deadline_s)
+            return [_outcome(future, deadline_s) for future in asked.values()]
         finally:
-            self._pending.pop(number, None)
+            for number in asked:
+                self._pending.pop(number, None)
             if not self._pending:
                 self._gone.clear()
 
@@ -335,6 +346,7 @@ class SyncClient:
         async for message in stream:
             body = message.WhichOneof("body")
             if body == "welcome":
+                outbox.claims_max = message.welcome.claims_max or 1
                 strange_store = bool(self._state.store_id) and self._state.store_id != message.welcome.store_id
                 self._state.set_store(message.welcome.store_id)
                 self._outbox = outbox
@@ -345,7 +357,9 @@ class SyncClient:
             elif body == "update":
                 self._take(message.update, initial, strange_store=strange_store)
             elif body == "answer":
-                self._answer(message.answer)
+                self._answer([message.answer])
+            elif body == "answers":
+                self._answer(message.answers.answers)
             elif body == "try_again":
                 self._listener.on_try_again()
             elif body == "tickets":
@@ -391,29 +405,38 @@ class SyncClient:
             self._unread.pop(_key(ref_of(item)), None)
         return upserts, unread
 
-    def _answer(self, answer: sync_pb2.ClaimAnswer) -> None:
-        future = self._pending.get(answer.request_id)
-        if answer.refusal:
-            if future is not None and not future.done():
-                future.set_exception(Refused(answer.refusal, dark=answer.dark))
-            return
-        port, location = decode_object(answer.port), decode_object(answer.location)
-        if not isinstance(port.body, LogicalPort) or not isinstance(location.body, Location):
-            raise ContractError("ClaimAnswer: wanted a port and a location")
-        # Kept even when nobody waits any more: it is the manager's word on where the port is. A push may have overtaken
-        # it, with something newer or with the end of it.
-        items = [item for item in (port, location) if item.version > self._gone.get(_key(ref_of(item)), -1)]
-        changed = self._state.take_answer(items)
+    def _answer(self, answers: Sequence[sync_pb2.ClaimAnswer]) -> None:
+        items: list[Object] = []
+        grants: dict[int, Grant] = {}
+        for answer in answers:
+            if answer.refusal:
+                continue
+            port, location = decode_object(answer.port), decode_object(answer.location)
+            if not isinstance(port.body, LogicalPort) or not isinstance(location.body, Location):
+                raise ContractError("ClaimAnswer: wanted a port and a location")
+            # Kept even when nobody waits any more: it is the manager's word on where the port is. A push may have
+            # overtaken it, with something newer or with the end of it.
+            items += [item for item in (port, location) if item.version > self._gone.get(_key(ref_of(item)), -1)]
+            grants[answer.request_id] = Grant(port=port.body, location=location.body)
+        changed = self._state.take_answer(items) if items else ()
         if changed:
             self._listener.on_objects(changed)
-        if future is not None and not future.done():
-            future.set_result(Grant(port=port.body, location=location.body))
+        for answer in answers:
+            future = self._pending.get(answer.request_id)
+            if future is None or future.done():
+                continue
+            if answer.refusal:
+                future.set_exception(Refused(answer.refusal, dark=answer.dark))
+            else:
+                future.set_result(grants[answer.request_id])
 
 
 class Outbox:
-    """Messages on their way up: in order, and of each level only the newest."""
+    """Messages on their way up: in order, and of each level only the newest. Claims that wait one behind the other go
+    together; none waits for another to come."""
 
     def __init__(self) -> None:
+        self.claims_max = 1  # in one message; the manager says it
         self._waiting: dict[tuple[str, str], Any] = {}
         self._filled = asyncio.Event()
 
@@ -428,7 +451,28 @@ class Outbox:
             await self._filled.wait()
             self._filled.clear()
             while self._waiting:
-                yield self._waiting.pop(next(iter(self._waiting)))
+                claims = self._take_claims()
+                if len(claims) > 1:
+                    yield sync_pb2.HostMessage(claims=sync_pb2.Claims(claims=claims))
+                elif claims:
+                    yield sync_pb2.HostMessage(claim=claims[0])
+                else:
+                    yield self._waiting.pop(next(iter(self._waiting)))
+
+    def _take_claims(self) -> list[sync_pb2.Claim]:
+        """The claims that nothing else stands before."""
+        ready = itertools.takewhile(lambda key: key[0] == "claim", self._waiting)
+        return [self._waiting.pop(key).claim for key in list(itertools.islice(ready, self.claims_max))]
+
+
+def _outcome(future: asyncio.Future[Grant], deadline_s: float) -> Grant | Refused | ManagerAway:
+    if not future.done():
+        return ManagerAway(f"the network manager did not answer a claim within {deadline_s:g} s")
+    error = future.exception()
+    if error is None:
+        return future.result()
+    assert isinstance(error, Refused | ManagerAway)
+    return error
 
 
 def _key(ref: Ref) -> tuple[Kind, UUID]:

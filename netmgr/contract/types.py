@@ -24,6 +24,7 @@ from netmgr.contract.trace import (
 )
 
 __all__ = [
+    "CLAIMS_MAX",
     "SWITCH_PORTS",
     "TICKETS_MAX",
     "Allowance",
@@ -404,6 +405,10 @@ class Claim:
     vm_uuid: UUID | None = None
     vm_name: str = ""
     intent: ClaimIntent
+
+
+CLAIMS_MAX = 500
+"""In one message."""
 
 
 Constructs = (

@@ -37,7 +37,7 @@ from netmgr.store.watch import watch_foreign_commits
 
 __all__ = ["Store", "Transaction"]
 
-_RECENT_MAX = 1000  # changes
+_RECENT_MAX = 4000  # changes; the claims of a host that starts with hundreds of guests are one transaction of many
 
 
 class Store:

@@ -1,18 +1,21 @@
 """A host's claims, activations, releases and lasting facts, into the store: one rule, one transaction. All block.
 
+Claims that a host sends together are decided in their order, each in the world that those before it have left, and
+committed together: a host that starts with a hundred guests costs one write to the disk, and its peers one difference.
+
 A question of a host never ends its stream because the store can't answer: a claim is then refused with the sentence of
 the store, and the guest is not plugged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 import structlog
 
-from netmgr.arbiter import Refusal, decide_activation, decide_claim, decide_release
+from netmgr.arbiter import Grant, Refusal, decide_activation, decide_claim, decide_release
 from netmgr.contract import codec
 from netmgr.contract.proto import sync_pb2
 from netmgr.contract.reading import words_of
@@ -20,58 +23,106 @@ from netmgr.contract.types import Claim, Kind, Learned, Location, Object, Releas
 from netmgr.model import NetmgrError, World
 from netmgr.rules import learned_rows
 from netmgr.service import edits
-from netmgr.store import Store
+from netmgr.store import Store, Transaction
 
-__all__ = ["activate", "answer_claim", "learn", "note_pnics", "release", "retire", "too_old"]
+__all__ = ["Asker", "activate", "answer_claims", "learn", "note_pnics", "release", "retire", "too_old"]
 
 log = structlog.get_logger(__name__)
 
 
-def answer_claim(
-    store: Store, host: UUID, claim: Claim, *, now_ms: int, agent: str = "", unreadable: frozenset[str] = frozenset()
-) -> sync_pb2.ClaimAnswer:
-    """The answer to *claim*; what it grants is on disk. What *agent* can't read, it is not granted."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """The host that claims, and what its agent, named in sentences, can't read: that it is not granted."""
+
+    host: UUID
+    agent: str = ""
+    unreadable: frozenset[str] = frozenset()
+
+
+def answer_claims(store: Store, asker: Asker, claims: Sequence[Claim], *, now_ms: int) -> list[sync_pb2.ClaimAnswer]:
+    """The answers to *claims*, decided one after the other; what they grant is on disk, in one transaction.
+
+    None of them is refused for another's sake: should what one grants not fit the store, each has its own transaction.
+    """
+    host = asker.host
     try:
-        with store.transaction() as transaction:
-            world = transaction.world
-            decided = decide_claim(world, host=host, claim=claim, new_port_uuid=uuid4(), now_ms=now_ms)
-            if isinstance(decided, Refusal):
-                log.info("claim.refused", host=str(host), vif=str(claim.vif_uuid), reason=decided.sentence)
-                return sync_pb2.ClaimAnswer(request_id=claim.request_id, refusal=decided.sentence, dark=decided.dark)
-            port, location = decided.port, decided.location
-            network = world.networks[port.network_uuid]
-            for name, item in ((f"network {network.name}", network), (f"port {port.name}", port)) if unreadable else ():
-                missing = words_of(item) & unreadable
-                if missing:
-                    sentence = f"{name} can't be used here: {too_old(agent, missing)}"
-                    log.info("claim.refused", host=str(host), vif=str(claim.vif_uuid), reason=sentence)
-                    return sync_pb2.ClaimAnswer(request_id=claim.request_id, refusal=sentence)
-            if world.ports.get(port.uuid) != port:  # new, or taken over by another VIF
-                transaction.put(port)
-                edits.settle_learned(transaction, port)
-            if world.locations.get(port.uuid) != location:
-                transaction.put(location)
-            if decided.history.made_by or decided.history.vm_uuid:
-                transaction.put(decided.history)
-            answer = sync_pb2.ClaimAnswer(
-                request_id=claim.request_id,
-                port=codec.encode_object(Object(version=world.versions[Kind.PORT, port.uuid], body=port)),
-                location=codec.encode_object(Object(version=world.versions[Kind.LOCATION, port.uuid], body=location)),
-            )
+        return _answer_together(store, asker, claims, now_ms=now_ms)
     except NetmgrError as error:
-        log.warning("claim.unanswered", host=str(host), vif=str(claim.vif_uuid), reason=error.sentence)
-        sentence = f"VIF {claim.vif_uuid} can't be granted now: {error.sentence}"
-        return sync_pb2.ClaimAnswer(request_id=claim.request_id, refusal=sentence)
+        if len(claims) > 1 and error.status < 500:
+            return [answer for claim in claims for answer in answer_claims(store, asker, [claim], now_ms=now_ms)]
+        log.warning("claim.unanswered", host=str(host), vifs=[str(c.vif_uuid) for c in claims], reason=error.sentence)
+        return [
+            sync_pb2.ClaimAnswer(
+                request_id=claim.request_id, refusal=f"VIF {claim.vif_uuid} can't be granted now: {error.sentence}"
+            )
+            for claim in claims
+        ]
+
+
+def _answer_together(store: Store, asker: Asker, claims: Sequence[Claim], *, now_ms: int) -> list[sync_pb2.ClaimAnswer]:
+    decisions: list[Grant | Refusal] = []
+    with store.transaction() as transaction:
+        world = transaction.world
+        for claim in claims:
+            decided = decide_claim(world, host=asker.host, claim=claim, new_port_uuid=uuid4(), now_ms=now_ms)
+            if isinstance(decided, Grant):
+                decided = _unreadable(world, asker, decided) or decided
+            if isinstance(decided, Grant):
+                _put_grant(transaction, decided)
+            decisions.append(decided)
+        # Encoded when all are decided: what a host is told is what is committed.
+        decided_of = list(zip(claims, decisions, strict=True))
+        answers = [_answer(world, claim, decided) for claim, decided in decided_of]
+    for claim, decided in decided_of:
+        _log_claim(asker.host, claim, decided)
+    return answers
+
+
+def _unreadable(world: World, asker: Asker, grant: Grant) -> Refusal | None:
+    network = world.networks[grant.port.network_uuid]
+    of_grant = ((f"network {network.name}", network), (f"port {grant.port.name}", grant.port))
+    for name, item in of_grant if asker.unreadable else ():
+        missing = words_of(item) & asker.unreadable
+        if missing:
+            return Refusal(f"{name} can't be used here: {too_old(asker.agent, missing)}")
+    return None
+
+
+def _put_grant(transaction: Transaction, grant: Grant) -> None:
+    world, port, location = transaction.world, grant.port, grant.location
+    if world.ports.get(port.uuid) != port:  # new, or taken over by another VIF
+        transaction.put(port)
+        edits.settle_learned(transaction, port)
+    if world.locations.get(port.uuid) != location:
+        transaction.put(location)
+    if grant.history.made_by or grant.history.vm_uuid:
+        transaction.put(grant.history)
+
+
+def _answer(world: World, claim: Claim, decided: Grant | Refusal) -> sync_pb2.ClaimAnswer:
+    if isinstance(decided, Refusal):
+        return sync_pb2.ClaimAnswer(request_id=claim.request_id, refusal=decided.sentence, dark=decided.dark)
+    uuid = decided.port.uuid
+    return sync_pb2.ClaimAnswer(
+        request_id=claim.request_id,
+        port=codec.encode_object(Object(version=world.versions[Kind.PORT, uuid], body=world.ports[uuid])),
+        location=codec.encode_object(Object(version=world.versions[Kind.LOCATION, uuid], body=world.locations[uuid])),
+    )
+
+
+def _log_claim(host: UUID, claim: Claim, decided: Grant | Refusal) -> None:
+    if isinstance(decided, Refusal):
+        log.info("claim.refused", host=str(host), vif=str(claim.vif_uuid), reason=decided.sentence)
+        return
     log.info(
         "claim.granted",
         host=str(host),
         vif=str(claim.vif_uuid),
-        port=str(port.uuid),
+        port=str(decided.port.uuid),
         created=decided.created,
-        incoming=location.incoming_host == host,
-        version=location.version,
+        incoming=decided.location.incoming_host == host,
+        version=decided.location.version,
     )
-    return answer
 
 
 def too_old(agent: str, words: Collection[str]) -> str:

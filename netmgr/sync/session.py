@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -28,6 +28,7 @@ from netmgr.contract.codec import ContractError
 from netmgr.contract.proto import sync_pb2
 from netmgr.contract.reading import unreadable
 from netmgr.contract.types import (
+    CLAIMS_MAX,
     Claim,
     HostReport,
     Kind,
@@ -66,7 +67,7 @@ class Session:
         self._agent = f"the agent of host {host_name} (version {greeting.agent_version or 'unknown'})"
         self._hub = hub
         self._log = log.bind(host=host_name, host_uuid=str(greeting.host_uuid))
-        self._answers: deque[sync_pb2.ClaimAnswer] = deque()
+        self._answers: deque[sync_pb2.ManagerMessage] = deque()
         self._questions: deque[TraceQuestion] = deque()
         self._tickets: dict[UUID, Tickets] = {}  # by port
         self._try_again: set[UUID] | None = None  # VIFs to be told of; empty: any
@@ -147,7 +148,7 @@ class Session:
 
     async def _write(self, write: Write) -> None:
         hub = self._hub
-        welcome = sync_pb2.Welcome(store_id=hub.store.store_id, revision=hub.world.revision)
+        welcome = sync_pb2.Welcome(store_id=hub.store.store_id, revision=hub.world.revision, claims_max=CLAIMS_MAX)
         await write(sync_pb2.ManagerMessage(welcome=welcome))
         initial = True
         while True:
@@ -195,7 +196,7 @@ class Session:
 
     async def _write_answers(self, write: Write) -> None:
         while self._answers:
-            await write(sync_pb2.ManagerMessage(answer=self._answers.popleft()))
+            await write(self._answers.popleft())
 
     # --- reader ----------------------------------------------------------------------------------------------------
 
@@ -214,22 +215,9 @@ class Session:
         if body == "ack":
             self._take_ack(message.ack)
         elif body == "claim":
-            claim = codec.decode(Claim, message.claim)
-            answer = await self._in_thread(
-                lambda: decisions.answer_claim(
-                    self._hub.store,
-                    self.host_uuid,
-                    claim,
-                    now_ms=_now_ms(),
-                    agent=self._agent,
-                    unreadable=self.outbox.unreadable,
-                )
-            )
-            self._hub.counts["claims_refused" if answer.refusal else "claims_granted"] += 1
-            self._answers.append(answer)
-            self.wake()
-            if not answer.refusal:
-                await self._give(answer)
+            await self._take_claims([message.claim], together=False)
+        elif body == "claims":
+            await self._take_claims(message.claims.claims, together=True)
         elif body == "activated":
             await self._take_activated(message.activated)
         elif body == "release":
@@ -257,17 +245,38 @@ class Session:
         else:
             raise ContractError("HostMessage: no body that this version knows; upgrade the manager first")
 
-    async def _give(self, answer: sync_pb2.ClaimAnswer) -> None:
-        """Have the outbox look after what *answer* hands out, once the hub knows of the grant: not before, or the
+    async def _take_claims(self, messages: Sequence[sync_pb2.Claim], *, together: bool) -> None:
+        if len(messages) > CLAIMS_MAX:
+            raise ContractError(f"Claims.claims: {len(messages)}, at most {CLAIMS_MAX} are taken in one message")
+        claims = [codec.decode(Claim, message) for message in messages]
+        asker = decisions.Asker(host=self.host_uuid, agent=self._agent, unreadable=self.outbox.unreadable)
+        answers = await self._in_thread(
+            lambda: decisions.answer_claims(self._hub.store, asker, claims, now_ms=_now_ms())
+        )
+        granted = [answer for answer in answers if not answer.refusal]
+        self._hub.counts["claims_granted"] += len(granted)
+        self._hub.counts["claims_refused"] += len(answers) - len(granted)
+        if together:
+            self._answers.append(sync_pb2.ManagerMessage(answers=sync_pb2.ClaimAnswers(answers=answers)))
+        else:
+            self._answers.extend(sync_pb2.ManagerMessage(answer=answer) for answer in answers)
+        self.wake()
+        if granted:
+            await self._give(granted)
+
+    async def _give(self, answers: Sequence[sync_pb2.ClaimAnswer]) -> None:
+        """Have the outbox look after what *answers* hand out, once the hub knows of the grants: not before, or the
         outbox would take back what it does not see the host may hold."""
+        newest = max(max(answer.port.version, answer.location.version) for answer in answers)
         try:
-            await self._hub.reach(max(answer.port.version, answer.location.version), timeout_s=_CATCH_UP_S_MAX)
+            await self._hub.reach(newest, timeout_s=_CATCH_UP_S_MAX)
         except TimeoutError:
             raise Refused(grpc.StatusCode.UNAVAILABLE, "the manager's store does not answer; connect again") from None
-        port, network = UUID(answer.port.port.uuid), UUID(answer.port.port.network_uuid)
-        # The host will subscribe to the network of what it was granted: its peers are sent without waiting for that.
-        self._hub.subscribe(self, self.outbox.subscribed | {network})
-        self.outbox.given(((Kind.PORT, port), (Kind.LOCATION, port)))
+        # The host will subscribe to the networks of what it was granted: their peers are sent without waiting for that.
+        networks = {UUID(answer.port.port.network_uuid) for answer in answers}
+        self._hub.subscribe(self, self.outbox.subscribed | networks)
+        ports = [UUID(answer.port.port.uuid) for answer in answers]
+        self.outbox.given((kind, port) for port in ports for kind in (Kind.PORT, Kind.LOCATION))
         self.wake()
 
     def _take_ack(self, ack: sync_pb2.Ack) -> None:

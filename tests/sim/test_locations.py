@@ -127,9 +127,11 @@ class Host:
 class Simulation:
     """One seeded run."""
 
-    def __init__(self, seed: int, *, restores: bool) -> None:
+    def __init__(self, seed: int, *, restores: bool, crowds: bool = False) -> None:
         self.random = random.Random(seed)
         self.restores = restores
+        self.crowds = crowds  # hosts boot with all their guests, and claims that wait on one wire are taken together
+        self.together = 0  # claims that were not alone
         self.clock_ms = 1_000
         self.world = World()
         self.commit(*BASE)
@@ -144,7 +146,10 @@ class Simulation:
 
     def commit(self, *rows: Row) -> None:
         for row in rows:
-            self.change(Change(revision=self.world.revision + 1, kind=kind_of_row(row), uuid=uuid_of_row(row), row=row))
+            self.put(row, self.world.revision + 1)
+
+    def put(self, row: Row, revision: int) -> None:
+        self.change(Change(revision=revision, kind=kind_of_row(row), uuid=uuid_of_row(row), row=row))
 
     def change(self, change: Change) -> None:
         for apply in (True, False):
@@ -167,24 +172,8 @@ class Simulation:
         uuid, now_ms = host.record.uuid, self.clock_ms
         if what == "subscribe":
             self.outboxes[uuid].subscribe(self.world, args[0])  # type: ignore[arg-type]
-        elif what == "claim":
-            claim: Claim = args[0]  # type: ignore[assignment]
-            new = UUID(int=self.random.getrandbits(128))
-            decided = decide_claim(self.world, host=uuid, claim=claim, new_port_uuid=new, now_ms=now_ms)
-            if isinstance(decided, Grant):
-                rows = [decided.port] if decided.created else []
-                if self.world.locations.get(decided.port.uuid) != decided.location:
-                    rows.append(decided.location)  # type: ignore[arg-type]
-                self.commit(*rows)
-            objects: list[Object] = []
-            if isinstance(decided, Grant):
-                port = decided.port.uuid
-                keys = ((Kind.PORT, port), (Kind.LOCATION, port))
-                bodies = (decided.port, decided.location)
-                objects = [Object(version=self.world.versions[k], body=b) for k, b in zip(keys, bodies, strict=True)]
-                self.outboxes[uuid].given(keys)
-            assert host.wire is not None
-            host.wire.down.append((claim.vif_uuid, objects))
+        elif what == "claims":
+            self.take_claims(host, args)  # type: ignore[arg-type]
         else:
             port, version = args[0], args[1]
             if what == "activated":
@@ -201,6 +190,29 @@ class Simulation:
             if isinstance(moved, Location):
                 assert moved.version > self.world.locations[moved.port_uuid].version
                 self.commit(moved)
+
+    def take_claims(self, host: Host, claims: tuple[Claim, ...]) -> None:
+        """One transaction: each is decided in the world that those before it have left; then all are answered."""
+        uuid, revision, granted = host.record.uuid, self.world.revision + 1, []
+        for claim in claims:
+            new = UUID(int=self.random.getrandbits(128))
+            decided = decide_claim(self.world, host=uuid, claim=claim, new_port_uuid=new, now_ms=self.clock_ms)
+            granted.append(decided.port.uuid if isinstance(decided, Grant) else None)
+            if isinstance(decided, Grant):
+                if decided.created:
+                    self.put(decided.port, revision)
+                if self.world.locations.get(decided.port.uuid) != decided.location:
+                    self.put(decided.location, revision)
+        assert host.wire is not None
+        for claim, port in zip(claims, granted, strict=True):
+            objects: list[Object] = []
+            if port is not None:
+                keys = ((Kind.PORT, port), (Kind.LOCATION, port))
+                bodies = (self.world.ports[port], self.world.locations[port])
+                objects = [Object(version=self.world.versions[k], body=b) for k, b in zip(keys, bodies, strict=True)]
+                self.outboxes[uuid].given(keys)
+            host.wire.down.append((claim.vif_uuid, objects))
+        self.together += len(claims) if len(claims) > 1 else 0
 
     def push(self, host: Host) -> None:
         outbox = self.outboxes.get(host.record.uuid)
@@ -248,8 +260,14 @@ class Simulation:
                 del host.guests[vif]
 
     def deliver_up(self, host: Host) -> None:
-        if host.wire is not None and host.wire.up:
-            self.take(host, *host.wire.up.popleft())
+        if host.wire is None or not host.wire.up:
+            return
+        what, args = host.wire.up.popleft()
+        if what == "claim":
+            while self.crowds and host.wire.up and host.wire.up[0][0] == "claim":
+                args += host.wire.up.popleft()[1]
+            what = "claims"
+        self.take(host, what, args)
 
     def deliver_down(self, host: Host) -> None:
         self.push(host)
@@ -307,7 +325,9 @@ class Simulation:
         others = [h for h in self.hosts.values() if vif not in h.guests]
         if any(h.guests.get(vif) == "asking" for h in self.hosts.values()):
             return  # libvirt does one thing at a time with a guest
-        if paused:
+        if self.crowds and self.random.random() < 0.2:
+            self.boot(self.random.choice(list(self.hosts.values())))
+        elif paused:
             self.end_migration(vif, running, self.random.choice(paused))
         elif not running and others:
             self.ask(self.random.choice(others), vif, ClaimIntent.START)
@@ -315,6 +335,19 @@ class Simulation:
             self.ask(self.random.choice(others), vif, ClaimIntent.MIGRATE_IN)
         elif running:
             self.stop(self.random.choice(running), vif)
+
+    def boot(self, host: Host) -> None:
+        """Every guest that runs nowhere starts on this host, at once; one that comes to it in the same moment too."""
+        self.disconnect(host)
+        self.connect(host)
+        for vif in VIFS:
+            busy = [other for other in self.hosts.values() if vif in other.guests]
+            if not busy:
+                self.ask(host, vif, ClaimIntent.START)
+                continue
+            runs_elsewhere = all(other is not host and other.guests[vif] == "running" for other in busy)
+            if runs_elsewhere and self.random.random() < 0.3:
+                self.ask(host, vif, ClaimIntent.MIGRATE_IN)
 
     def end_migration(self, vif: UUID, sources: list[Host], destination: Host) -> None:
         found = destination.location(vif)
@@ -439,7 +472,17 @@ class Simulation:
 # The last two are those of the first 400 that notice an arbiter which does not look at versions.
 @pytest.mark.parametrize("seed", [*range(60), 305, 362])
 def test_hosts_agree_and_come_to_rest_level_with_the_manager(seed: int) -> None:
-    simulation = Simulation(seed, restores=False)
+    come_to_rest(Simulation(seed, restores=False))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_hosts_that_boot_with_all_their_guests_agree_as_well(seed: int) -> None:
+    simulation = Simulation(2000 + seed, restores=False, crowds=True)
+    come_to_rest(simulation)
+    assert simulation.together, "claims were decided together"
+
+
+def come_to_rest(simulation: Simulation) -> None:
     for _ in range(600):
         simulation.step()
     simulation.settle()

@@ -111,6 +111,7 @@ class HostEnd:
     subscribed: set[UUID] = field(default_factory=set)
     updates: list[sync_pb2.Update] = field(default_factory=list)
     answers: dict[int, sync_pb2.ClaimAnswer] = field(default_factory=dict)
+    answered: list[list[int]] = field(default_factory=list)  # numbers of the claims that each message answered
     tickets: list[Tickets] = field(default_factory=list)
     revision: int = 0
     auto_ack: bool = True
@@ -171,6 +172,12 @@ class HostEnd:
         await self.until(lambda: number in self.answers)
         return self.answers.pop(number)
 
+    async def claim_together(self, *claims: Claim) -> list[sync_pb2.ClaimAnswer]:
+        """Ask in one message; the answers, in the order of *claims*, which have numbers of their own."""
+        await self.send(claims=sync_pb2.Claims(claims=[codec.encode(claim) for claim in claims]))
+        await self.until(lambda: all(claim.request_id in self.answers for claim in claims))
+        return [self.answers.pop(claim.request_id) for claim in claims]
+
     async def ended(self, timeout_s: float = 5.0) -> Closed:
         """How the manager ended the stream.
 
@@ -194,9 +201,11 @@ class HostEnd:
             if message.welcome.store_id != self.store_id:
                 self.have.clear()
             self.store_id = message.welcome.store_id
-        elif body == "answer":
-            self.answers[message.answer.request_id] = message.answer
-            for given in (message.answer.port, message.answer.location):
+        elif body in ("answer", "answers"):
+            answers = [message.answer] if body == "answer" else message.answers.answers
+            self.answered.append([answer.request_id for answer in answers])
+            self.answers.update((answer.request_id, answer) for answer in answers)
+            for given in (part for answer in answers for part in (answer.port, answer.location)):
                 if given.HasField("body"):
                     self._put(codec.decode_object(given))
         elif body == "tickets":

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HostMessage(_message.Message):
-    __slots__ = ("hello", "subscribe", "ack", "claim", "activated", "release", "report", "learned", "trace_answer", "retire", "tickets")
+    __slots__ = ("hello", "subscribe", "ack", "claim", "activated", "release", "report", "learned", "trace_answer", "retire", "tickets", "claims")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,7 @@ class HostMessage(_message.Message):
     TRACE_ANSWER_FIELD_NUMBER: _ClassVar[int]
     RETIRE_FIELD_NUMBER: _ClassVar[int]
     TICKETS_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     subscribe: Subscribe
     ack: Ack
@@ -31,7 +32,8 @@ class HostMessage(_message.Message):
     trace_answer: TraceAnswer
     retire: Retire
     tickets: Tickets
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ..., learned: _Optional[_Union[_objects_pb2.Learned, _Mapping]] = ..., trace_answer: _Optional[_Union[TraceAnswer, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., tickets: _Optional[_Union[Tickets, _Mapping]] = ...) -> None: ...
+    claims: Claims
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., claim: _Optional[_Union[Claim, _Mapping]] = ..., activated: _Optional[_Union[Activated, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., report: _Optional[_Union[HostReport, _Mapping]] = ..., learned: _Optional[_Union[_objects_pb2.Learned, _Mapping]] = ..., trace_answer: _Optional[_Union[TraceAnswer, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., tickets: _Optional[_Union[Tickets, _Mapping]] = ..., claims: _Optional[_Union[Claims, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("host_uuid", "boot_id", "agent_version", "store_id", "have", "network_uuids", "view_address", "reads")
@@ -93,6 +95,12 @@ class Claim(_message.Message):
     intent: str
     def __init__(self, request_id: _Optional[int] = ..., vif_uuid: _Optional[str] = ..., network_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., vm_uuid: _Optional[str] = ..., vm_name: _Optional[str] = ..., intent: _Optional[str] = ...) -> None: ...
 
+class Claims(_message.Message):
+    __slots__ = ("claims",)
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
+    claims: _containers.RepeatedCompositeFieldContainer[Claim]
+    def __init__(self, claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ...) -> None: ...
+
 class Activated(_message.Message):
     __slots__ = ("port_uuid", "version")
     PORT_UUID_FIELD_NUMBER: _ClassVar[int]
@@ -144,20 +152,22 @@ class Repair(_message.Message):
     def __init__(self, what: _Optional[str] = ..., at_unix: _Optional[int] = ...) -> None: ...
 
 class ManagerMessage(_message.Message):
-    __slots__ = ("welcome", "update", "answer", "try_again", "trace", "tickets")
+    __slots__ = ("welcome", "update", "answer", "try_again", "trace", "tickets", "answers")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     TRY_AGAIN_FIELD_NUMBER: _ClassVar[int]
     TRACE_FIELD_NUMBER: _ClassVar[int]
     TICKETS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     update: Update
     answer: ClaimAnswer
     try_again: TryAgain
     trace: TraceQuestion
     tickets: Tickets
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., update: _Optional[_Union[Update, _Mapping]] = ..., answer: _Optional[_Union[ClaimAnswer, _Mapping]] = ..., try_again: _Optional[_Union[TryAgain, _Mapping]] = ..., trace: _Optional[_Union[TraceQuestion, _Mapping]] = ..., tickets: _Optional[_Union[Tickets, _Mapping]] = ...) -> None: ...
+    answers: ClaimAnswers
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., update: _Optional[_Union[Update, _Mapping]] = ..., answer: _Optional[_Union[ClaimAnswer, _Mapping]] = ..., try_again: _Optional[_Union[TryAgain, _Mapping]] = ..., trace: _Optional[_Union[TraceQuestion, _Mapping]] = ..., tickets: _Optional[_Union[Tickets, _Mapping]] = ..., answers: _Optional[_Union[ClaimAnswers, _Mapping]] = ...) -> None: ...
 
 class Ticket(_message.Message):
     __slots__ = ("protocol", "source", "destination", "source_port", "destination_port", "outbound")
@@ -190,12 +200,14 @@ class TryAgain(_message.Message):
     def __init__(self, vif_uuids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("store_id", "revision")
+    __slots__ = ("store_id", "revision", "claims_max")
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_MAX_FIELD_NUMBER: _ClassVar[int]
     store_id: str
     revision: int
-    def __init__(self, store_id: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+    claims_max: int
+    def __init__(self, store_id: _Optional[str] = ..., revision: _Optional[int] = ..., claims_max: _Optional[int] = ...) -> None: ...
 
 class Update(_message.Message):
     __slots__ = ("revision", "upserts", "removals", "last", "initial")
@@ -224,6 +236,12 @@ class ClaimAnswer(_message.Message):
     location: _objects_pb2.Object
     dark: bool
     def __init__(self, request_id: _Optional[int] = ..., refusal: _Optional[str] = ..., port: _Optional[_Union[_objects_pb2.Object, _Mapping]] = ..., location: _Optional[_Union[_objects_pb2.Object, _Mapping]] = ..., dark: _Optional[bool] = ...) -> None: ...
+
+class ClaimAnswers(_message.Message):
+    __slots__ = ("answers",)
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[ClaimAnswer]
+    def __init__(self, answers: _Optional[_Iterable[_Union[ClaimAnswer, _Mapping]]] = ...) -> None: ...
 
 class TraceFrame(_message.Message):
     __slots__ = ("eth_src", "eth_dst", "protocol", "ip_src", "ip_dst", "source_port", "destination_port")

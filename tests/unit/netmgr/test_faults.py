@@ -25,12 +25,12 @@ from tests.support.netmgr_daemon import PROGRAM, Daemon, daemon
 DIES_BEFORE_ITS_ANSWER = """
 import os, signal
 from netmgr.sync import decisions
-decide = decisions.answer_claim
-def answer_claim(*args, **kwargs):
-    answer = decide(*args, **kwargs)
-    assert not answer.refusal, answer.refusal
+decide = decisions.answer_claims
+def answer_claims(*args, **kwargs):
+    answers = decide(*args, **kwargs)
+    assert not answers[0].refusal, answers[0].refusal
     os.kill(os.getpid(), signal.SIGKILL)
-decisions.answer_claim = answer_claim
+decisions.answer_claims = answer_claims
 """
 # The port is created with its location, and the commit is on disk; the caller has no answer.
 DIES_AFTER_CREATING_A_PORT = """
