@@ -41,7 +41,7 @@ from hostagent.network_steps import NetworkSteps
 from hostagent.news import News
 from hostagent.pipeline.tables import Table
 from hostagent.pnic_load import PnicLoad
-from hostagent.presence import wanted_networks
+from hostagent.presence import Subscriptions, wanted_networks
 from hostagent.progress import Failures
 from hostagent.realize.domains import DomainEventKind
 from hostagent.reporting import Reporting
@@ -118,6 +118,7 @@ class Agent:
         self._network_steps = NetworkSteps(
             host=self.host, failures=self._failures, done=partial(self._dirty, "networks")
         )
+        self._subscriptions = Subscriptions()
         self._background: set[asyncio.Task[None]] = set()
         self._switchover = Switchover(
             host=self.host,
@@ -226,8 +227,11 @@ class Agent:
         self._switchover.outdated()
         self._news.add()
 
-    def _subscribe(self) -> None:
-        self.sync.subscribe(self._wanted_networks())
+    def _subscribe(self) -> frozenset[UUID]:
+        """Subscribe to what is wanted, for a while also to what was; what is wanted."""
+        wanted = self._wanted_networks()
+        self.sync.subscribe(self._subscriptions.follow(wanted, now=time.monotonic()))
+        return wanted
 
     def _wanted_networks(self) -> frozenset[UUID]:
         return wanted_networks(
@@ -257,9 +261,7 @@ class Agent:
             # Begun without memory: which networks have VIFs here shows only now. What their ports need is on the
             # switch, from an earlier life, and is not swept before the manager has said what it is.
             self._began_empty = False
-            wanted = self._wanted_networks()
-            self.sync.subscribe(wanted)
-            if wanted:
+            if self._subscribe():
                 self._hold_until = time.monotonic() + _SUBSCRIBE_S
                 asyncio.get_running_loop().call_later(_SUBSCRIBE_S, self._dirty, "subscribed")
         self._dirty("revision")

@@ -65,7 +65,7 @@ class Parts:
     state: State
     news: News
     desired: Callable[[], Desired]
-    subscribe: Callable[[], None]
+    subscribe: Callable[[], object]
     informed: Callable[[], bool]
     reporting: Reporting
     motion: Motion

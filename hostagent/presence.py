@@ -23,8 +23,10 @@ from netmgr.contract.types import Location, ReleaseReason
 
 __all__ = [
     "ABSENT_S",
+    "LINGER_S",
     "NETWORK_KEY",
     "SeenVif",
+    "Subscriptions",
     "due_claims",
     "due_releases",
     "seen_vifs",
@@ -37,6 +39,9 @@ NETWORK_KEY = "opaque-network"
 
 ABSENT_S = 1.0
 """A VIF is gone when it has not been seen for so long."""
+
+LINGER_S = 60.0
+"""A network stays subscribed to for so long after its last VIF here has gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +177,20 @@ def wanted_networks(
             if desired.host.uuid in (location.holder_host, location.incoming_host) and not location.parked:
                 wanted.add(location.network_uuid)
     return frozenset(wanted)
+
+
+class Subscriptions:
+    """Networks that this host subscribes to: widened at once, narrowed lazily. A guest that stops and starts, or a move
+    that comes straight back, does not have all that is known of its network taken away and sent again."""
+
+    def __init__(self) -> None:
+        self._until: dict[UUID, float] = {}
+
+    def follow(self, wanted: Collection[UUID], *, now: float) -> frozenset[UUID]:
+        """Those to be subscribed to at *now*, in seconds of one clock, when *wanted* are needed."""
+        self._until = {network: until for network, until in self._until.items() if until > now}
+        self._until |= dict.fromkeys(wanted, now + LINGER_S)
+        return frozenset(self._until)
 
 
 def _seen(bridge: Bridge, interface: Interface, vif: UUID, lit: Collection[int | None]) -> SeenVif:

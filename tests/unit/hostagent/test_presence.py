@@ -9,7 +9,9 @@ from uuid import UUID, uuid4
 from hostagent.model import Bridge, Desired, Interface, OvsPort
 from hostagent.names import OWNER, SWITCH_KEY
 from hostagent.presence import (
+    LINGER_S,
     SeenVif,
+    Subscriptions,
     due_claims,
     due_releases,
     seen_vifs,
@@ -144,3 +146,15 @@ def test_a_vif_that_is_just_being_plugged_is_claimed_before_the_switch_has_it() 
     assert asked(vifs=[coming]) == ()
     assert asked(vifs=[coming], arriving={VIF}) == (coming,)
     assert asked(vifs=[replace(coming, twin_of="vnet1")], arriving={VIF}) == ()
+
+
+def test_subscriptions_are_widened_at_once_and_narrowed_lazily() -> None:
+    blue, red = uuid4(), uuid4()
+    subscriptions = Subscriptions()
+    assert subscriptions.follow({blue}, now=0) == {blue}
+    assert subscriptions.follow({blue, red}, now=10) == {blue, red}
+    assert subscriptions.follow({blue}, now=10 + LINGER_S - 1) == {blue, red}, "its last VIF has just gone"
+    assert subscriptions.follow({blue}, now=10 + LINGER_S) == {blue}
+    assert subscriptions.follow({red}, now=80) == {blue, red}
+    assert subscriptions.follow({red}, now=81 + LINGER_S) == {red}
+    assert subscriptions.follow((), now=200 + LINGER_S) == frozenset()
