@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hostagent import flows
 from hostagent.flow import IN_PORT, Controller, Goto, Match, Output
 from hostagent.flows import compile_flows
 from hostagent.model import Observed, Phase
 from hostagent.names import network_key, switch_bridge
 from hostagent.pipeline.tables import CANARY, SWITCH_COOKIE, Table
 from hostagent.resolve import resolve
+from netmgr.contract.learned import Learned, LearnedAddress, LearnedSource
 from netmgr.contract.types import NetworkType
 from tests.support.hostagent_worlds import (
     bare,
@@ -171,6 +174,42 @@ def test_one_change_costs_work_for_one_network():
         change_s.append(timed(wanted))
     print(f"50 networks of 200 ports: {first_s * 1e3:.0f} ms, one change {min(change_s) * 1e3:.0f} ms")
     assert min(change_s) < first_s / 2
+
+
+def test_one_change_compiles_one_network(monkeypatch):
+    """Counted, not timed: of fifty networks the one whose port has moved, learned, paused, or got another guest."""
+    ports = [port(f"p{i}", i, on=f"n{i % 50 + 1}") for i in range(200)]
+    wanted = world(*((one, location(one, "h1" if i < 50 else "h2")) for i, one in enumerate(ports)), kinds=KINDS_50)
+    there = host_of(wanted)
+    for i, one in enumerate(ports[:50]):
+        there = plug(there, OSW, f"vnet{i}", one.vif_uuid, i + 1)
+    compiled(wanted, there)
+    worked: list[UUID] = []
+    inner = flows._compile
+    monkeypatch.setattr(flows, "_compile", lambda inputs: worked.append(inputs.network.uuid) or inner(inputs))
+
+    def work(what, where=there) -> list[UUID]:
+        worked.clear()
+        compiled(what, where)
+        return list(worked)
+
+    assert work(wanted) == []
+    far, here = ports[60], ports[3]
+    moved = location(far, "h9", version=2)
+    wanted = replace(wanted, locations={**wanted.locations, far.uuid: moved})
+    assert work(wanted) == [far.network_uuid]
+    word = Learned(
+        port_uuid=far.uuid,
+        network_uuid=far.network_uuid,
+        addresses=(LearnedAddress(address="10.9.9.9", source=LearnedSource.ARP),),
+    )
+    wanted = replace(wanted, learned={**wanted.learned, far.uuid: word})
+    assert work(wanted) == [far.network_uuid]
+    wanted = replace(wanted, ports={**wanted.ports, here.uuid: replace(here, admin_up=False)})
+    assert work(wanted) == [here.network_uuid]
+    wanted = replace(wanted, locations={**wanted.locations, here.uuid: location(here, "h1", version=3, parked=True)})
+    assert work(wanted) == [here.network_uuid]
+    assert work(wanted, plug(there, OSW, "vnet99", ports[70].vif_uuid, 99)) == [ports[70].network_uuid]
 
 
 def test_what_a_change_leaves_as_it_was_is_the_same_objects():
