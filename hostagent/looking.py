@@ -132,7 +132,7 @@ def _bridge_of(host: Host, network: OpaqueNetwork) -> Bridge:
 def _names_on(bridge: Bridge, desired: Desired, network: OpaqueNetwork) -> Names:
     """Who is behind the numbers on *bridge*, and the MACs and VTEPs of *network*.
 
-    A host knows no other by its name, only by its UUID.
+    Of other hosts it knows the names of its neighbours, else only UUIDs.
     """
     by_vif = {port.vif_uuid: port.name for port in desired.ports.values() if port.vif_uuid is not None}
     ofports = {
@@ -143,6 +143,7 @@ def _names_on(bridge: Bridge, desired: Desired, network: OpaqueNetwork) -> Names
     }
     ports = [port for port in desired.ports.values() if port.network_uuid == network.uuid and port.shadow_of is None]
     own = desired.host
+    named = {one.host_uuid: one.host_name for one in own.peers} | {own.uuid: own.name} if own is not None else {}
     vteps: dict[str, str] = {}
     for location in desired.locations.values():
         for host, vtep in (
@@ -150,13 +151,13 @@ def _names_on(bridge: Bridge, desired: Desired, network: OpaqueNetwork) -> Names
             (location.incoming_host, location.incoming_vtep),
         ):
             if host is not None and vtep:
-                vteps[vtep] = own.name if own is not None and own.uuid == host else f"host {_short(host)}"
+                vteps[vtep] = named.get(host, f"host {_short(host)}")
     return Names(
         networks={network_key(one.uuid): one.name for one in desired.networks.values()},
         groups={group_key(one.uuid): one.name for one in desired.groups.values()},
         ofports=ofports,
         macs=_macs(ports, desired),
-        addresses=vteps | {ip.partition("/")[0]: port.name for port in ports for ip in _addresses(port)},
+        addresses=vteps | {ip.partition("/")[0]: port.name for port in ports for ip in _addresses(port, desired)},
     )
 
 
@@ -170,8 +171,10 @@ def _macs(ports: Iterable[LogicalPort], desired: Desired) -> dict[str, str]:
     return found | {port.mac: port.name for port in ports}
 
 
-def _addresses(port: LogicalPort) -> tuple[str, ...]:
-    return (*port.ips, *(ip for one in port.nested for ip in one.ips))
+def _addresses(port: LogicalPort, desired: Desired) -> tuple[str, ...]:
+    learned = desired.learned.get(port.uuid)
+    seen = (one.address for one in (learned.addresses if learned is not None else ()) if not one.refused)
+    return (*seen, *port.ips, *(ip for one in port.nested for ip in one.ips))
 
 
 def _tap(name: str, port: str | None) -> str:

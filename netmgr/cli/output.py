@@ -63,7 +63,8 @@ def print_object(item: dict[str, Any], *, output: str) -> None:
     _print_table(table)
     for name, objects in below.items():
         click.echo(f"\n{name}:")
-        _print_table(_rows([{key: _brief(value) for key, value in one.items()} for one in objects], tuple(objects[0])))
+        columns = tuple(dict.fromkeys(key for one in objects for key in one))  # some may lack what others have
+        _print_table(_rows([{key: _brief(value) for key, value in one.items()} for one in objects], columns))
 
 
 def _rows(objects: Sequence[dict[str, Any]], columns: Sequence[str]) -> Any:

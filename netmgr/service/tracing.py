@@ -1,8 +1,8 @@
 """A frame to follow through the hosts: what is asked of whom, and what the answers mean. Pure.
 
-`plan` makes the frame from the definitions of two ports: MACs, and the first addresses of one family. The host that
-holds the source is asked first; a copy that leaves by the tunnel goes to the host whose VTEP it is sent to, one that
-leaves on a VLAN to the host that holds the destination.
+`plan` makes the frame from what is known of two ports: MACs, and the first addresses of one family, defined or learned.
+The host that holds the source is asked first; a copy that leaves by the tunnel goes to the host whose VTEP it is sent
+to, one that leaves on a VLAN to the host that holds the destination.
 `trace_view` reads the tree of answers: *delivered* when the destination's VIF gets a copy (ARP: also when the question
 is answered for it), *dropped* when all was followed to its end and it does not, *unknown* when a host could not be
 asked.
@@ -82,7 +82,7 @@ def plan(world: World, spec: TraceSpec, places: Places) -> Plan:
     protocol = TraceProtocol(spec.protocol)
     if protocol in (TraceProtocol.TCP, TraceProtocol.UDP) and spec.destination_port is None:
         raise NetmgrError(f"destination_port: {protocol.value} needs one (--dport 80)")
-    ip_src, ip_dst = _addresses(source, destination, spec, target)
+    ip_src, ip_dst = _addresses(world, source, destination, spec, target)
     if protocol is TraceProtocol.ARP and ip_dst.version == 6:
         raise NetmgrError(f"ARP asks for IPv4 addresses, and {ip_dst} is none; trace icmp instead")
     ported = protocol in (TraceProtocol.TCP, TraceProtocol.UDP)
@@ -182,18 +182,19 @@ def _owner(world: World, network: OpaqueNetwork, address: Address) -> tuple[Logi
 
 
 def _addresses(
-    source: LogicalPort, destination: LogicalPort, spec: TraceSpec, target: Address | None
+    world: World, source: LogicalPort, destination: LogicalPort, spec: TraceSpec, target: Address | None
 ) -> tuple[Address, Address]:
     """The first pair of one family."""
     given = _as_address(spec.source_ip) if spec.source_ip is not None else None
     if spec.source_ip is not None and given is None:
         raise NetmgrError(f"source_ip: {spec.source_ip[:60]!r} is no address")
-    sources = [given] if given is not None else [ip_interface(ip).ip for ip in source.ips]
-    targets = [target] if target is not None else [ip_interface(ip).ip for ip in destination.ips]
+    sources = [given] if given is not None else _known(world, source)
+    targets = [target] if target is not None else _known(world, destination)
     for port, found in ((source, sources), (destination, targets)):
         if not found:
             hint = "name one with source_ip (--source-ip)" if port is source else "give it one (netmgr port set --ip)"
-            raise NetmgrError(f"port {port.name} has no defined address for the frame to carry; {hint}", status=409)
+            sentence = f"port {port.name} has no address, defined or learned, for the frame to carry; {hint}"
+            raise NetmgrError(sentence, status=409)
     pair = next(((one, other) for one in sources for other in targets if one.version == other.version), None)
     if pair is None:
         raise NetmgrError(
@@ -201,6 +202,14 @@ def _addresses(
             status=409,
         )
     return pair
+
+
+def _known(world: World, port: LogicalPort) -> list[Address]:
+    """Addresses of the port's own MAC: those defined for it, else those its guest uses."""
+    if port.ips:
+        return [ip_interface(ip).ip for ip in port.ips]
+    word = world.learned.get(port.uuid)
+    return [ip_address(one.address) for one in word.addresses if not one.mac and not one.refused] if word else []
 
 
 def _mac(text: str) -> str:

@@ -1,4 +1,5 @@
-"""A frame never crosses networks: not while agents and switches die and come back, not when a segment id is used again.
+"""A frame never crosses networks: not while agents and switches die and come back, not when a port goes from host to
+host, not when a segment id is used again.
 
 Guests of two networks, with the same MACs, on the same two hosts, shout the name of their network all the time: to
 everybody, and to each other's MAC. What each has heard in the end is all that counts.
@@ -42,6 +43,7 @@ class Streets:
         shown = json.loads(lab.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)
         self.bridge = shown["switches"][0]["bridge"]
         self._shouting: dict[str, NodeProcess] = {}
+        self.vifs: dict[str, str] = {}
 
     def netmgr(self, *command: str, ok: bool = True, input: str | None = None) -> bool:
         done = self.lab.exec(MANAGER, ["netmgr", *command], check=ok, input=input)
@@ -50,12 +52,28 @@ class Streets:
     def populate(self, network: str) -> None:
         for host, mac in MACS.items():
             name, vif = network + host, str(uuid4())
+            self.vifs[name] = vif
             self.netmgr("port", "create", name, "--network", network, "--vif", vif, "--mac", mac)
-            self.lab.attach(host, name, bridge=self.bridge, vif_uuid=vif, mac=mac)
-            shout = ["python3", str(Path(crossing.__file__)), "eth0", network, *MACS.values()]
-            self._shouting[name] = self.lab.popen(name, shout, stdout=subprocess.PIPE, text=True)
-            assert self._shouting[name].stdout.readline() == "ready\n"
+            self._join(name, network, host, vif, mac)
         assert within(15, lambda: all(self._lit(network + host, host) for host in MACS))
+
+    def move(self, network: str) -> None:
+        """The port of h1 goes to h2, and straight back. A guest waits for it there, dark, and shouts all the time."""
+        there, back, vif = f"{network}mv", f"{network}h1", self.vifs[f"{network}h1"]
+        self._join(there, network, "h2", vif, MACS["h1"])
+        self.lab.exec("h1", ["ovs-vsctl", "del-port", f"ep-{back}"])
+        assert within(20, lambda: self._lit(there, "h2"))
+        time.sleep(1)
+        plug = ["add-port", self.bridge, f"ep-{back}", "--", "set", "Interface", f"ep-{back}"]
+        self.lab.exec("h1", ["ovs-vsctl", *plug, f"external_ids:iface-id={vif}"])
+        self.lab.exec("h2", ["ovs-vsctl", "del-port", f"ep-{there}"])
+        assert within(20, lambda: self._lit(back, "h1"))
+
+    def _join(self, name: str, network: str, host: str, vif: str, mac: str) -> None:
+        self.lab.attach(host, name, bridge=self.bridge, vif_uuid=vif, mac=mac)
+        shout = ["python3", str(Path(crossing.__file__)), "eth0", network, *MACS.values()]
+        self._shouting[name] = self.lab.popen(name, shout, stdout=subprocess.PIPE, text=True)
+        assert self._shouting[name].stdout.readline() == "ready\n"
 
     def heard(self) -> dict[str, dict[str, int]]:
         """By guest: frames by the name in them. Ends the shouting."""
@@ -77,7 +95,7 @@ def streets() -> Iterator[Streets]:
         yield Streets(lab)
 
 
-def test_nobody_hears_another_network_whatever_dies_and_whose_segment_is_used_again(streets: Streets) -> None:
+def test_nobody_hears_another_network_whatever_dies_moves_and_whose_segment_is_used_again(streets: Streets) -> None:
     lab = streets.lab
     streets.populate("blue")
     streets.populate("red")
@@ -86,6 +104,8 @@ def test_nobody_hears_another_network_whatever_dies_and_whose_segment_is_used_ag
         time.sleep(0.3)
         lab.start_daemon(host, daemon)
     assert within(20, streets.settled)
+    for network in ("blue", "red"):
+        streets.move(network)
 
     # the guests of `red` stay plugged and go on shouting; its segment is another network's at once
     for host in MACS:
@@ -101,6 +121,6 @@ def test_nobody_hears_another_network_whatever_dies_and_whose_segment_is_used_ag
 
     heard = streets.heard()
     for name, counts in heard.items():
-        network = name.removesuffix("h1").removesuffix("h2")
+        network = name.removesuffix("h1").removesuffix("h2").removesuffix("mv")
         assert set(counts) == {network}, f"{name} has heard {counts}"
         assert counts[network] > 100, f"{name} has heard {counts}: too little to prove anything"

@@ -177,6 +177,24 @@ def test_a_vswitchd_that_restarts_gets_its_flows_back_and_nobody_is_parked(agent
     assert agents.port("e1")["location_version"] == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_of_vswitchd_costs_what_its_own_restart_takes_and_little_more(agents: Agents, number: int) -> None:
+    lab = agents.lab
+    ping = lab.start_ping("e1", "10.10.0.2", interval_ms=5)
+    time.sleep(0.5)
+    began = time.monotonic()
+    lab.stop_daemon("h1", "ovs-vswitchd", number=number)
+    lab.start_daemon("h1", "ovs-vswitchd")  # returns when it is ready
+    away_ms = (time.monotonic() - began) * 1000
+    time.sleep(2)
+    seen = lab.stop_ping(ping)
+    print(f"vswitchd was away for {away_ms:.0f} ms; gap {seen['gap_ms']:.0f} ms, {seen['lost']} of {seen['sent']} lost")
+    assert 0 < seen["lost"] <= away_ms / 5 + 100, "half a second for flows of a few ports is generous"
+    assert seen["gap_ms"] < away_ms + 500
+    assert seen["duplicates"] == 0
+    assert within(5, lambda: agents.verify("h1")[0] == 0)
+
+
 def test_a_damaged_memory_is_moved_aside_and_everything_sent_again(agents: Agents) -> None:
     lab = agents.lab
     ping = lab.start_ping("e1", "10.10.0.2", interval_ms=10)

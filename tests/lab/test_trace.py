@@ -74,6 +74,7 @@ def test_trace_says_what_frames_do(make_lab: Callable[..., Lab]) -> None:
     flows = json.loads(lab.exec("h1", ["hostagent", "flows", "blue", "--table", "locate", "-o", "json"]).stdout)
     assert [flow["table"] for flow in flows] == ["LOCATE"]
     assert flows[0]["match"][1].endswith("(web2)")
+    assert flows[0]["actions"][0].endswith("(h2)")
 
     lab.stop_daemon("h2", "hostagent")
     assert within(15, lambda: trace(lab, "web1", "web2")[0] == 2)

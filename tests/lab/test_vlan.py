@@ -145,8 +145,6 @@ def test_what_somebody_breaks_is_mended_and_what_is_his_stays(street: Street, wh
 
 
 def test_trace_follows_a_frame_over_the_vlan(street: Street) -> None:
-    said = street.netmgr("trace", "--from", "office/e1", "--to", "office/e2", "--source-ip", "10.20.0.1", code=2)
-    assert "no defined address" in said
     street.netmgr("port", "set", "office/e2", "--ip", "10.20.0.2")
     said = street.netmgr("trace", "--from", "office/e1", "--to", "office/e2", "--source-ip", "10.20.0.1")
     assert "to the uplink by patch-" in said

@@ -191,6 +191,10 @@ def test_life_of_a_group_on_the_command_line(netmgr: Cli) -> None:
     rule = ("--ingress", "--protocol", "tcp", "--port", "8000-8080", "--cidr", "10.0.0.0/8")
     shown = netmgr.ok("group", "rule", "add", "web", *rule, "-o", "json").json()
     assert shown["allows"] == ["ingress ipv4 tcp 8000-8080 from 10.0.0.0/8"]
+    netmgr.ok("group", "rule", "add", "web", "--egress", "--protocol", "icmp")
+    table = netmgr.ok("group", "show", "web").out
+    assert "8080" in table[table.index("rules:") :], "columns are those of all rules, not of the first"
+    netmgr.ok("group", "rule", "remove", "web", "--egress", "--protocol", "icmp")
     vif = str(uuid4())
     port = netmgr.ok(
         "port", "create", "web1", "--network", "blue", "--ip", "10.1.0.5", "--vif", vif, "--group", "web", "-o", "json"

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from netmgr.contract import codec
+from netmgr.contract.learned import Learned, LearnedAddress, LearnedSource
 from netmgr.contract.proto import sync_pb2
 from netmgr.contract.types import (
     Location,
@@ -112,6 +113,25 @@ def test_copy_that_leaves_by_the_tunnel_is_followed_to_the_host_of_that_vtep(wor
     assert (first.vif_uuid, first.from_vtep) == (VIFS["web1"], "")
     assert (second.vif_uuid, second.from_vtep) == (None, world.h1.vteps[0].address.partition("/")[0])
     assert second.frame == first.frame
+
+
+def test_a_port_without_defined_addresses_speaks_from_what_was_learned_of_it(world: World) -> None:
+    web2 = world.api.operator.patch("/api/v1/ports/web2", json={"ips": []}).json()
+    assert world.refusal()[0] == 409
+    assert "port web2 has no address, defined or learned" in world.refusal()[1]
+    learned = [
+        LearnedAddress(address="10.0.0.1", source=LearnedSource.ARP, refused="is web1's"),
+        LearnedAddress(address="10.0.0.70", source=LearnedSource.ARP, mac="02:00:00:00:00:77"),
+        LearnedAddress(address="10.0.0.7", source=LearnedSource.DHCP),
+    ]
+    uuid, network = UUID(web2["uuid"]), UUID(web2["network_uuid"])
+    with world.api.store.transaction() as tx:
+        tx.put(Learned(port_uuid=uuid, network_uuid=network, addresses=tuple(learned)))
+    world.answers(world.h1.uuid, world.away())
+    world.answers(world.h2.uuid, to("web2"))
+    assert world.trace()[0] == "delivered"
+    assert world.asked[0].frame.ip_dst == "10.0.0.7"
+    assert world.trace(destination="10.0.0.7")[0] == "delivered"
 
 
 def test_drop_says_host_table_and_reason_and_what_is_known_of_the_port(world: World) -> None:
