@@ -48,6 +48,27 @@ except TimeoutError:
     print(count)
 """
 
+# Sends by TCP what goes, for as long as datagrams are sent; the other end prints how many bytes have come.
+PUSH = f"""
+import socket, sys, time
+s = socket.create_connection((sys.argv[1], 7444))
+end = time.monotonic() + {SECONDS}
+while time.monotonic() < end:
+    s.sendall(bytes(1000))
+"""
+TAKE = """
+import socket, sys
+s = socket.create_server((sys.argv[1], 7444))
+print("ready", flush=True)
+s.settimeout(30)
+connection, _ = s.accept()
+connection.settimeout(30)
+count = 0
+while data := connection.recv(1 << 16):
+    count += len(data)
+print(count)
+"""
+
 
 class Pair:
     """Endpoints `one` on h1 and `two` on h2, on network blue."""
@@ -76,22 +97,28 @@ class Pair:
     def stream(self, source: str, sink: str, address: str) -> Stream:
         return Stream(self.lab, source, sink, address)
 
+    def control(self, source: str, sink: str, address: str) -> Stream:
+        """As agents and managers talk."""
+        return Stream(self.lab, source, sink, address, programs=(PUSH, TAKE))
+
 
 class Stream:
-    """Datagrams on their way from one node to another."""
+    """Datagrams on their way from one node to another, or what *programs* send and count."""
 
-    def __init__(self, lab: Lab, source: str, sink: str, address: str) -> None:
+    def __init__(
+        self, lab: Lab, source: str, sink: str, address: str, *, programs: tuple[str, str] = (SEND, COUNT)
+    ) -> None:
         pipe = {"stdout": subprocess.PIPE, "text": True}
-        self._sink = lab.popen(sink, [sys.executable, "-c", COUNT, address], **pipe)
+        self._sink = lab.popen(sink, [sys.executable, "-c", programs[1], address], **pipe)
         assert self._sink.stdout is not None
         assert self._sink.stdout.readline().strip() == "ready"
-        self._source = lab.popen(source, [sys.executable, "-c", SEND, address], **pipe)
+        self._source = lab.popen(source, [sys.executable, "-c", programs[0], address], **pipe)
 
     def end(self) -> tuple[int, float]:
-        """Datagrams that have arrived, and for how many seconds they were sent."""
+        """Datagrams, or bytes, that have arrived, and for how many seconds they were sent."""
         sent, _ = self._source.communicate(timeout=60)
         received, _ = self._sink.communicate(timeout=60)
-        return int(received), float(sent)
+        return int(received), float(sent or SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +143,18 @@ def test_a_limit_holds_whichever_way_and_goes_without_trace(pair: Pair) -> None:
         assert "opaque-owner" not in pair.lab.exec(host, ["ovs-vsctl", "list", "qos"]).stdout
 
 
-def test_tenants_go_before_management_which_keeps_its_share(pair: Pair) -> None:
+def test_tenants_and_control_go_before_management_which_keeps_its_share(pair: Pair) -> None:
     pair.set("switch", "set", "sw-a", "--traffic-classes", "60/20/20@10")
     tenant = pair.stream("one", "two", "10.10.0.2")
     management = pair.stream("h1", "h2", "10.200.0.2")
     (of_tenant, _), (of_management, _) = tenant.end(), management.end()
     assert of_tenant > 2 * of_management, (of_tenant, of_management)
     assert of_management > OFFERED * 0.1, (of_tenant, of_management)
+    # what tenants leave is control's first
+    management, control = pair.stream("h1", "h2", "10.200.0.2"), pair.control("h1", "h2", "10.200.0.2")
+    (of_management, _), (of_control, _) = management.end(), control.end()
+    assert of_control / SIZE > 1.5 * of_management, (of_control, of_management)
+    assert of_management > OFFERED * 0.1, (of_control, of_management)
     # what somebody takes away comes back; what is no longer wanted goes
     pnic = pair.lab.exec("h1", ["sh", "-c", "ls /sys/class/net | grep ^pnic | head -1"]).stdout.strip()
     shown = ["tc", "filter", "show", "dev", pnic, "parent", "1:"]
