@@ -34,7 +34,7 @@ class BareBridge(Carrier):
     def create_ports(self, network: str, ports: Sequence[Port]) -> None:
         """Whatever is plugged in may speak, once it is attached."""
 
-    def delete_ports(self, ports: Sequence[Port]) -> None:
+    def delete_ports(self, network: str, ports: Sequence[Port]) -> None:
         """Flows name devices, and end with them."""
 
     def bridge(self, host: str) -> str:

@@ -65,7 +65,7 @@ class Carrier(ABC):
         """Make ports that allow their MAC and address and nothing else, with their VIFs attached."""
 
     @abstractmethod
-    def delete_ports(self, ports: Sequence[Port]) -> None:
+    def delete_ports(self, network: str, ports: Sequence[Port]) -> None:
         """Remove ports whose VIFs are unplugged."""
 
     @abstractmethod
@@ -96,9 +96,10 @@ class Deployment(Carrier):
         and answers to these, by one stateful set of rules; nothing else of IP does."""
 
     @abstractmethod
-    def put_elsewhere(self, network: str, ports: Sequence[Port]) -> None:
+    def put_elsewhere(self, network: str, ports: Sequence[Port], *, hearers: Sequence[str]) -> None:
         """Make ports that are on a host which is not there: written where the manager keeps them, as nobody has ten
-        thousand guests here. Agents are told of them as of any others."""
+        thousand guests here. Agents are told of them as of any others; returns when *hearers*, hosts with a VIF on the
+        network, know them all."""
 
     @abstractmethod
     def await_ports(self, ports: Sequence[Port]) -> None:

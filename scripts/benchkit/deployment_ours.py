@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ _ZONE = "a"
 _SWITCH = {"name": "bench", "zones": [_ZONE], "pnic_globs": ["pnic*"], "mtu": 1650, "vtep_pool": "10.200.0.0/24"}
 _CONTROL = "/run/hostagent/hostagent.sock"
 _LOOK_S = 0.01
+_PORT_S = 0.01  # for each of thousands of ports, until hosts know it
 _SENT_S = 0.05  # by then a change is on its way to every host
 
 
@@ -72,7 +73,7 @@ class OursDeployment(Deployment):
             spec = {"name": port.vif_uuid, "mac": port.mac, "ips": [port.address], "vif_uuid": port.vif_uuid}
             self._ask("POST", "ports", None, {**spec, "network": network})
 
-    def delete_ports(self, ports: Sequence[Port]) -> None:
+    def delete_ports(self, network: str, ports: Sequence[Port]) -> None:
         for port in ports:
             self._ask("DELETE", f"ports/{port.vif_uuid}", {"force": "true"})
         self._settle()
@@ -93,7 +94,7 @@ class OursDeployment(Deployment):
             raise LabError(f"ours: {host} has no switch")
         return str(found[0]["bridge"])
 
-    def put_elsewhere(self, network: str, ports: Sequence[Port]) -> None:
+    def put_elsewhere(self, network: str, ports: Sequence[Port], *, hearers: Sequence[str]) -> None:
         store = Store.open(f"sqlite:///{self.lab.path(MANAGER, '/var/lib/netmgr/netmgr.db')}")
         try:
             with store.transaction() as tx:
@@ -115,6 +116,7 @@ class OursDeployment(Deployment):
                     tx.put(replace(where, holder_host=far.uuid, holder_vtep=ELSEWHERE))
         finally:
             store.close()
+        self._told(hearers, revision=tx.revision, within_s=AGENT_S + len(ports) * _PORT_S)
         self._settle()
 
     def await_ports(self, ports: Sequence[Port]) -> None:
@@ -153,6 +155,18 @@ class OursDeployment(Deployment):
         while not all(host["in_sync"] for host in self._ask("GET", "hosts") if host["name"] in self.lab.hosts):
             if time.monotonic() > deadline:
                 raise LabError(f"ours: hosts are not in sync {AGENT_S:g} s after a removal; see `netmgr host list`")
+            time.sleep(_SENT_S)
+
+    def _told(self, hosts: Collection[str], *, revision: int, within_s: float) -> None:
+        """Wait until *hosts* have confirmed *revision*: it was written past the manager, which hears of it late."""
+        deadline = time.monotonic() + within_s
+        while late := [
+            host["name"]
+            for host in self._ask("GET", "hosts")
+            if host["name"] in hosts and host["acked_revision"] < revision
+        ]:
+            if time.monotonic() > deadline:
+                raise LabError(f"ours: {', '.join(late)} did not confirm revision {revision} within {within_s:g} s")
             time.sleep(_SENT_S)
 
     def _show(self, host: str) -> dict[str, Any]:

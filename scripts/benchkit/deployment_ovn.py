@@ -14,6 +14,7 @@ from pathlib import Path
 from scripts.benchkit.deployment import AGENT_S, ELSEWHERE, PORTS_S, RATES_PORT, Deployment
 from scripts.benchkit.inside import rpc
 from scripts.benchkit.ovn import CENTRAL, CONTROLLER, START_CONTROLLER, Ovn
+from scripts.benchkit.ovn_rows import bind_elsewhere, delete_ports, insert_ports
 from scripts.benchkit.plain import BRIDGE
 from scripts.benchkit.subject import Port, eventually
 from scripts.labkit import Lab, LabError, processes
@@ -23,7 +24,7 @@ __all__ = ["OvnDeployment"]
 _NBCTL = "/run/ovn/nbctl.ctl"
 _WAIT_S = 10
 _GONE_S = 10.0
-_CHUNK = 500  # ports of one command
+_PORT_S = 0.02  # for each of thousands of ports, until all know it
 
 
 class OvnDeployment(Deployment):
@@ -48,11 +49,12 @@ class OvnDeployment(Deployment):
         self._nb("ls-del", name, hypervisors=True)
 
     def create_ports(self, network: str, ports: Sequence[Port]) -> None:
-        self._nb(*_port_words(network, ports), hypervisors=True)
+        insert_ports(self._database("nb"), network, ports)
+        self._nb("sync", hypervisors=True, timeout_s=_WAIT_S + len(ports) * _PORT_S)
 
-    def delete_ports(self, ports: Sequence[Port]) -> None:
-        words = [word for port in ports for word in ("--", "lsp-del", port.vif_uuid)]
-        self._nb(*words[1:], hypervisors=True)
+    def delete_ports(self, network: str, ports: Sequence[Port]) -> None:
+        delete_ports(self._database("nb"), network, ports)
+        self._nb("sync", hypervisors=True, timeout_s=_WAIT_S + len(ports) * _PORT_S)
 
     def protect(self, ports: Sequence[Port]) -> None:
         self._nb("pg-add", "rates", *(port.vif_uuid for port in ports), hypervisors=True)
@@ -64,17 +66,12 @@ class OvnDeployment(Deployment):
     def bridge(self, host: str) -> str:
         return BRIDGE
 
-    def put_elsewhere(self, network: str, ports: Sequence[Port]) -> None:
+    def put_elsewhere(self, network: str, ports: Sequence[Port], *, hearers: Sequence[str]) -> None:
         self.lab.exec(CENTRAL, ["ovn-sbctl", "chassis-add", "far", "geneve", ELSEWHERE])
-        for at in range(0, len(ports), _CHUNK):
-            chunk = ports[at : at + _CHUNK]
-            self._nb(*_port_words(network, chunk), timeout_s=AGENT_S)
-        self._nb("sync", hypervisors=True, timeout_s=AGENT_S)
-        for at in range(0, len(ports), _CHUNK):
-            chunk = ports[at : at + _CHUNK]
-            words = [word for port in chunk for word in ("--", "lsp-bind", port.vif_uuid, "far")]
-            self.lab.exec(CENTRAL, ["ovn-sbctl", f"--timeout={_WAIT_S}", *words[1:]])
-        self._nb("sync", hypervisors=True, timeout_s=AGENT_S)
+        within_s = _WAIT_S + len(ports) * _PORT_S
+        insert_ports(self._database("nb"), network, ports)
+        bind_elsewhere(self._database("sb"), "far", ports, within_s=within_s)
+        self._nb("sync", hypervisors=True, timeout_s=within_s)
 
     def await_ports(self, ports: Sequence[Port]) -> None:
         words = [
@@ -107,18 +104,12 @@ class OvnDeployment(Deployment):
         options = [f"--timeout={timeout_s:.0f}", *(["--wait=hv"] if hypervisors else [])]
         rpc(self._nbctl, "run", *options, *words, timeout_s=timeout_s + 1)
 
+    def _database(self, which: str) -> Path:
+        return self.lab.path(CENTRAL, f"/run/ovn/ovn{which}_db.sock")
+
     @property
     def _nbctl(self) -> Path:
         return self.lab.path(CENTRAL, _NBCTL)
-
-
-def _port_words(network: str, ports: Sequence[Port]) -> list[str]:
-    words: list[str] = []
-    for port in ports:
-        both = f"{port.mac} {port.address}"
-        words += ["--", "lsp-add", network, port.vif_uuid, "--", "lsp-set-addresses", port.vif_uuid, both]
-        words += ["--", "lsp-set-port-security", port.vif_uuid, both]
-    return words[1:]
 
 
 def _gone(lab: Lab, host: str) -> bool:

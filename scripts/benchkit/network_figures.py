@@ -69,6 +69,12 @@ MEASURES = {
         what="start of a killed agent → in sync, with 10,000 remote ports",
         reach=Reach(limit=1000, to=""),
     ),
+    "agent_memory_10000": Measure(unit="KiB", what="resident memory of an agent with 10,000 remote ports"),
+    "vif_first_frame_10000": Measure(
+        unit="ms",
+        what="VIF plugged → its first frame on another host, of a network with 10,000 other ports",
+        reach=Reach(limit=0.5),
+    ),
     "attach_500": Measure(unit="ms", what="500 VIFs plugged on one host → frames of all delivered on another"),
     "cold_start_500": Measure(unit="ms", what="start of a killed agent → in sync, with 500 VIFs on its host"),
     "throughput": Measure(

@@ -32,6 +32,7 @@ _PREFIX = 16
 _REACHED_S, _CROWD_S = 30.0, 120.0
 _TIMED_OUT = 124  # timeout(1)
 _SPAN_S = 3  # of a sample of throughput
+_REST_S = 5.0  # from an agent in sync to one that has given back what its start needed
 
 
 class NetworkRig:
@@ -70,7 +71,8 @@ class NetworkRig:
     def surround(self, number: int) -> None:
         """*number* ports on a host that is not there, and one here that may hear of them."""
         plug(self.carrier, _SPEAKER, [self._vif(_SPEAKER)])
-        self.deployment.put_elsewhere(self.network, [self._port() for _ in range(number)])
+        far = [self._port() for _ in range(number)]
+        self.deployment.put_elsewhere(self.network, far, hearers=(_SPEAKER, _LISTENER))
 
     # --- one sample of each ----------------------------------------------------------------------------------------
 
@@ -108,6 +110,12 @@ class NetworkRig:
         began = time.monotonic()
         self.deployment.start_agent(_SPEAKER)
         return _ms(time.monotonic() - began)
+
+    def restart(self) -> tuple[float, float]:
+        """Samples of a cold start, and of what the agent holds once it has come to rest."""
+        started = self.cold_start()
+        time.sleep(_REST_S)
+        return started, float(self.deployment.agent_memory_kib()[self.lab.hosts.index(_SPEAKER)])
 
     def throughput(self, *, groups: bool = False) -> float:
         """Mbit/s that the receiver of one TCP connection gets."""
@@ -147,7 +155,7 @@ class NetworkRig:
 
     def _remove(self, vifs: list[Vif]) -> None:
         unplug(self.carrier, _SPEAKER, vifs)
-        self.carrier.delete_ports([vif.port for vif in vifs])
+        self.carrier.delete_ports(self.network, [vif.port for vif in vifs])
 
     def _iperf(self, *words: str, groups: bool) -> dict[str, Any]:
         ends = self._endpoints(groups=groups)
