@@ -38,6 +38,7 @@ _SWITCH_S = 0.0005  # how long a thread may keep the event loop's from its turn;
 _VIEW_PORT = 7445
 _SETTLED_S = 2.0
 _COLLECTION = (50_000, 20, 20)  # new containers until a collection of the youngest; of these until one of the next
+_ARENA_MAX = -8  # M_ARENA_MAX of mallopt(3)
 _STUCK_S = 60.0  # a loop that has not come round for so long is not fed to the watchdog any more
 
 
@@ -65,6 +66,7 @@ def run_daemon(settings: Settings, *, view_port: int | None, log_level: str) -> 
     except IdentityError as error:
         raise DaemonError(str(error)) from None
     sys.setswitchinterval(_SWITCH_S)
+    _spare_the_collector()
     asyncio.run(_run(settings, identity, view_port))
 
 
@@ -84,7 +86,7 @@ async def _run(settings: Settings, identity: Identity, view_port: int | None) ->
         state.close()
         raise DaemonError(str(error)) from None
     _refresh_hooks(settings)
-    _spare_the_collector()
+    gc.freeze()  # what the state holds stays, too
     work = asyncio.create_task(agent.run(), name="agent")
     watchdog = asyncio.create_task(_feed_watchdog(agent), name="watchdog")
     settling = asyncio.create_task(_settle_down(agent), name="settling")
@@ -144,17 +146,21 @@ async def _settle_down(agent: Agent) -> None:
     there are 10,000 ports."""
     while not agent.in_sync:  # noqa: ASYNC110  # in no hurry; an event would be for this alone
         await asyncio.sleep(_SETTLED_S)
-    _spare_the_collector()
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
     with suppress(AttributeError):  # not every C library can
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _spare_the_collector() -> None:
-    """What is there now stays: modules, and what the state holds. A full collection would walk through all of it, in
-    the middle of a turn of the loop; and the loop's values, being frozen, hardly ever form cycles."""
-    gc.collect()
+    """What is there now stays: modules, and soon what the state holds. A full collection would walk through all of it,
+    in the middle of a turn of the loop, and several times during the start; and the loop's values, being frozen, hardly
+    ever form cycles. What the imports have left is collected when the host is as wanted (`_settle_down`)."""
     gc.freeze()
     gc.set_threshold(*_COLLECTION)
+    with suppress(AttributeError):  # as above
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)  # threads that wait for the network need no heap of their own each
 
 
 def _notify(state: str) -> None:

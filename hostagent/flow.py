@@ -301,22 +301,28 @@ def match(**conditions: int | str | tuple[int, int]) -> tuple[Match, ...]:
 
 def canonical(items: Iterable[Match]) -> tuple[Match, ...]:
     """*items* sorted, wide registers split, full masks dropped, empty masks left out."""
-    narrow: list[Match] = []
+    result: list[Match] = []
     for item in items:
-        if item.field.startswith("x"):
-            narrow.extend(_split(item))
-        else:
-            narrow.append(item)
-    result = []
-    for name, value, mask in narrow:
-        ones = (1 << FIELDS[name].bits) - 1
-        if mask == 0:
-            continue
-        if mask is None or mask == ones or (name in _NARROW and mask == _NARROW[name]):
-            result.append(Match(name, value))
-        else:
-            result.append(Match(name, value & mask, mask))
-    return tuple(sorted(result, key=lambda item: _RANK[item.field]))
+        if item.field[0] == "x":
+            result.extend(_split(item))
+        elif item.mask is None:
+            result.append(item)
+        elif item.mask:
+            result.append(_narrowed(item.field, item.value, item.mask))
+    if len(result) > 1:
+        result.sort(key=_rank)
+    return tuple(result)
+
+
+def _rank(item: Match) -> int:
+    return _RANK[item.field]
+
+
+def _narrowed(name: str, value: int, mask: int) -> Match:
+    ones = (1 << FIELDS[name].bits) - 1
+    if mask == ones or (name in _NARROW and mask == _NARROW[name]):
+        return Match(name, value)
+    return Match(name, value & mask, mask)
 
 
 def mac_to_int(mac: str) -> int:
@@ -325,12 +331,22 @@ def mac_to_int(mac: str) -> int:
 
 
 def _split(item: Match) -> Iterable[Match]:
-    width = FIELDS[item.field].bits // 32
-    first = int(item.field.lstrip("xreg")) * width
-    mask = (1 << FIELDS[item.field].bits) - 1 if item.mask is None else item.mask
-    for index in range(width):
-        shift = 32 * (width - 1 - index)
-        yield Match(f"reg{first + index}", item.value >> shift & 0xFFFFFFFF, mask >> shift & 0xFFFFFFFF)
+    shifts, names = _PARTS[item.field]
+    for name, shift in zip(names, shifts, strict=True):
+        mask = None if item.mask is None else item.mask >> shift & 0xFFFFFFFF
+        if mask is None:
+            yield Match(name, item.value >> shift & 0xFFFFFFFF)
+        elif mask:
+            yield _narrowed(name, item.value >> shift & 0xFFFFFFFF, mask)
+
+
+def _parts(name: str, width: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    first = int(name.lstrip("xreg")) * width
+    return tuple(range(32 * (width - 1), -1, -32)), tuple(f"reg{first + index}" for index in range(width))
+
+
+_PARTS: Final = {name: _parts(name, field.bits // 32) for name, field in FIELDS.items() if name[0] == "x"}
+"""Of joined registers: by how many bits each part is to be shifted, and its name."""
 
 
 # --- text ---------------------------------------------------------------------------------------------------------
@@ -422,4 +438,11 @@ def _subfield(name: str, bits: int) -> str:
 
 def address_of(text: str) -> int:
     """An address as a number."""
+    parts = text.split(".")
+    if len(parts) == 4 and all(part in _OCTETS for part in parts):  # ten thousand at a start
+        first, second, third, fourth = (_OCTETS[part] for part in parts)
+        return first << 24 | second << 16 | third << 8 | fourth
     return int(ip_address(text))
+
+
+_OCTETS: Final = {str(number): number for number in range(256)}

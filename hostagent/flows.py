@@ -25,6 +25,7 @@ from hostagent.pipeline.answer import single_addresses
 from hostagent.pipeline.network import NetworkPorts, PortView, Trunk, Wire, network_flows, vtep_flows
 from hostagent.pipeline.policy import Policy, group_key, policy_flows
 from hostagent.pipeline.probe import entry_flow, probe_flows
+from hostagent.pipeline.remote import Remote, distinct, is_remote, remote_port
 from hostagent.pipeline.tables import family_of, switch_flows
 from hostagent.qos import meter_of
 from hostagent.resolve import SwitchIntent, tunnel_key
@@ -70,7 +71,10 @@ def compile_flows(
         wire = _wire(network, intent, bridge)
         inputs = _inputs(desired, network, by_network.get(network.uuid, ()), taps, wire, meters)
         known = before.get(network.uuid)
-        now[network.uuid] = known if known is not None and _yields(known, inputs) else _compile(inputs)
+        if known is not None and _yields(known, inputs):
+            now[network.uuid] = known
+        else:
+            now[network.uuid] = _compile(inputs, known, realized)
     flows: set[Flow] = set(switch_flows(family_of(own_vtep)))
     flows.update(*(one.flows for one in now.values()))
     enforced = {uuid for one in now.values() for uuid in one.groups}
@@ -137,6 +141,7 @@ class _Compiled(NamedTuple):
     flows: frozenset[Flow]
     vteps: frozenset[str]  # that frames of the network may come from
     groups: frozenset[UUID]  # that judge a port of the network here
+    remotes: Mapping[int, Remote]  # by number of the port's UUID: kept as long as the port stays as it is
 
 
 _memory: OrderedDict[tuple[UUID, UUID], dict[UUID, _Compiled]] = OrderedDict()
@@ -219,23 +224,60 @@ def _yields(known: _Compiled, inputs: _Inputs) -> bool:
     return known.inputs._replace(wire=replace(before, cut=after.cut)) == inputs
 
 
-def _compile(inputs: _Inputs) -> _Compiled:
-    views = tuple(_views(inputs))
-    hushed = inputs.network.uuid in inputs.hushed
+def _compile(inputs: _Inputs, known: _Compiled | None, realized: frozenset[Flow]) -> _Compiled:
+    remotes, rest = _remotes(inputs, known, realized)
+    views = tuple(_views(rest))
+    addresses = [address for view in views for address in (*single_addresses(view.ips), *view.learned)]
+    if not distinct(remotes.values(), [view.mac for view in views], addresses):
+        remotes, views = {}, tuple(_views(inputs))
     ports = NetworkPorts(
         key=network_key(inputs.network.uuid),
         wire=inputs.wire,
         ports=views,
-        hushed=hushed,
+        remotes=remotes.values(),
+        hushed=inputs.network.uuid in inputs.hushed,
         writes_nd=inputs.datapath != "system",
     )
-    vteps = {vtep for view in views for vtep in (view.holder_vtep, view.incoming_vtep)}
     return _Compiled(
         inputs=inputs,
         flows=frozenset(network_flows(ports)),
-        vteps=frozenset(vteps),
+        vteps=frozenset(vtep for place in ports.places() for vtep in (place.holder_vtep, place.incoming_vtep)),
         groups=frozenset(group for _, groups, _ in inputs.policies for group in groups),
+        remotes=remotes,
     )
+
+
+def _remotes(inputs: _Inputs, known: _Compiled | None, realized: frozenset[Flow]) -> tuple[dict[int, Remote], _Inputs]:
+    """The ports that the host has no part in, as last time those that are as last time; and *inputs* with the rest."""
+    host, key = inputs.host, network_key(inputs.network.uuid)
+    if host is None:
+        return {}, inputs
+    own_vtep = _own_vtep(inputs)
+    kept: Mapping[int, Remote] = {}
+    if known is not None and known.inputs.host == host and _own_vtep(known.inputs) == own_vtep:
+        kept = known.remotes
+    # At the start the switch has most of them: of two equal flows one is enough.
+    same = {} if kept else {flow: flow for flow in realized}
+    several = {uuid.int for uuid, _ in (*inputs.learned, *inputs.phases, *inputs.relay_vteps)}
+    remotes: dict[int, Remote] = {}
+    rest: list[tuple[UUID, LogicalPort | None, Location | None]] = []
+    for item in zip(inputs.uuids, inputs.ports, inputs.locations, strict=True):
+        uuid, port, location = item
+        number = uuid.int  # is hashed ten times as fast
+        one = kept.get(number)
+        if one is not None and one.port is port and one.location is location and number not in several:
+            remotes[number] = one
+        elif location is not None and is_remote(host, port, location) and number not in several:
+            known_flows = same if one is None else {flow: flow for flow in one.flows}
+            remotes[number] = remote_port(key, own_vtep, port, location, known_flows)
+        else:
+            rest.append(item)
+    uuids, ports, locations = zip(*rest, strict=True) if rest else ((), (), ())
+    return remotes, inputs._replace(uuids=uuids, ports=ports, locations=locations)
+
+
+def _own_vtep(inputs: _Inputs) -> str | None:
+    return inputs.wire.vtep if isinstance(inputs.wire, Wire) else None
 
 
 def _views(inputs: _Inputs) -> Iterator[PortView]:

@@ -440,7 +440,8 @@ class Host:
             bundles = self._bundles.get(name, 0)
             try:
                 before = self._flows.get(name)
-                self._flows[name] = sharing(await self._switches[name].dump(), before)
+                found = await self._switches[name].dump(before=before or frozenset())
+                self._flows[name] = sharing(found, before)
                 self._meters[name] = await self._switches[name].meters()
                 if self._bundles.get(name, 0) != bundles:  # committed during the dump: in it or not, who knows
                     self._stale_flows.add(name)

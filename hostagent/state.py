@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
@@ -98,10 +98,10 @@ class State:
         self.port_by_vif: dict[UUID, UUID] = {}
         self.vifs: dict[UUID, VifRecord] = {}
         self.notes: dict[UUID, float] = {}
-        self.refs: dict[tuple[Kind, UUID], int] = {}
+        self._versions: dict[Kind, dict[UUID, int]] = {kind: {} for kind in Kind}
         self.refused_locations: dict[UUID, str] = {}
         """By port: why the location last sent was refused; gone with the next good one."""
-        self._seen: dict[UUID, int] = {}
+        self._seen: dict[UUID, int] = {}  # where it is not the version of the location that is held
         self.ct_zones: dict[UUID, int]
         """By port: its zone of the connection tracker, as `records` keeps it."""
         self.records: Records
@@ -115,7 +115,11 @@ class State:
 
     def have(self) -> tuple[Ref, ...]:
         """Everything held, for Hello."""
-        return tuple(Ref(kind=kind, uuid=uuid, version=version) for (kind, uuid), version in self.refs.items())
+        return tuple(
+            Ref(kind=kind, uuid=uuid, version=version)
+            for kind, versions in self._versions.items()
+            for uuid, version in versions.items()
+        )
 
     def take(
         self, upserts: Iterable[Object], removals: Iterable[Ref] = (), *, revision: int | None = None
@@ -160,7 +164,7 @@ class State:
     def keep_only(self, refs: Iterable[Ref]) -> tuple[Ref, ...]:
         """Drop every object that *refs* do not name: the end of a first difference from another store."""
         wanted = {(ref.kind, ref.uuid) for ref in refs}
-        surplus = [Ref(kind=kind, uuid=uuid) for kind, uuid in self.refs if (kind, uuid) not in wanted]
+        surplus = [Ref(kind=ref.kind, uuid=ref.uuid) for ref in self.have() if (ref.kind, ref.uuid) not in wanted]
         return self.take((), surplus)
 
     def set_store(self, store_id: str) -> None:
@@ -171,7 +175,8 @@ class State:
 
     def newest_location(self, port_uuid: UUID) -> int:
         """The highest version of this port's location ever seen; 0 for none."""
-        return self._seen.get(port_uuid, 0)
+        held = self.locations.get(port_uuid)
+        return max(self._seen.get(port_uuid, 0), held.version if held is not None else 0)
 
     def hidden(self) -> dict[UUID, Withdrawal]:
         """By network: what hides it from this host; of two, the one that names this host."""
@@ -233,20 +238,21 @@ class State:
         ref = ref_of(item)
         body = item.body
         if isinstance(body, Location):
-            if body.version < self._seen.get(ref.uuid, 0):
+            newest = self.newest_location(ref.uuid)
+            if body.version < newest:
                 sentence = (
-                    f"port {ref.uuid}: location version {body.version} is older than {self._seen[ref.uuid]}, which this"
-                    " host has seen; was the manager's store restored from a backup?"
+                    f"port {ref.uuid}: location version {body.version} is older than {newest}, which this host has"
+                    " seen; was the manager's store restored from a backup?"
                 )
                 log.warning("location refused", reason=sentence)
                 self.refused_locations[ref.uuid] = sentence
                 self._acknowledge_version(ref, item.version)
                 return False
             self.refused_locations.pop(ref.uuid, None)
-            if body.version > self._seen.get(ref.uuid, 0):
-                self._seen[ref.uuid] = body.version
+            if body.version > newest:
+                self._seen.pop(ref.uuid, None)
                 self._db.execute("REPLACE INTO seen VALUES (?, ?)", (str(ref.uuid), body.version))
-        same = self.refs.get((ref.kind, ref.uuid)) == item.version and self._table(ref.kind).get(ref.uuid) == body
+        same = self._versions[ref.kind].get(ref.uuid) == item.version and self._table(ref.kind).get(ref.uuid) == body
         if not same:
             raw = encode_object(item).SerializeToString()
             self._db.execute("REPLACE INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
@@ -256,19 +262,19 @@ class State:
     def _acknowledge_version(self, ref: Ref, version: int) -> None:
         """The manager's row is at *version*, and ours keeps its body: the next difference is taken against that row."""
         body = self._table(ref.kind).get(ref.uuid)
-        if body is None or self.refs.get((ref.kind, ref.uuid)) == version:
+        if body is None or self._versions[ref.kind].get(ref.uuid) == version:
             return
         raw = encode_object(Object(version=version, body=body)).SerializeToString()
         self._db.execute("REPLACE INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
-        self.refs[ref.kind, ref.uuid] = version
+        self._versions[ref.kind][ref.uuid] = version
 
     def _held_version(self, ref: Ref) -> int:
-        return self.refs.get((ref.kind, ref.uuid), 0)
+        return self._versions[ref.kind].get(ref.uuid, 0)
 
     def _remember(self, item: Object) -> None:
         ref = ref_of(item)
         self._unindex(ref.kind, ref.uuid)
-        self.refs[ref.kind, ref.uuid] = item.version
+        self._versions[ref.kind][ref.uuid] = item.version
         self._table(ref.kind)[ref.uuid] = item.body
         if isinstance(item.body, HostConfig):
             self.host = item.body
@@ -276,9 +282,11 @@ class State:
             self.port_by_vif[item.body.vif_uuid] = item.body.uuid
 
     def _drop(self, kind: Kind, uuid: UUID) -> bool:
-        if self.refs.pop((kind, uuid), None) is None:
+        if self._versions[kind].pop(uuid, None) is None:
             return False
         self._unindex(kind, uuid)
+        if kind is Kind.LOCATION:
+            self._seen[uuid] = self.newest_location(uuid)
         del self._table(kind)[uuid]
         if kind is Kind.HOST:
             self.host = None
@@ -359,9 +367,13 @@ class State:
         meta = dict(db.execute("SELECT key, value FROM meta"))
         self.store_id = meta.get("store_id", "")
         self.revision = int(meta.get("revision", "0"))
-        self._seen.update((UUID(port), version) for port, version in db.execute("SELECT * FROM seen"))
-        for (raw,) in db.execute("SELECT body FROM objects"):
+        # A port and its location come one after the other, and share what they have in common.
+        for (raw,) in db.execute("SELECT body FROM objects ORDER BY uuid, kind DESC"):
             self._remember(decode_object(objects_pb2.Object.FromString(raw)))
+        held = ((str(uuid), location.version) for uuid, location in self.locations.items())
+        self._seen.update(
+            (UUID(port), version) for port, version in _newer(db.execute("SELECT * FROM seen"), dict(held))
+        )
         for vif, port, network, mac, vm, vm_name, ovs_port in db.execute("SELECT * FROM vifs"):
             self.vifs[UUID(vif)] = VifRecord(
                 vif_uuid=UUID(vif),
@@ -381,8 +393,15 @@ class State:
         self.ports.clear()
         self.locations.clear()
         self.learned.clear()
-        for index in (self.port_by_vif, self.vifs, self.notes, self.refs, self._seen, self._hosts):
+        for index in (self.port_by_vif, self.vifs, self.notes, self._seen, self._hosts):
             index.clear()
+        for versions in self._versions.values():
+            versions.clear()
+
+
+def _newer(seen: Iterable[tuple[str, int]], held: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Of *seen* what is newer than what is *held*: little, of ten thousand ports."""
+    return ((port, version) for port, version in seen if version > held.get(port, 0))
 
 
 def _vif_row(record: VifRecord) -> tuple[str, ...]:

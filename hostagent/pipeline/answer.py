@@ -32,7 +32,7 @@ from hostagent.flow import IN_PORT, Action, Flow, Goto, Match, Move, Output, Res
 from hostagent.flow import address_of as to_int
 from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, Table
 
-__all__ = ["answer_flows", "single_addresses"]
+__all__ = ["Address", "answer_flows", "binding", "single_addresses"]
 
 _ARP_REQUEST = match(eth_type=0x0806, arp_op=1)
 _SOLICITATION = match(eth_type=0x86DD, nw_proto=58, icmpv6_type=135, icmpv6_code=0)
@@ -52,10 +52,11 @@ def answer_flows(
     learned: Iterable[tuple[int, tuple[Address, ...]]] = (),
     *,
     writes_nd: bool,
+    others: bool = False,
 ) -> Iterator[Flow]:
     """The flows of network *key*: MACs of its live ports and their addresses. A learned one yields to a defined one.
 
-    *writes_nd*: the datapath can turn a solicitation into an advertisement.
+    *writes_nd*: the datapath can turn a solicitation into an advertisement. *others*: there are bindings beside these.
     """
     owners: dict[Address, int] = {}
     shared: set[Address] = set()
@@ -69,11 +70,11 @@ def answer_flows(
     for (version, number), mac in owners.items():
         if (version, number) not in shared:
             yield _binding(key, version, number, mac)
-    if len(owners) > len(shared):
+    if others or len(owners) > len(shared):
         yield from _responder(key, writes_nd)
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 10)
 def single_addresses(ips: tuple[str, ...]) -> tuple[Address, ...]:
     """Those of *ips* that are one address and not a prefix; `10.0.0.5/24` is one."""
     found = []
@@ -88,15 +89,17 @@ def single_addresses(ips: tuple[str, ...]) -> tuple[Address, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=1 << 16)
-def _binding(key: int, version: int, number: int, mac: int) -> Flow:
-    """Built in canonical order by hand: there are as many as there are addresses."""
+def binding(key: int, version: int, number: int, mac: int) -> Flow:
+    """BINDING: the address is of *mac*. Built in canonical order by hand: there are as many as there are addresses."""
     if version == 4:
         question: tuple[Match, ...] = (_network(key), Match(ADDRESS4, number))
     else:
         parts = (Match(f"reg{8 + index}", number >> 96 - 32 * index & 0xFFFFFFFF) for index in range(4))
         question = (_network(key), Match(ADDRESS4, 0), *parts)
     return Flow(table=Table.BINDING, priority=100, cookie=key, match=question, actions=(SetField(OWNER_MAC, mac),))
+
+
+_binding = lru_cache(maxsize=1 << 12)(binding)
 
 
 @lru_cache(maxsize=4096)

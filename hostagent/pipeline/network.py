@@ -22,7 +22,7 @@ What networks on a VLAN do otherwise is in `vlan`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -47,7 +47,9 @@ from hostagent.model import Phase
 from hostagent.pipeline.answer import answer_flows, single_addresses
 from hostagent.pipeline.guard import guard_flows
 from hostagent.pipeline.learn import claim_flows, lease_flows, unknown_flows
+from hostagent.pipeline.locate import locate
 from hostagent.pipeline.policy import Policy, deliver, port_policy_flows, ticket_flows
+from hostagent.pipeline.remote import Place, Remote
 from hostagent.pipeline.tables import (
     FROM_TUNNEL,
     FROM_UPLINK,
@@ -115,13 +117,23 @@ class PortView(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPorts:
-    """One network: its key, its way out (None while its port has no ofport) and its ports, no MAC twice."""
+    """One network: its key, its way out (None while its port has no ofport) and its ports, no MAC twice. Of those in
+    `remotes` no MAC and no address is another's."""
 
     key: int
     wire: Wire | Trunk | None
     ports: tuple[PortView, ...]
+    remotes: Collection[Remote] = ()
     hushed: bool = False  # what its DHCP servers say is not copied to the agent
     writes_nd: bool = True  # the datapath can turn a neighbour solicitation into an advertisement
+
+    def places(self) -> set[Place]:
+        """Where ports are that are not here."""
+        return {remote.place for remote in self.remotes} | {
+            Place(port.holder_vtep, vtep, port.live)
+            for port in self.ports
+            for vtep in (port.incoming_vtep, port.relay_vtep)
+        }
 
 
 def network_flows(network: NetworkPorts) -> Iterator[Flow]:
@@ -161,7 +173,10 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
     live = [port for port in network.ports if port.bound]
     defined = ((port.mac, single_addresses(port.ips)) for port in live if port.ips)
     learned = ((port.mac, port.learned) for port in live if port.learned)
-    yield from answer_flows(network.key, defined, learned, writes_nd=network.writes_nd)
+    for remote in network.remotes:
+        yield from remote.flows
+    others = any(remote.addresses for remote in network.remotes)
+    yield from answer_flows(network.key, defined, learned, writes_nd=network.writes_nd, others=others)
     if not network.hushed and any(_learns(port) for port in network.ports):
         yield from lease_flows(network.key)
     yield from _flood(network)
@@ -264,33 +279,10 @@ def _detour(port: PortView) -> str:
 def _locate(key: int, port: PortView, own_vtep: str) -> Iterator[Flow]:
     if port.state is VifState.LIT and not port.here:
         return  # alive on this host already: nobody else speaks for it here
-    holder = port.holder_vtep if port.holder_vtep != own_vtep else ""
-    incoming = port.incoming_vtep if port.incoming_vtep != own_vtep else ""
-    if holder or incoming:
-        yield _locate_row(key, port.mac, holder, incoming)
+    yield from _located(key, port.mac, port.holder_vtep, port.incoming_vtep, own_vtep)
 
 
-@lru_cache(maxsize=1 << 16)
-def _locate_row(key: int, mac: int, holder: str, incoming: str) -> Flow:
-    """The one flow of a remote port; remembered, because there are many and few change. Canonical by hand."""
-    question = (_network(key), Match("reg12", mac >> 32), Match("reg13", mac & 0xFFFFFFFF))
-    assert MAC_REGISTER == "xreg6"
-    return Flow(table=Table.LOCATE, priority=100, cookie=key, match=question, actions=_places(holder, incoming))
-
-
-@lru_cache(maxsize=4096)
-def _network(key: int) -> Match:
-    return Match("metadata", key)
-
-
-@lru_cache(maxsize=1 << 14)
-def _places(holder: str, incoming: str) -> tuple[Action, ...]:
-    actions: list[Action] = []
-    if holder:
-        actions.append(SetField(family_of(holder).holder, to_int(holder)))
-    if incoming:
-        actions.append(SetField(family_of(incoming).incoming, to_int(incoming)))
-    return tuple(actions)
+_located = lru_cache(maxsize=1 << 12)(locate)
 
 
 def _flood(network: NetworkPorts) -> Iterator[Flow]:
@@ -305,7 +297,7 @@ def _flood(network: NetworkPorts) -> Iterator[Flow]:
         yield _row(Table.FLOOD, 100, network.key, (network_match, FROM_UPLINK), here)
     elif network.wire is not None:
         wire, family = network.wire, family_of(network.wire.vtep)
-        vteps = sorted({port.holder_vtep for port in network.ports if port.live} - {wire.vtep, ""} - wire.cut)
+        vteps = sorted({place.holder_vtep for place in network.places() if place.live} - {wire.vtep, ""} - wire.cut)
         copies = [
             tuple(action for vtep in part for action in (SetField(family.tun_dst, to_int(vtep)), Output(wire.tunnel)))
             for part in (vteps[at : at + _VTEPS_A_FLOW] for at in range(0, len(vteps), _VTEPS_A_FLOW))
@@ -336,7 +328,7 @@ def _send(key: int, wire: Wire) -> Iterator[Flow]:
 def _spare(network: NetworkPorts, wire: Wire) -> Iterator[Flow]:
     """SEND: what is for a VTEP that does not answer ends here, and is counted."""
     family = family_of(wire.vtep)
-    used = {vtep for port in network.ports for vtep in (port.holder_vtep, port.incoming_vtep, port.relay_vtep)}
+    used = {vtep for place in network.places() for vtep in (place.holder_vtep, place.incoming_vtep)}
     for vtep in sorted(used & wire.cut):
         conditions = (Match("metadata", network.key), Match(family.tun_dst, to_int(vtep)))
         yield _row(Table.SEND, 110, network.key, conditions, Drop)

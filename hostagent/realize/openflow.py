@@ -61,7 +61,7 @@ _METER_EXISTS: Final = (12, 1)
 _NICIRA, _CT_FLUSH_ZONE = 0x2320, 29
 _FRAGMENTS_SHOW_PORTS: Final = 3  # Open vSwitch's "nx-match"
 _MESSAGE_MAX: Final = 0xFFFF - 32  # of 65,535 bytes, less what a bundle puts around a flow-mod
-_MEMO_MAX: Final = 200_000  # encodings remembered between dumps
+_MEMO_SPARE: Final = 1000  # encodings remembered between dumps, beyond those of the flows that are there
 
 
 class OpenFlowError(RealizeError):
@@ -179,14 +179,18 @@ class OpenFlowConnection:
             if self._refused:
                 raise OpenFlowError(self._refusal(first_xid, flows, discarded=False))
 
-    async def dump(self, *, timeout_s: float = 30.0) -> frozenset[Flow]:
-        """All flows of the bridge, as the switch has them now.
+    async def dump(self, *, before: frozenset[Flow] = frozenset(), timeout_s: float = 30.0) -> frozenset[Flow]:
+        """All flows of the bridge, as the switch has them now; those of *before* that it still has by themselves.
 
         Raises:
             OpenFlowError: no whole answer.
         """
         parts = await self._dump_parts(0xFF, timeout_s)
-        return frozenset(flow for part in parts for flow in decode_stats(part, self._known))
+        same = {flow: flow for flow in before}
+        flows = frozenset(flow for part in parts for flow in decode_stats(part, self._known, same))
+        if len(self._known) > 2 * len(flows) + _MEMO_SPARE:
+            self._known = {key: flow for key, flow in self._known.items() if flow in flows}
+        return flows
 
     async def count(self, table: int = 0xFF, *, timeout_s: float = 30.0) -> tuple[Counted, ...]:
         """The flows of one *table*, or of all, with what has met each; counters lag by up to a second.
@@ -311,8 +315,6 @@ class OpenFlowConnection:
         body = struct.pack("!B3xII4xQQ", table, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0) + struct.pack("!HH4x", 1, 4)
         request = struct.pack("!HH4x", _FLOW_DESC, 0) + body
         parts: list[bytes] = await self._ask(_MULTIPART_REQUEST, request, timeout_s, "dumping")
-        if len(self._known) > _MEMO_MAX:
-            self._known.clear()
         return parts
 
     def _encode(self, command: int, flow: Flow) -> bytes:

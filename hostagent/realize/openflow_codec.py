@@ -11,8 +11,9 @@ deleted strictly.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Final
 
 from hostagent.flow import (
@@ -97,17 +98,20 @@ def encode_packet_out(actions: tuple[Action, ...], frame: bytes) -> bytes:
     return head + encode_match((Match("in_port", _CONTROLLER),)) + applied + frame
 
 
-def decode_stats(body: bytes, known: dict[bytes, Flow] | None = None) -> Iterator[Flow]:
+def decode_stats(
+    body: bytes, known: dict[bytes, Flow] | None = None, same: Mapping[Flow, Flow] | None = None
+) -> Iterator[Flow]:
     """The flows in the body of one OFPMP_FLOW_DESC reply.
 
-    *known* maps encodings to flows that were decoded before; it is read and extended, and makes a second dump cheap.
+    *known* maps digests of encodings to flows that were decoded before; it is read and extended, and makes a second
+    dump cheap. *same* are flows to give, by themselves, in the stead of those that equal them: one of each is enough.
     """
-    return (flow for flow, _, _ in _decode_descriptions(body, {} if known is None else known))
+    return (flow for flow, _, _ in _decode_descriptions(body, {} if known is None else known, same or {}))
 
 
 def decode_counted(body: bytes, known: dict[bytes, Flow] | None = None) -> Iterator[tuple[Flow, int, int]]:
     """As `decode_stats`, each flow with the packets and bytes that it has met."""
-    for flow, at, end in _decode_descriptions(body, {} if known is None else known):
+    for flow, at, end in _decode_descriptions(body, {} if known is None else known, {}):
         counters = {_PACKETS: 0, _BYTES: 0}
         while at < end:
             header = int.from_bytes(body[at : at + 4], "big")
@@ -117,7 +121,9 @@ def decode_counted(body: bytes, known: dict[bytes, Flow] | None = None) -> Itera
         yield flow, counters[_PACKETS], counters[_BYTES]
 
 
-def _decode_descriptions(body: bytes, memo: dict[bytes, Flow]) -> Iterator[tuple[Flow, int, int]]:
+def _decode_descriptions(
+    body: bytes, memo: dict[bytes, Flow], same: Mapping[Flow, Flow]
+) -> Iterator[tuple[Flow, int, int]]:
     """Each flow, and where its statistics (OXS) begin and end."""
     at = 0
     while at < len(body):
@@ -127,14 +133,14 @@ def _decode_descriptions(body: bytes, memo: dict[bytes, Flow]) -> Iterator[tuple
         stats_at = match_at + _pad8(match_length)
         stats_length = int.from_bytes(body[stats_at + 2 : stats_at + 4], "big")
         instructions_at = stats_at + _pad8(stats_length)
-        # all but the counters
-        key = body[at + 4 : stats_at] + body[instructions_at : at + length]
+        # all but the counters; a digest takes a third of the room, and no two flows have one
+        key = blake2b(body[at + 4 : stats_at] + body[instructions_at : at + length], digest_size=16).digest()
         flow = memo.get(key)
         if flow is None:
             extra = tuple(
                 (name, value) for name, value in zip(_EXTRAS, (idle, hard, flags, importance), strict=True) if value
             )
-            flow = memo[key] = Flow(
+            flow = Flow(
                 table=table,
                 priority=priority,
                 cookie=cookie,
@@ -142,6 +148,7 @@ def _decode_descriptions(body: bytes, memo: dict[bytes, Flow]) -> Iterator[tuple
                 actions=_decode_instructions(body[instructions_at : at + length]),
                 extra=extra,
             )
+            flow = memo[key] = same.get(flow, flow)
         yield flow, stats_at + 4, stats_at + stats_length
         at += length
 
@@ -189,21 +196,30 @@ def decode_match(data: bytes) -> tuple[Match | RawMatch, ...]:
     raw: list[RawMatch] = []
     at = 0
     while at < len(data):
-        header = int.from_bytes(data[at : at + 4], "big")
-        length = header & 0xFF
-        masked = bool(header & 0x100)
-        if header >> 16 == 0xFFFF:  # experimenter class: four more bytes name it; kept within the value
-            masked = False
-        half = length // 2 if masked else length
-        value = data[at + 4 : at + 4 + half]
-        mask = data[at + 4 + half : at + 4 + length] if masked else b""
-        name = _NAMES.get((header >> 16, header >> 9 & 0x7F, half))
-        if name is None:
-            raw.append(RawMatch(header & ~0x100 if masked else header, value, mask))
+        end = at + 4 + data[at + 3]
+        known = _decode_oxm(data[at:end])
+        if isinstance(known, Match):
+            named.append(known)
         else:
-            named.append(Match(name, int.from_bytes(value, "big"), int.from_bytes(mask, "big") if masked else None))
-        at += 4 + length
+            raw.append(known)
+        at = end
     return (*canonical(named), *raw)
+
+
+@lru_cache(maxsize=1024)  # a flow's network, and much of its MAC, are those of the flow before it
+def _decode_oxm(data: bytes) -> Match | RawMatch:
+    """The condition in one OXM field."""
+    header = int.from_bytes(data[:4], "big")
+    length = header & 0xFF
+    # experimenter class: four more bytes name it; kept within the value
+    masked = bool(header & 0x100) and header >> 16 != 0xFFFF
+    half = length // 2 if masked else length
+    value = data[4 : 4 + half]
+    mask = data[4 + half : 4 + length] if masked else b""
+    name = _NAMES.get((header >> 16, header >> 9 & 0x7F, half))
+    if name is None:
+        return RawMatch(header & ~0x100 if masked else header, value, mask)
+    return Match(name, int.from_bytes(value, "big"), int.from_bytes(mask, "big") if masked else None)
 
 
 def _encode_oxm(item: Match | RawMatch) -> bytes:

@@ -29,12 +29,18 @@ def wanted_paths(desired: Desired, resolved: Resolved) -> tuple[WantedPath, ...]
     """The paths to ask on, sorted."""
     vteps = {uuid: intent.vtep_address for uuid, intent in resolved.switches.items() if not intent.blocked}
     shared: set[PathKey] = set()
-    for location in desired.locations.values():
-        network = desired.networks.get(location.network_uuid)
+    networks = {network.uuid.int: network for network in desired.networks.values()}
+    places = {  # of ten thousand locations few are in different places
+        (location.network_uuid.int, location.holder_vtep, location.incoming_vtep)
+        for location in desired.locations.values()
+        if not location.parked
+    }
+    for number, *both in places:
+        network = networks.get(number)
         own = vteps.get(network.switch_uuid) if network is not None else ""
-        if network is None or not own or not network.type.tunneled or location.parked:
+        if network is None or not own or not network.type.tunneled:
             continue
-        for vtep in (location.holder_vtep, location.incoming_vtep):
+        for vtep in both:
             if vtep and vtep != own and (":" in vtep) == (":" in own):
                 shared.add(PathKey(network.switch_uuid, network.type, vtep))
     named: set[PathKey] = set()

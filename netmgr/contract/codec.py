@@ -8,9 +8,10 @@ that a receiver can refuse it whole.
 
 from __future__ import annotations
 
+import re
 import types
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache, lru_cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -97,13 +98,22 @@ def decode(kind: type[T], message: Message) -> T:
     Raises:
         ContractError: a field does not fit its type.
     """
-    values = {}
-    for name, convert in _converters(kind):  # type: ignore[arg-type]
-        raw = getattr(message, name)
-        try:
-            values[name] = convert(raw)
-        except (ValueError, TypeError) as error:
-            raise ContractError(f"{kind.__name__}.{name}: {raw!r} does not fit: {error}") from None
+    fields_by_number, always = _reading(kind)  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    name: str = ""
+    raw: Any = None
+    try:
+        for field, raw in message.ListFields():  # those that are set: few, of ten thousand ports
+            found = fields_by_number.get(field.number)
+            if found is not None:
+                name, convert = found
+                values[name] = convert(raw)
+        for name, convert in always:
+            if name not in values:
+                raw = getattr(message, name)
+                values[name] = convert(raw)
+    except (ValueError, TypeError) as error:
+        raise ContractError(f"{kind.__name__}.{name}: {raw!r} does not fit: {error}") from None
     return kind(**values)
 
 
@@ -161,7 +171,10 @@ def encode_ref(ref: t.Ref) -> objects_pb2.ObjectRef:
 
 def decode_ref(message: objects_pb2.ObjectRef) -> t.Ref:
     """The reference that *message* carries; `ContractError` if it does not fit."""
-    return decode(t.Ref, message)
+    try:  # by hand, as above
+        return t.Ref(kind=t.Kind(message.kind), uuid=_uuid(message.uuid), version=message.version)
+    except ValueError:
+        return decode(t.Ref, message)  # says what does not fit
 
 
 def _encode_scalar(item: Any) -> Any:
@@ -174,10 +187,30 @@ def _encode_scalar(item: Any) -> Any:
     return item
 
 
+_Converter = Callable[[Any], Any]
+
+
 @cache
-def _converters(kind: type) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+def _reading(kind: type) -> tuple[Mapping[int, tuple[str, _Converter]], tuple[tuple[str, _Converter], ...]]:
+    """How to read a message of *kind*: by number of the field its name and what to make of it; and the fields that are
+    to be read even when they are not set, because absence means something else to the type."""
     hints = get_type_hints(kind)
-    return tuple((field.name, _converter(hints[field.name])) for field in fields(kind))
+    converters = [(field, _converter(hints[field.name])) for field in fields(kind)]
+    descriptor, empty = MESSAGES[kind].DESCRIPTOR, MESSAGES[kind]()
+    numbers = {field.name: descriptor.fields_by_name[field.name].number for field, _ in converters}
+    always = tuple(
+        (field.name, convert)
+        for field, convert in converters
+        if field.default is MISSING or not _stands_for_absence(field.default, convert, getattr(empty, field.name))
+    )
+    return {numbers[field.name]: (field.name, convert) for field, convert in converters}, always
+
+
+def _stands_for_absence(default: Any, convert: _Converter, raw: Any) -> bool:
+    try:
+        return bool(convert(raw) == default)
+    except (ValueError, TypeError):
+        return False
 
 
 def _converter(hint: Any) -> Callable[[Any], Any]:
@@ -190,6 +223,8 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
         return lambda raw: None if raw == "" else inner(raw)
     if hint is UUID:
         return _uuid
+    if hint is str:
+        return _text
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint
     if is_dataclass(hint):
@@ -199,7 +234,15 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
 
 @lru_cache(maxsize=1024)  # most objects name a network, a host, a switch that the one before them has named
 def _uuid(raw: str) -> UUID:
-    value = UUID(raw)
-    if str(value) != raw:
+    if _UUID.fullmatch(raw) is None:
         raise ValueError("not a UUID in canonical form")
-    return value
+    return UUID(int=int(raw.replace("-", ""), 16))
+
+
+@lru_cache(maxsize=1024)
+def _text(raw: str) -> str:
+    """*raw*, as one object where it came before: a port and its location have a MAC in common, many ports a VTEP."""
+    return raw
+
+
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)

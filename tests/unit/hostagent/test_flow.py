@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from hostagent.flow import (
@@ -17,6 +19,7 @@ from hostagent.flow import (
     RawMatch,
     Resubmit,
     SetField,
+    address_of,
     canonical,
     match,
     sharing,
@@ -117,3 +120,22 @@ def test_flows_that_are_read_again_are_the_objects_that_were_known():
     assert found == one | three
     assert [id(each) for each in found if each in one] == [id(each) for each in one]
     assert sharing(three, None) is three
+
+
+@pytest.mark.parametrize(
+    "text", ["0.0.0.0", "10.30.0.20", "255.255.255.255", "192.168.001.1", "::", "fe80::1", "fd00::10.0.0.1"]
+)
+def test_an_address_is_the_number_that_the_standard_library_makes_of_it(text: str):
+    try:
+        wanted = int(ip_address(text))
+    except ValueError:
+        with pytest.raises(ValueError, match="does not appear to be"):
+            address_of(text)
+    else:
+        assert address_of(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "10.0.0", "10.0.0.256", "10.0.0.-1", "10.0.0.1 ", "10.0.0.٣", "web"])
+def test_what_is_no_address_is_no_number(text: str):
+    with pytest.raises(ValueError, match="does not appear to be"):
+        address_of(text)
