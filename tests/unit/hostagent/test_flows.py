@@ -186,7 +186,7 @@ def test_one_change_compiles_one_network(monkeypatch):
     compiled(wanted, there)
     worked: list[UUID] = []
     inner = flows._compile
-    monkeypatch.setattr(flows, "_compile", lambda inputs: worked.append(inputs.network.uuid) or inner(inputs))
+    monkeypatch.setattr(flows, "_compile", lambda now, *more: worked.append(now.network.uuid) or inner(now, *more))
 
     def work(what, where=there) -> list[UUID]:
         worked.clear()
