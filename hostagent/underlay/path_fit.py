@@ -94,7 +94,8 @@ def _sentence(network: OpaqueNetwork, small: list[PathStatus], fitting: int, nam
     passed = min(path.mtu_passed for path in small)
     found = ", ".join(f"{path.mtu_passed} to {peer_name(path.key.vtep, names)}" for path in small[:_NAMED])
     found += f" and too little to {len(small) - _NAMED} more" if len(small) > _NAMED else ""
-    end = f"{fitting} other peers are reached with them" if fitting else "no peer is reached with them"
+    others = "1 other peer is" if fitting == 1 else f"{fitting} other peers are"
+    end = f"{others} reached with them" if fitting else "no peer is reached with them"
     return (
         f"network {network.name}: its MTU of {network.mtu} needs packets of {network.mtu + extra} bytes to pass the "
         f"underlay, but at most {found} do; {end}; raise the MTU of the underlay between them and of its PNICs to "
