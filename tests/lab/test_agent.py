@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from scripts.labkit import Lab
 from tests.support.waiting import within
 
@@ -164,6 +165,27 @@ def test_an_agent_killed_and_started_again_loses_no_packet(agents: Agents, manag
         if manager == "without the manager":
             lab.start_daemon("mgr", "netmgr")
             assert within(15, lambda: agents.show("h1")["sync"]["connected"])
+
+
+def test_an_agent_that_is_upgraded_changes_flows_without_losing_a_packet(agents: Agents) -> None:
+    """It finds flows that its version does not make, and lacks some that it does."""
+    lab = agents.lab
+    ping = lab.start_ping("e1", "10.10.0.2", interval_ms=10)
+    lab.stop_daemon("h1", "hostagent")
+    at, strict = f"unix:/run/openvswitch/{agents.bridge}.mgmt", "-OOpenFlow15"
+    lab.exec("h1", ["ovs-ofctl", strict, "del-flows", at, f"table={Table.DROPPED}"])
+    for flow in (
+        f"cookie={SWITCH_COOKIE:#x},table={Table.SIGNAL},priority=50,ip,actions=goto_table:{Table.EGRESS}",
+        f"cookie={SWITCH_COOKIE:#x},table=150,priority=7,tcp,actions=drop",
+    ):
+        lab.exec("h1", ["ovs-ofctl", strict, "add-flow", at, flow])
+    assert agents.verify("h1")[0] == 1
+    lab.start_daemon("h1", "hostagent")
+    assert within(5, lambda: agents.verify("h1")[0] == 0)
+    time.sleep(0.5)
+    seen = lab.stop_ping(ping)
+    assert (seen["lost"], seen["duplicates"]) == (0, 0)
+    assert seen["sent"] > 100
 
 
 def test_a_vswitchd_that_restarts_gets_its_flows_back_and_nobody_is_parked(agents: Agents) -> None:
