@@ -270,6 +270,7 @@ def switch_flows(family: Family) -> frozenset[Flow]:
     locate = (
         SetField(family.holder, 0),
         SetField(family.incoming, 0),
+        SetField(MAC_REGISTER, 0),  # it is wider than a MAC, and has held the group that was asked
         Move("eth_dst", MAC_REGISTER, 48),
         Resubmit(Table.LOCATE),
         Goto(Table.REMOTE),

@@ -32,8 +32,8 @@ from tests.lab.pipeline.conftest import mac, named
 pytestmark = pytest.mark.lab
 
 ALL = "ff:ff:ff:ff:ff:ff"
-VM, NEAR, FAR, OTHER = 10, 1, 3, 4
-V4 = {VM: "10.1.0.10", NEAR: "10.1.0.1", FAR: "10.1.0.3", OTHER: "10.1.0.4"}
+VM, NEAR, FAR, OTHER, THIRD = 10, 1, 3, 4, 5
+V4 = {VM: "10.1.0.10", NEAR: "10.1.0.1", FAR: "10.1.0.3", OTHER: "10.1.0.4", THIRD: "10.1.0.5"}
 V6 = {number: f"fd00::{number}" for number in V4}
 PAD = Raw(b"p" * 20)
 
@@ -108,6 +108,23 @@ def test_without_a_rule_nothing_of_ip_passes_and_with_one_only_what_it_names(net
     assert not passes(net, udp(VM, peer, 1007, 61, six=True), to=name)
     assert not passes(net, udp(VM, peer, 1008, 53), to=name)
     assert not passes(net, tcp(VM, peer, 1009, 53, six=True), to=name)
+
+
+@pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("stateful", [True, False], ids=["stateful", "stateless"])
+def test_what_is_for_a_known_port_goes_there_and_is_flooded_to_nobody(net, stateful, six):
+    net.port("third", THIRD, "n", "h2", ips=(V4[THIRD], V6[THIRD]))
+    put(net, rule("egress", "udp"), rule6("egress", "udp"), stateful=stateful)
+    frame = udp(VM, FAR, 1000, 53, six=six)
+    for name, host in (("near", "h1"), ("far", "h3"), ("third", "h2")):
+        net.hear(name, host)
+    before = net.drops("h2")
+    for _ in range(3):
+        net.say("vm", "h1", frame)
+    assert net.hear("far", "h3") == [frame] * 3
+    assert net.hear("near", "h1") == []
+    assert net.hear("third", "h2") == []
+    assert net.drops("h2") == before, "its host has not even had to drop a copy"
 
 
 @pytest.mark.parametrize("stateful", [True, False], ids=["stateful", "stateless"])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostagent import flows
-from hostagent.flow import IN_PORT, Controller, Goto, Match, Output
+from hostagent.flow import FIELDS, IN_PORT, Controller, Goto, Match, Move, Output, SetField
 from hostagent.flows import compile_flows
 from hostagent.model import Observed, Phase
 from hostagent.names import network_key, switch_bridge
@@ -324,6 +324,24 @@ def test_every_flow_that_delivers_names_its_network_and_no_two_share_a_key(given
     # what enters a network from a port has passed as that port's
     entries = [flow for flow in flows if flow.table == Table.CLASSIFY and flow.priority]
     assert len({flow.match for flow in entries}) == len(entries)
+
+
+@pytest.mark.parametrize("kind", list(NetworkType))
+def test_a_register_is_cleared_before_a_part_of_it_is_written(kind):
+    """What was there before, like the group that was asked, would else be a part of a MAC that nobody knows."""
+    here, far = port("a", 1, ips=("10.1.0.1",)), port("b", 2, ips=("10.1.0.2",))
+    wanted = world((here, location(here, "h1")), (far, location(far, "h2")), kinds=(kind,))
+    there = plug(host_of(wanted), OSW, "vnet0", here.vif_uuid, 7)
+    looked = 0
+    for flow in compiled(wanted, there):
+        clear = set()
+        for action in flow.actions:
+            if isinstance(action, SetField) and action.mask is None:
+                clear.add(action.field)
+            elif isinstance(action, Move) and "reg" in action.dst and action.bits < FIELDS[action.dst].bits:
+                looked += 1
+                assert action.dst in clear or flow.table == Table.CLASSIFY, str(flow)  # where all are 0
+    assert looked
 
 
 def test_a_port_of_unknown_location_has_no_way_in_or_out():
