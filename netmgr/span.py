@@ -101,13 +101,16 @@ def objects_for(
     """Everything *host_uuid* must hold, by kind and UUID; empty for a host that is not enrolled.
 
     *subscribed* are the networks whose ports it wants. *held* are the ports it holds or is incoming for; without it,
-    all locations are searched. Kinds come in the order in which a host needs them.
+    all locations are searched.
     """
+    host = world.hosts.get(host_uuid)
+    if host is None:
+        return {}
     if held is None:
         held = Holdings.of(world).of_host(host_uuid)
-    keys = _keys_of_host(world, host_uuid, subscribed, held)
+    keys = _keys_of_host(world, host_uuid, held)
     found = ((key, object_for(world, host_uuid, subscribed, key, held)) for key in keys)
-    return {key: item for key, item in found if item is not None}
+    return {key: item for key, item in found if item is not None} | _of_networks(world, host, subscribed)
 
 
 def object_for(
@@ -222,15 +225,36 @@ def _groups_of_port(world: World, port_uuid: UUID) -> set[UUID]:
     return {group.uuid for group in own}.union(*(group.refers_to() for group in own))
 
 
-def _keys_of_host(world: World, host_uuid: UUID, subscribed: Collection[UUID], held: Collection[UUID]) -> Iterator[Key]:
+def _of_networks(world: World, host: HostRecord, subscribed: Collection[UUID]) -> dict[Key, Object]:
+    """What belongs to ports of the networks that *host* subscribes to and is in the zone of: `_spans`, of ten thousand
+    ports at once."""
+    networks = [world.networks[uuid] for uuid in subscribed if uuid in world.networks]
+    ports = [
+        port
+        for network in networks
+        if network.zone_uuid in host.zone_uuids
+        for port in world.ports_by_network.get(network.uuid, ())
+    ]
+    found: dict[Key, Object] = {}
+    for kind in _OF_PORTS:
+        rows = world.rows(kind)
+        for port in ports:
+            row = rows.get(port)
+            if row is not None:
+                assert isinstance(row, _Spanned)
+                key = (kind, port)
+                found[key] = Object(version=world.versions[key], body=row)
+    return found
+
+
+def _keys_of_host(world: World, host_uuid: UUID, held: Collection[UUID]) -> Iterator[Key]:
     yield Kind.HOST, host_uuid
     for kind in (Kind.ZONE, Kind.SWITCH, Kind.NETWORK, Kind.WITHDRAWAL):
         yield from ((kind, uuid) for uuid in world.rows(kind))
     groups = set().union(*(_groups_of_port(world, port) for port in held))
     yield from ((Kind.SECURITY_GROUP, uuid) for uuid in groups)
-    ports = {port for network in subscribed for port in world.ports_by_network.get(network, ())} | set(held)
     for kind in _OF_PORTS:
-        yield from ((kind, uuid) for uuid in ports)
+        yield from ((kind, uuid) for uuid in held)
 
 
 def _spans(world: World, host: HostRecord, subscribed: Collection[UUID], row: _Spanned) -> bool:

@@ -79,17 +79,22 @@ class ContractError(ValueError):
 def encode(value: Any) -> Any:
     """The message of the frozen *value*."""
     message = MESSAGES[type(value)]()
-    for field in fields(value):
-        item = getattr(value, field.name)
-        if item is None:
-            continue
+    for name in _names(type(value)):  # type: ignore[arg-type]
+        item = getattr(value, name)
+        if not item and not is_dataclass(item):
+            continue  # what is not set means the same
         if isinstance(item, tuple):
-            getattr(message, field.name).extend(_encode_scalar(x) for x in item)
+            getattr(message, name).extend(_encode_scalar(x) for x in item)
         elif is_dataclass(item):
-            getattr(message, field.name).CopyFrom(encode(item))
+            getattr(message, name).CopyFrom(encode(item))
         else:
-            setattr(message, field.name, _encode_scalar(item))
+            setattr(message, name, _encode_scalar(item))
     return message
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def decode(kind: type[T], message: Message) -> T:

@@ -171,6 +171,8 @@ class Kind(StrEnum):
     LOCATION = "location"
     LEARNED = "learned"
 
+    __hash__ = str.__hash__  # as its text, which it equals; enum's own is slow, and tens of thousands of keys have it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportZone:
