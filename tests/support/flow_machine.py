@@ -16,9 +16,10 @@ __all__ = ["Outcome", "run"]
 
 @dataclass
 class Outcome:
-    """Ports that the frame left by, what was committed, and the last flow met that did nothing."""
+    """Ports that the frame left by, and for which VTEP; what was committed; the last flow met that did nothing."""
 
     outputs: list[int] = field(default_factory=list)
+    sent: list[tuple[int, int]] = field(default_factory=list)  # port, the tunnel's destination or 0
     commits: list[Ct] = field(default_factory=list)
     ended: Flow | None = None
 
@@ -54,13 +55,17 @@ class _Machine:
                 case SetField(name, value, None):
                     _put(frame, name, value)
                 case Move(src, dst, bits):
-                    _put(frame, dst, _get(frame, src) & (1 << bits) - 1)
+                    part = (1 << bits) - 1
+                    _put(frame, dst, _get(frame, dst) & ~part | _get(frame, src) & part)
                 case Resubmit(to):
                     self.enter(to, frame, depth=depth + 1)
                 case Goto(to):
                     self.enter(to, frame, depth=depth)
+                case Output(port) if port == frame.get("in_port"):
+                    pass  # nothing goes back by the way it came, unless the action says so
                 case Output(port):
                     self.outcome.outputs.append(port)
+                    self.outcome.sent.append((port, frame.get("tun_dst", 0) or frame.get("tun_ipv6_dst", 0)))
                 case Ct() if action.table != 255:
                     self.enter(action.table, {**frame, **self.tracked}, depth=depth)
                 case Ct():
@@ -90,5 +95,11 @@ def _put(frame: dict[str, int], name: str, value: int) -> None:
 
 
 def _get(frame: Mapping[str, int], name: str) -> int:
-    assert not name.startswith("x")
-    return frame[name]
+    if not name.startswith("x"):
+        return frame.get(name, 0)
+    width = FIELDS[name].bits // 32
+    first = int(name.lstrip("xreg")) * width
+    value = 0
+    for index in range(width):
+        value = value << 32 | frame.get(f"reg{first + index}", 0)
+    return value
