@@ -30,6 +30,7 @@ from hostagent.model import (
     ChangeFlows,
     ChangeMeters,
     DefineNetwork,
+    KeepNetwork,
     Link,
     MeterLimit,
     Observed,
@@ -361,7 +362,7 @@ class Host:
         if isinstance(step, SetLink | AddAddress | RemoveAddress | SetClassifier):
             self._links.forget()
             await self._links.netlink.apply([step])
-        elif isinstance(step, DefineNetwork | RemoveNetwork):
+        elif isinstance(step, DefineNetwork | KeepNetwork | RemoveNetwork):
             if self._networks is None:
                 raise RealizeError("libvirt is switched off on this host; no network can be defined")
             await self._networks.apply(step)

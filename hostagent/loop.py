@@ -27,7 +27,7 @@ from hostagent.host import Host
 from hostagent.model import Desired, Observed, Step, Unread
 from hostagent.motion import Motion
 from hostagent.names import uplink_links
-from hostagent.network_steps import NetworkSteps, at_libvirt
+from hostagent.network_steps import NetworkSteps, at_libvirt, can_wait
 from hostagent.news import News
 from hostagent.plan import plan
 from hostagent.presence import due_claims, due_releases, seen_vifs
@@ -206,7 +206,7 @@ class Loop:
         if not isinstance(observed.bridges, Unread):
             self._release(desired, now)
             pauses.append(parts.guests.next_look(now=now))
-        pending = [step for step in steps if not parts.failures.failed(step)]
+        pending = [step for step in steps if not (parts.failures.failed(step) or can_wait(step))]
         if desired.host is not None:
             assert desired.host.uuid == parts.host_uuid
             pauses.append(self._say(desired, observed, steps=steps, pending=pending, now=now))

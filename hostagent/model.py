@@ -42,6 +42,7 @@ __all__ = [
     "Desired",
     "Filter",
     "Interface",
+    "KeepNetwork",
     "LibvirtNetwork",
     "Link",
     "MeterLimit",
@@ -232,6 +233,7 @@ class LibvirtNetwork:
     ours: bool = False  # carries our metadata element
     active: bool = False
     autostart: bool = False
+    persistent: bool = True  # False: libvirt has it for as long as it is active
     as_defined: bool = True  # False: something else in its XML differs from what we define
 
 
@@ -332,7 +334,18 @@ class RemoveAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DefineNetwork:
-    """Define the libvirt network, redefining it where it differs; start it and set autostart."""
+    """Give libvirt the network, active, redefining it where it differs. From then on guests can be started on it; a new
+    one is libvirt's for as long as it is active, until `KeepNetwork`."""
+
+    uuid: UUID
+    name: str
+    bridge: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepNetwork:
+    """Have libvirt keep an active network of ours when it stops or the host boots: definition and autostart."""
 
     uuid: UUID
     name: str
@@ -402,6 +415,7 @@ Step = (
     | AddAddress
     | RemoveAddress
     | DefineNetwork
+    | KeepNetwork
     | RemoveNetwork
     | ChangeFlows
     | ChangeMeters

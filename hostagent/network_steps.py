@@ -1,4 +1,8 @@
-"""Steps at libvirt, in a task of their own: libvirtd may be waiting for the agent in a hook."""
+"""Steps at libvirt, in a task of their own: libvirtd may be waiting for the agent in a hook.
+
+That libvirt keeps a network is nothing that anybody waits for, and takes libvirtd's time from those that are waited
+for, here and on hosts that share a machine with this one: it follows a moment later.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,23 @@ import time
 from collections.abc import Callable, Sequence
 
 from hostagent.host import Host
-from hostagent.model import DefineNetwork, RemoveNetwork, Step
+from hostagent.model import DefineNetwork, KeepNetwork, RemoveNetwork, Step
 from hostagent.progress import Failures
 from hostagent.steps import log_steps
 
-__all__ = ["NetworkSteps", "at_libvirt"]
+__all__ = ["NetworkSteps", "at_libvirt", "can_wait"]
+
+_KEEP_S = 0.2
 
 
 def at_libvirt(step: Step) -> bool:
     """True for steps that are carried out here."""
-    return isinstance(step, DefineNetwork | RemoveNetwork)
+    return isinstance(step, DefineNetwork | KeepNetwork | RemoveNetwork)
+
+
+def can_wait(step: Step) -> bool:
+    """True for steps without which the host carries what it is to carry all the same."""
+    return isinstance(step, KeepNetwork)
 
 
 class NetworkSteps:
@@ -27,6 +38,8 @@ class NetworkSteps:
         self._failures = failures
         self._done = done
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waited = False
 
     @property
     def busy(self) -> bool:
@@ -35,12 +48,30 @@ class NetworkSteps:
 
     def start(self, steps: Sequence[Step]) -> None:
         """Begin with *steps*, unless others are under way: then the plan that follows them has these again."""
-        if steps and self._task is None:
-            self._task = asyncio.create_task(self._apply(steps), name="libvirt-networks")
+        now: Sequence[Step] = [step for step in steps if not can_wait(step)]
+        if not now and steps:
+            now = self._after_a_moment(steps)
+        if now and self._task is None:
+            self._task = asyncio.create_task(self._apply(now), name="libvirt-networks")
 
     def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+
+    def _after_a_moment(self, steps: Sequence[Step]) -> Sequence[Step]:
+        """*steps* once their moment has passed; nothing before, and the loop is woken then."""
+        if self._waited:
+            self._waited = False
+            return steps
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_KEEP_S, self._due)
+        return ()
+
+    def _due(self) -> None:
+        self._timer, self._waited = None, True
+        self._done()
 
     async def _apply(self, steps: Sequence[Step]) -> None:
         try:

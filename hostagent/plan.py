@@ -11,7 +11,8 @@ Order, and why:
    and a PNIC can be in one bridge only.
 3. Bridges, ports, links, addresses.
 4. Meters, flows (one bundle a bridge), meters that no flow uses any more; then shaping.
-5. libvirt networks last: whoever can choose a network finds it working.
+5. libvirt networks last: whoever can choose a network finds it working. That libvirt keeps one is a step of its own,
+   once it is there: guests do not wait for it.
 
 What does not carry our mark is never touched. A part that could not be read (`Unread`) is not absent: no step that
 depends on it is made. A host that has never heard its manager (`Desired.host` is None) does nothing.
@@ -30,6 +31,7 @@ from hostagent.model import (
     DefineNetwork,
     Desired,
     Interface,
+    KeepNetwork,
     LibvirtNetwork,
     Observed,
     OvsPort,
@@ -264,17 +266,20 @@ def _define_networks(resolved: Resolved, own: Mapping[str, Bridge], observed: Ob
             fits = resolved.fits.get(network.uuid)
             measured = network.uuid in found or fits is None or not fits.measuring
             ready = measured and exit_port(network.type, intent.switch.uuid) in working
+            if not ready or network.uuid in resolved.undefined:
+                continue
+            one = found.get(network.uuid)
             wanted = DefineNetwork(uuid=network.uuid, name=network.name, bridge=intent.bridge, mtu=network.mtu)
-            if ready and network.uuid not in resolved.undefined and not _is_defined(wanted, found.get(network.uuid)):
+            if one is None or not _is_defined(wanted, one):
                 yield wanted
+            elif not (one.persistent and one.autostart):
+                yield KeepNetwork(uuid=network.uuid, name=network.name, bridge=intent.bridge, mtu=network.mtu)
 
 
-def _is_defined(wanted: DefineNetwork, found: LibvirtNetwork | None) -> bool:
+def _is_defined(wanted: DefineNetwork, found: LibvirtNetwork) -> bool:
     return (
-        found is not None
-        and (found.name, found.bridge, found.mtu) == (wanted.name, wanted.bridge, wanted.mtu)
+        (found.name, found.bridge, found.mtu) == (wanted.name, wanted.bridge, wanted.mtu)
         and found.active
-        and found.autostart
         and found.as_defined
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from hostagent.model import DefineNetwork, LibvirtNetwork, Link, RemoveNetwork, Unread
+from hostagent.model import DefineNetwork, KeepNetwork, LibvirtNetwork, Link, RemoveNetwork, Unread
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.libvirt_link import LibvirtLink
 from hostagent.realize.libvirt_networks import LibvirtNetworks
@@ -113,7 +113,7 @@ class NetworkReadings:
         if self._stale and not self.reading:
             self._task = asyncio.create_task(self._read(), name="networks")
 
-    async def apply(self, step: DefineNetwork | RemoveNetwork) -> None:
+    async def apply(self, step: DefineNetwork | KeepNetwork | RemoveNetwork) -> None:
         """Carry *step* out; `last` has what came of it.
 
         Raises:

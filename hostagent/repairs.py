@@ -25,6 +25,7 @@ from hostagent.model import (
     ChangeMeters,
     DefineNetwork,
     Interface,
+    KeepNetwork,
     LibvirtNetwork,
     Link,
     Observed,
@@ -88,7 +89,7 @@ def damage(step: Step, *, rested: Observed, observed: Observed) -> str:
     return describe(step, rested, observed) if describe is not None else ""
 
 
-def _network(step: DefineNetwork, rested: Observed, observed: Observed) -> str:
+def _network(step: DefineNetwork | KeepNetwork, rested: Observed, observed: Observed) -> str:
     had, has = _networks(rested).get(step.uuid), _networks(observed).get(step.uuid)
     if had is None or (had.name, had.bridge, had.mtu) != (step.name, step.bridge, step.mtu):
         return ""
@@ -168,6 +169,7 @@ def _qos(step: PutQos, rested: Observed, observed: Observed) -> str:
 
 _DAMAGES: dict[type, Callable[..., str]] = {
     DefineNetwork: _network,
+    KeepNetwork: _network,
     PutBridge: _bridge,
     PutPort: _port,
     SetLink: _link,

@@ -20,7 +20,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import libvirt
 
-from hostagent.model import DefineNetwork, LibvirtNetwork, RemoveNetwork, Unread
+from hostagent.model import DefineNetwork, KeepNetwork, LibvirtNetwork, RemoveNetwork, Unread
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.libvirt_link import LibvirtLink
 
@@ -52,7 +52,7 @@ class LibvirtNetworks:
         except RealizeError as error:
             return Unread(error.sentence)
 
-    async def apply(self, step: DefineNetwork | RemoveNetwork) -> LibvirtNetwork | None:
+    async def apply(self, step: DefineNetwork | KeepNetwork | RemoveNetwork) -> LibvirtNetwork | None:
         """Carry one step out. Taps that are plugged stay plugged. The network as libvirt has it then; None: removed.
 
         Raises:
@@ -62,6 +62,8 @@ class LibvirtNetworks:
             if isinstance(step, RemoveNetwork):
                 await self._link.call(lambda conn: _remove(conn, step))
                 found = None
+            elif isinstance(step, KeepNetwork):
+                found = await self._link.call(lambda conn: _keep(conn, step))
             else:
                 found = await self._link.call(lambda conn: _define(conn, step))
         finally:
@@ -105,7 +107,7 @@ class LibvirtNetworks:
         self._on_change()
 
 
-def network_xml(step: DefineNetwork) -> str:
+def network_xml(step: DefineNetwork | KeepNetwork) -> str:
     """The XML that realizes *step*."""
     return (
         "<network>"
@@ -170,34 +172,65 @@ def _read_network(network: Any) -> LibvirtNetwork:
         ours=kept.ours or live.ours,
         active=active,
         autostart=persistent and bool(network.autostart()),
-        as_defined=persistent and kept.plain and live == kept,
+        persistent=persistent,
+        as_defined=kept.plain and live == kept,
     )
 
 
 def _define(conn: Any, step: DefineNetwork) -> LibvirtNetwork:
-    network, before = _lookup(conn, step.uuid), None
-    if network is not None:
-        before = _read_network(network)
-        if not before.ours:
-            raise RealizeError(
-                f"network {step.name} ({step.uuid}): a libvirt network of this UUID, named {before.name!r}, was made by"
-                " somebody else and is left alone; remove it with `virsh net-undefine` to let ours in"
-            )
-        if before.name != step.name:  # libvirt can't rename
-            _remove(conn, RemoveNetwork(uuid=step.uuid))
-            before = None
-    try:
-        network = conn.networkDefineXML(network_xml(step))
-    except libvirt.libvirtError as error:
-        raise RealizeError(f"network {step.name} ({step.uuid}): libvirt refused its definition: {error}") from None
-    active = before is not None and before.active
-    if active and parse_network(network.XMLDesc(0)) != parse_network(network_xml(step)):
+    before = _ours(conn, step)
+    if before is not None and before.name != step.name:  # libvirt can't rename
+        _remove(conn, RemoveNetwork(uuid=step.uuid))
+        before = None
+    xml = network_xml(step)
+    if before is None:  # one call, and guests can be started; what makes it last takes two more
+        _refusing(step, conn.networkCreateXML, xml)
+        return _as_wanted(step, kept=False)
+    network = _refusing(step, conn.networkDefineXML, xml)
+    active = before.active
+    if active and parse_network(network.XMLDesc(0)) != parse_network(xml):
         network.destroy()  # of a network over a foreign bridge: no tap is touched
         active = False
     if not active:
         network.create()
-    if before is None or not before.autostart:
+    if not before.autostart:
         network.setAutostart(1)
+    return _as_wanted(step, kept=True)
+
+
+def _keep(conn: Any, step: KeepNetwork) -> LibvirtNetwork:
+    if _ours(conn, step) is None:  # it went meanwhile: the next plan gives it back
+        raise RealizeError(f"network {step.name} ({step.uuid}): libvirt has it no more, so it can't keep it")
+    _refusing(step, conn.networkDefineXML, network_xml(step)).setAutostart(1)
+    return _as_wanted(step, kept=True)
+
+
+def _ours(conn: Any, step: DefineNetwork | KeepNetwork) -> LibvirtNetwork | None:
+    """The network of this UUID as libvirt has it; None when there is none.
+
+    Raises:
+        RealizeError: it is somebody else's.
+    """
+    network = _lookup(conn, step.uuid)
+    if network is None:
+        return None
+    found = _read_network(network)
+    if not found.ours:
+        raise RealizeError(
+            f"network {step.name} ({step.uuid}): a libvirt network of this UUID, named {found.name!r}, was made by"
+            " somebody else and is left alone; remove it with `virsh net-undefine` to let ours in"
+        )
+    return found
+
+
+def _refusing(step: DefineNetwork | KeepNetwork, make: Callable[[str], Any], xml: str) -> Any:
+    try:
+        return make(xml)
+    except libvirt.libvirtError as error:
+        raise RealizeError(f"network {step.name} ({step.uuid}): libvirt refused its definition: {error}") from None
+
+
+def _as_wanted(step: DefineNetwork | KeepNetwork, *, kept: bool) -> LibvirtNetwork:
     return LibvirtNetwork(
         uuid=step.uuid,
         name=step.name,
@@ -205,7 +238,8 @@ def _define(conn: Any, step: DefineNetwork) -> LibvirtNetwork:
         mtu=step.mtu,
         ours=True,
         active=True,
-        autostart=True,
+        autostart=kept,
+        persistent=kept,
         as_defined=True,
     )
 

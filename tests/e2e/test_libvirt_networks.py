@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from hostagent.model import DefineNetwork, LibvirtNetwork, RemoveNetwork
+from hostagent.model import DefineNetwork, KeepNetwork, LibvirtNetwork, RemoveNetwork
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.libvirt_link import LibvirtLink
 from hostagent.realize.libvirt_networks import LibvirtNetworks
@@ -26,6 +26,7 @@ from tests.support.waiting import within
 pytestmark = pytest.mark.e2e
 
 BLUE = DefineNetwork(uuid=uuid4(), name="blue", bridge="osw-0123456789", mtu=1450)
+KEEP_BLUE = KeepNetwork(uuid=BLUE.uuid, name="blue", bridge="osw-0123456789", mtu=1450)
 
 # --- the module, against a libvirtd without an agent -----------------------------------------------------------------
 
@@ -54,23 +55,24 @@ async def _find(networks: LibvirtNetworks, name: str) -> LibvirtNetwork | None:
 def test_a_defined_network_is_read_back_as_wanted(libvirt_lab: Lab) -> None:
     async def test(networks: LibvirtNetworks) -> None:
         told = await networks.apply(BLUE)
-        found = await _find(networks, "blue")
-        assert (
-            found
-            == told
-            == LibvirtNetwork(
-                uuid=BLUE.uuid,
-                name="blue",
-                bridge="osw-0123456789",
-                mtu=1450,
-                ours=True,
-                active=True,
-                autostart=True,
-                as_defined=True,
-            )
+        usable = LibvirtNetwork(
+            uuid=BLUE.uuid,
+            name="blue",
+            bridge="osw-0123456789",
+            mtu=1450,
+            ours=True,
+            active=True,
+            autostart=False,
+            persistent=False,
+            as_defined=True,
         )
-        await networks.apply(BLUE)  # again: nothing changes
-        assert await _find(networks, "blue") == found
+        assert await _find(networks, "blue") == told == usable
+        told = await networks.apply(KEEP_BLUE)
+        found = await _find(networks, "blue")
+        assert found == told == replace(usable, autostart=True, persistent=True)
+        for again in (BLUE, KEEP_BLUE):  # nothing changes
+            await networks.apply(again)
+            assert await _find(networks, "blue") == found
         await networks.apply(RemoveNetwork(uuid=BLUE.uuid))
         assert await _find(networks, "blue") is None
         await networks.apply(RemoveNetwork(uuid=BLUE.uuid))  # gone already
@@ -102,6 +104,8 @@ def test_a_network_of_somebody_else_is_left_alone_and_named(libvirt_lab: Lab) ->
         assert not theirs.ours
         with pytest.raises(RealizeError, match="made by somebody else"):
             await networks.apply(replace(BLUE, uuid=theirs.uuid))
+        with pytest.raises(RealizeError, match="made by somebody else"):
+            await networks.apply(replace(KEEP_BLUE, uuid=theirs.uuid))
         with pytest.raises(RealizeError, match="is not ours"):
             await networks.apply(RemoveNetwork(uuid=theirs.uuid))
         with pytest.raises(RealizeError, match="already exists"):

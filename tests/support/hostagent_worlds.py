@@ -20,6 +20,7 @@ from hostagent.model import (
     DefineNetwork,
     Desired,
     Interface,
+    KeepNetwork,
     LibvirtNetwork,
     Link,
     Observed,
@@ -241,8 +242,12 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
                 mtu=step.mtu,
                 ours=True,
                 active=True,
-                autostart=True,
+                autostart=step.uuid in networks and networks[step.uuid].autostart,
+                persistent=step.uuid in networks,
             )
+        case KeepNetwork():
+            assert networks[step.uuid].active, step
+            networks[step.uuid] = replace(networks[step.uuid], autostart=True, persistent=True)
         case RemoveNetwork():
             assert networks[step.uuid].ours
             del networks[step.uuid]

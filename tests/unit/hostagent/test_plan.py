@@ -17,6 +17,7 @@ from hostagent.model import (
     DefineNetwork,
     Desired,
     Interface,
+    KeepNetwork,
     LibvirtNetwork,
     Link,
     Observed,
@@ -95,8 +96,12 @@ def test_the_second_round_lays_flows_and_only_then_defines_the_network():
     assert second[1] == DefineNetwork(uuid=named("n1"), name="n1", bridge=OSW, mtu=1500)
 
 
-def test_the_third_round_has_nothing_to_do():
-    assert plan(desired=ONE, observed=settled(ONE, bare(), rounds=3)) == ()
+def test_the_third_round_has_libvirt_keep_the_network_and_the_fourth_has_nothing_to_do():
+    second = obey(bare(), plan(desired=ONE, observed=bare()))
+    third = obey(second, plan(desired=ONE, observed=second))
+    (step,) = plan(desired=ONE, observed=third)
+    assert step == KeepNetwork(uuid=named("n1"), name="n1", bridge=OSW, mtu=1500)
+    assert plan(desired=ONE, observed=obey(third, (step,))) == ()
 
 
 def test_a_host_that_never_heard_its_manager_does_nothing():
@@ -394,11 +399,19 @@ def test_networks_that_swap_names_are_redefined_without_a_clash():
     assert {one.uuid: one.name for one in after.libvirt_networks} == {named("n1"): "n2", named("n2"): "n1"}
 
 
-@pytest.mark.parametrize("field", ["active", "autostart", "as_defined"])
-def test_a_libvirt_network_changed_by_hand_is_put_back(field):
+@pytest.mark.parametrize(
+    ("field", "step"),
+    [
+        ("active", DefineNetwork),
+        ("as_defined", DefineNetwork),
+        ("autostart", KeepNetwork),
+        ("persistent", KeepNetwork),
+    ],
+)
+def test_a_libvirt_network_changed_by_hand_is_put_back(field, step):
     there = settled(ONE, bare())
     there = replace(there, libvirt_networks=(replace(there.libvirt_networks[0], **{field: False}),))
-    assert kinds(plan(desired=ONE, observed=there)) == [DefineNetwork]
+    assert kinds(plan(desired=ONE, observed=there)) == [step]
 
 
 def test_a_network_is_not_defined_before_its_tunnel_works():

@@ -1,0 +1,52 @@
+"""Steps at libvirt: what guests wait for goes first and at once; what libvirt is to keep follows a moment later."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+from uuid import uuid4
+
+from hostagent.model import DefineNetwork, KeepNetwork, Step
+from hostagent.network_steps import NetworkSteps
+from hostagent.progress import Failures
+
+DEFINE = DefineNetwork(uuid=uuid4(), name="blue", bridge="osw-1", mtu=1450)
+KEEP = KeepNetwork(uuid=uuid4(), name="red", bridge="osw-1", mtu=1450)
+
+
+class Libvirt:
+    """Takes steps as the host does, each batch at once."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[Step, ...]] = []
+
+    async def apply(self, steps: Any) -> list[tuple[Step, str]]:
+        self.taken.append(tuple(steps))
+        return []
+
+
+def test_what_libvirt_is_to_keep_waits_a_moment_and_what_guests_wait_for_does_not() -> None:
+    async def main() -> None:
+        libvirt, woken = Libvirt(), asyncio.Event()
+        steps = NetworkSteps(host=libvirt, failures=Failures(), done=woken.set)  # type: ignore[arg-type]
+        began = time.monotonic()
+        steps.start([KEEP])
+        assert not steps.busy
+        steps.start([DEFINE, KEEP])  # a network came meanwhile
+        assert steps.busy
+        await woken.wait()
+        assert libvirt.taken == [(DEFINE,)]
+        assert time.monotonic() - began < 0.1
+        woken.clear()
+        steps.start([KEEP])  # the next plan has it still
+        await woken.wait()
+        assert libvirt.taken == [(DEFINE,)]
+        woken.clear()
+        steps.start([KEEP])
+        await woken.wait()
+        assert libvirt.taken == [(DEFINE,), (KEEP,)]
+        assert time.monotonic() - began > 0.1
+        steps.close()
+
+    asyncio.run(main())
