@@ -158,6 +158,7 @@ class Agent:
 
     async def run(self) -> None:
         """Keep the host as wanted until cancelled; then stop listening and leave everything as it is."""
+        self._state.write_beside(saved=self.sync.saved, lost=self._forgotten)
         self.motion.revive(self._state.locations)
         for port_uuid, location in list(self._state.locations.items()):
             self.motion.located(port_uuid, location)
@@ -206,6 +207,12 @@ class Agent:
         return self._failures.sentences()
 
     # --- the host as a whole ---------------------------------------------------------------------------------------
+
+    def _forgotten(self, why: str) -> None:
+        """The disk refused what the manager had pushed, and memory is what the disk holds."""
+        log.error("state: not kept; the manager is asked to send it again", reason=why)
+        self.sync.give_up(f"the stream was given up: {why}")
+        self._dirty("state")
 
     def _informed(self) -> bool:
         return self._state.host is not None and self._state.revision > 0 and time.monotonic() >= self._hold_until

@@ -116,6 +116,7 @@ class Claims:
                 )
                 self._let_in_dark[vif] = network.uuid
             sentence = await self._realized(network.uuid)
+            await self._state.saved()  # a guest that started must find its port without a manager, after any crash
         except (Refused, ManagerAway, StateError) as error:
             log.warning("claim refused", vif=str(vif), vm=request.vm_name, network=network.name, reason=str(error))
             return f"network {network.name}: {error}"

@@ -23,9 +23,9 @@ from hostagent.cli.output import Settings
 from hostagent.control import ControlServer, RequestError
 from hostagent.hooks import refresh_hooks
 from hostagent.host import HostPaths
-from hostagent.identity import Identity, IdentityError, load_identity
+from hostagent.identity import Identity, IdentityError, load_identity, read_boot_id
 from hostagent.show import view_of
-from hostagent.state import State, read_boot_id
+from hostagent.state import State
 from hostagent.verbs import Verbs
 from hostagent.view import ViewServer
 

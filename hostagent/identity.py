@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import UUID
 
-__all__ = ["Identity", "IdentityError", "load_identity", "save_identity"]
+__all__ = ["Identity", "IdentityError", "load_identity", "read_boot_id", "save_identity"]
 
 _FILES = ("ca.pem", "cert.pem", "key.pem")
 
@@ -107,3 +108,27 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_boot_id(
+    run_dir: Path, *, make: Callable[[], str], kernel: Path = Path("/proc/sys/kernel/random/boot_id")
+) -> str:
+    """An id of this boot of this host: the kernel's boot id, and one of ours kept in *run_dir*.
+
+    The kernel's alone would be shared by hosts that are namespaces of one machine; a fresh /run makes a fresh id.
+    *make* gives a new random text when the run directory holds none.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+    path = run_dir / "boot-id"
+    kernel_id = kernel.read_text().strip()
+    try:
+        kept, own = path.read_text().split()
+        if kept == kernel_id:
+            return f"{kernel_id}/{own}"
+    except (OSError, ValueError):
+        pass  # none yet, or of another boot: make one
+    own = make()
+    fresh = path.with_suffix(".new")
+    fresh.write_text(f"{kernel_id} {own}\n")
+    fresh.rename(path)
+    return f"{kernel_id}/{own}"

@@ -6,23 +6,27 @@ has and is sent the difference. Beside it: the VIF mapping table, notes of migra
 every port the highest version of its location ever seen, which outlives the object: a manager restored from a backup
 can't revive a claim that was fenced since (rule 13).
 
-Writes are durable (WAL, `synchronous=FULL`) and made in one transaction a batch. All values are held in memory too,
-reads never touch the disk. A database that SQLite or the codec can't read is moved aside with a sentence and an empty
+Writes are durable (WAL, `synchronous=FULL`) and made in one transaction a batch: at once, or beside the loop
+(`write_beside`), where memory is ahead of the disk for a moment. All values are held in memory, reads never touch the
+disk. A database that SQLite or the codec can't read is moved aside with a sentence and an empty
 one begun: the manager sends everything again, and what is realized stays until it has.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import structlog
 from google.protobuf.message import DecodeError
 
+from hostagent.journal import Journal, Statement
 from hostagent.records import Records, read_ct_zones
 from netmgr.contract.codec import ContractError, decode_object, encode_object
 from netmgr.contract.proto import objects_pb2
@@ -43,7 +47,7 @@ from netmgr.contract.types import (
     ref_of,
 )
 
-__all__ = ["State", "StateError", "VifRecord", "read_boot_id"]
+__all__ = ["State", "StateError", "VifRecord"]
 
 log = structlog.get_logger(__name__)
 
@@ -106,10 +110,66 @@ class State:
         """By port: its zone of the connection tracker, as `records` keeps it."""
         self.records: Records
         """Endpoints and relays; only where the database may be written."""
+        self._statements: list[Statement] = []  # of the batch that is being taken
+        self._losses = 0
+        self._turned = asyncio.Event()
         self._db = self._open(read_only)
+        self._journal = Journal(path, self._db)
 
     def close(self) -> None:
+        self._journal.close()
         self._db.close()
+
+    # --- when it is on the disk ------------------------------------------------------------------------------------
+
+    def write_beside(self, *, saved: Callable[[], None], lost: Callable[[str], None]) -> None:
+        """From now on don't make the running loop wait for the disk. *saved* is called after each commit; *lost* with
+        the sentence, after the disk refused and memory was made what the disk holds."""
+
+        def on_saved() -> None:
+            self._turn()
+            saved()
+
+        def on_lost(error: sqlite3.Error) -> None:
+            self._losses += 1
+            self._reload()
+            self._turn()
+            lost(self._sentence(error))
+
+        self._journal.begin(saved=on_saved, lost=on_lost)
+
+    @property
+    def mark(self) -> int:
+        """Where memory is: compare with `mark_saved`."""
+        return self._journal.given
+
+    @property
+    def mark_saved(self) -> int:
+        """Where the disk is."""
+        return self._journal.done
+
+    async def saved(self) -> None:
+        """Return when all that is in memory now is on the disk.
+
+        Raises:
+            StateError: the disk refused; some of it is neither there nor in memory any more.
+        """
+        mark, losses = self.mark, self._losses
+        while self.mark_saved < mark and self._losses == losses:
+            await self._turned.wait()
+        if self._losses != losses:
+            raise StateError(f"{self._path} can't be written; free disk space or repair the disk")
+
+    def _turn(self) -> None:
+        self._turned.set()
+        self._turned = asyncio.Event()
+
+    def _reload(self) -> None:
+        self._forget_all()
+        self._load(self._db)
+
+    def _sentence(self, error: sqlite3.Error) -> str:
+        return f"{self._path} can't be written ({error}); free disk space or repair the disk"
 
     # --- what the manager pushed -----------------------------------------------------------------------------------
 
@@ -129,23 +189,23 @@ class State:
         A location older than the newest ever seen for its port is refused, and left out of the answer.
 
         Raises:
-            StateError: the disk refused; then memory is again what the disk holds.
+            StateError: the disk refused; then memory is again what the disk holds. Not after `write_beside`.
         """
         changed: list[Ref] = []
+        self._statements = []
+        for ref in removals:
+            if self._drop(ref.kind, ref.uuid):
+                changed.append(Ref(kind=ref.kind, uuid=ref.uuid))
+        for item in upserts:
+            if self._keep(item):
+                changed.append(ref_of(item))
+        if revision is not None:
+            self._set_meta("revision", str(revision))
         try:
-            with self._db:
-                for ref in removals:
-                    if self._drop(ref.kind, ref.uuid):
-                        changed.append(Ref(kind=ref.kind, uuid=ref.uuid))
-                for item in upserts:
-                    if self._keep(item):
-                        changed.append(ref_of(item))
-                if revision is not None:
-                    self._set_meta("revision", str(revision))
+            self._journal.write(self._statements)
         except sqlite3.Error as error:
-            self._forget_all()
-            self._load(self._db)
-            raise StateError(f"{self._path} can't be written ({error}); free disk space or repair the disk") from None
+            self._reload()
+            raise StateError(self._sentence(error)) from None
         if revision is not None:
             self.revision = revision
         return tuple(changed)
@@ -170,7 +230,7 @@ class State:
     def set_store(self, store_id: str) -> None:
         """Remember which store the objects come from."""
         with self._db:
-            self._set_meta("store_id", store_id)
+            self._db.execute("REPLACE INTO meta VALUES ('store_id', ?)", (store_id,))
         self.store_id = store_id
 
     def newest_location(self, port_uuid: UUID) -> int:
@@ -190,13 +250,12 @@ class State:
         self.put_vifs([record])
 
     def put_vifs(self, records: Iterable[VifRecord]) -> None:
-        """Write lines of the mapping table, in one durable transaction."""
+        """Write lines of the mapping table, in one transaction."""
         news = [record for record in records if self.vifs.get(record.vif_uuid) != record]
         if not news:
             return
         self.vifs.update((record.vif_uuid, record) for record in news)
-        with self._db:
-            self._db.executemany("REPLACE INTO vifs VALUES (?, ?, ?, ?, ?, ?, ?)", map(_vif_row, news))
+        self._journal.write([("REPLACE INTO vifs VALUES (?, ?, ?, ?, ?, ?, ?)", _vif_row(record)) for record in news])
 
     def remember_ovs_port(self, vif_uuid: UUID, ovs_port: str) -> None:
         """Note under which OVS port a VIF of the mapping table was seen last."""
@@ -207,8 +266,7 @@ class State:
     def forget_vif(self, vif_uuid: UUID) -> None:
         """Remove one line of the mapping table; the port itself is the manager's."""
         if self.vifs.pop(vif_uuid, None) is not None:
-            with self._db:
-                self._db.execute("DELETE FROM vifs WHERE vif_uuid = ?", (str(vif_uuid),))
+            self._journal.write([("DELETE FROM vifs WHERE vif_uuid = ?", (str(vif_uuid),))])
 
     def note_migration(self, vm_uuid: UUID, *, at_unix: float) -> None:
         """libvirt said that this VM is migrating in."""
@@ -251,11 +309,11 @@ class State:
             self.refused_locations.pop(ref.uuid, None)
             if body.version > newest:
                 self._seen.pop(ref.uuid, None)
-                self._db.execute("REPLACE INTO seen VALUES (?, ?)", (str(ref.uuid), body.version))
+                self._write("REPLACE INTO seen VALUES (?, ?)", (str(ref.uuid), body.version))
         same = self._versions[ref.kind].get(ref.uuid) == item.version and self._table(ref.kind).get(ref.uuid) == body
         if not same:
             raw = encode_object(item).SerializeToString()
-            self._db.execute("REPLACE INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
+            self._write("REPLACE INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
             self._remember(item)
         return not same
 
@@ -265,7 +323,7 @@ class State:
         if body is None or self._versions[ref.kind].get(ref.uuid) == version:
             return
         raw = encode_object(Object(version=version, body=body)).SerializeToString()
-        self._db.execute("REPLACE INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
+        self._write("REPLACE INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
         self._versions[ref.kind][ref.uuid] = version
 
     def _held_version(self, ref: Ref) -> int:
@@ -292,7 +350,7 @@ class State:
             self.host = None
         if kind is Kind.LOCATION:
             self.refused_locations.pop(uuid, None)
-        self._db.execute("DELETE FROM objects WHERE kind = ? AND uuid = ?", (kind.value, str(uuid)))
+        self._write("DELETE FROM objects WHERE kind = ? AND uuid = ?", (kind.value, str(uuid)))
         return True
 
     def _unindex(self, kind: Kind, uuid: UUID) -> None:
@@ -317,7 +375,10 @@ class State:
         return tables[kind]  # type: ignore[return-value]
 
     def _set_meta(self, key: str, value: str) -> None:
-        self._db.execute("REPLACE INTO meta VALUES (?, ?)", (key, value))
+        self._write("REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def _write(self, sql: str, values: Sequence[Any]) -> None:
+        self._statements.append((sql, values))
 
     def _open(self, read_only: bool) -> sqlite3.Connection:
         self._hosts: dict[UUID, Constructs] = {}
@@ -414,27 +475,3 @@ def _vif_row(record: VifRecord) -> tuple[str, ...]:
         record.vm_name,
         record.ovs_port,
     )
-
-
-def read_boot_id(
-    run_dir: Path, *, make: Callable[[], str], kernel: Path = Path("/proc/sys/kernel/random/boot_id")
-) -> str:
-    """An id of this boot of this host: the kernel's boot id, and one of ours kept in *run_dir*.
-
-    The kernel's alone would be shared by hosts that are namespaces of one machine; a fresh /run makes a fresh id.
-    *make* gives a new random text when the run directory holds none.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-    path = run_dir / "boot-id"
-    kernel_id = kernel.read_text().strip()
-    try:
-        kept, own = path.read_text().split()
-        if kept == kernel_id:
-            return f"{kernel_id}/{own}"
-    except (OSError, ValueError):
-        pass  # none yet, or of another boot: make one
-    own = make()
-    fresh = path.with_suffix(".new")
-    fresh.write_text(f"{kernel_id} {own}\n")
-    fresh.rename(path)
-    return f"{kernel_id}/{own}"

@@ -1,9 +1,11 @@
 """The host's end of the Sync stream.
 
-Theory of operation. One task keeps one stream open: connect, Hello (what is on disk), then read. What comes is put on
-disk first and then told to the agent, which acknowledges when it is realized; so the agent never realizes what it could
-forget. Keepalive notices a dead manager in 8 s; a lost stream is opened again with exponential backoff and full jitter,
-so that a restarted manager does not meet all hosts at once, and with the next of several manager addresses in turn.
+Theory of operation. One task keeps one stream open: connect, Hello (what is held), then read. What comes is given to
+the state and then told to the agent, which acknowledges when it is realized; disk and switch work at the same time, and
+the acknowledgement leaves when both have it. So what a host has acknowledged it does not forget, and what it forgets in
+a crash it is sent again. A disk that refuses ends the stream: the host then holds less than the manager believes.
+Keepalive notices a dead manager in 8 s; a lost stream is opened again with exponential backoff and full jitter, so that
+a restarted manager does not meet all hosts at once, and with the next of several manager addresses in turn.
 
 Claims are questions with numbers; they are answered, refused, or fail when the stream is lost, and nobody waits longer
 than its deadline. Subscribe, Ack, HostReport are levels: only the newest unsent one of each is kept, and all are sent
@@ -26,6 +28,7 @@ import grpc
 import structlog
 
 from hostagent.identity import Identity
+from hostagent.outbox import Outbox
 from hostagent.state import State, StateError
 from netmgr.contract.codec import (
     ContractError,
@@ -87,7 +90,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A granted claim; both objects are on disk already."""
+    """A granted claim; both objects are in the state, whose `saved` tells when they are on disk."""
 
     port: LogicalPort
     location: Location
@@ -97,10 +100,10 @@ class Listener(Protocol):
     """Who is told what the stream brings; called on the event loop, must not wait."""
 
     def on_objects(self, changed: Sequence[Ref]) -> None:
-        """These objects changed on disk (or went, where they are no longer held)."""
+        """These objects changed in the state (or went, where they are no longer held)."""
 
     def on_revision(self, revision: int, *, initial: bool) -> None:
-        """Everything up to *revision* is on disk: realize it, then `acknowledge`."""
+        """Everything up to *revision* is here: realize it, then `acknowledge`."""
 
     def on_try_again(self) -> None:
         """Claims that were refused may be granted now."""
@@ -133,6 +136,9 @@ class SyncClient:
         self._open = asyncio.Event()  # set while there is a stream
         self._numbers = itertools.count(1)
         self._outbox: Outbox | None = None
+        self._unsaid: tuple[int, sync_pb2.Ack] | None = None  # waits for the disk to have got so far
+        self._stream: Any = None
+        self._given_up = ""  # why this side ended the stream
         self._task: asyncio.Task[None] | None = None
         self._unread: dict[tuple[Kind, UUID], str] = {}  # pushed on this stream, and why it can't be read
         self._why = "no manager reached yet"
@@ -172,7 +178,7 @@ class SyncClient:
                 self._outbox.put("subscribe", sync_pb2.Subscribe(network_uuids=[str(uuid) for uuid in wanted]))
 
     def acknowledge(self, revision: int, rejections: Iterable[tuple[Ref, str]]) -> None:
-        """Everything up to *revision* is realized, but for the rejections."""
+        """Everything up to *revision* is realized, but for the rejections; said once all that is held is on disk."""
         unread = ((Ref(kind=kind, uuid=uuid), sentence) for (kind, uuid), sentence in self._unread.items())
         message = sync_pb2.Ack(
             revision=revision,
@@ -180,8 +186,20 @@ class SyncClient:
                 sync_pb2.Rejection(object=encode_ref(ref), reason=reason) for ref, reason in (*rejections, *unread)
             ],
         )
-        if self._outbox is not None:
-            self._outbox.put("ack", message)
+        self._unsaid = (self._state.mark, message)
+        self.saved()
+
+    def saved(self) -> None:
+        """The disk has got further: say what waited for it."""
+        if self._unsaid is not None and self._outbox is not None and self._unsaid[0] <= self._state.mark_saved:
+            self._outbox.put("ack", self._unsaid[1])
+            self._unsaid = None
+
+    def give_up(self, why: str) -> None:
+        """End the stream, and begin another: the manager believes that this host holds what it does not hold."""
+        if self._stream is not None:
+            self._given_up = why
+            self._stream.cancel()
 
     def report(self, report: HostReport) -> None:
         """Tell the whole status of the host; lost without a stream, so repeat it on each connection."""
@@ -222,7 +240,7 @@ class SyncClient:
             self._outbox.put("retire", message, key=str(location.port_uuid))
 
     async def claim(self, claim: Claim, *, deadline_s: float = 5.0) -> Grant:
-        """Ask for a port; the granted port and location are on disk when this returns.
+        """Ask for a port; the granted port and location are in the state when this returns, not yet on disk.
 
         Raises:
             Refused: the manager said no.
@@ -279,7 +297,8 @@ class SyncClient:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     raise
-                self._why = f"the stream to {address} was ended by its transport"  # grpc cancels a call of its own
+                # grpc cancels a call of its own
+                self._why = self._given_up or f"the stream to {address} was ended by its transport"
             except Exception as error:  # without this task the host would never hear its manager again
                 log.exception("sync: the stream failed in an unforeseen way")
                 self._why = f"the stream to the network manager at {address} failed: {error!r}"
@@ -303,7 +322,8 @@ class SyncClient:
 
     def _lost(self, failures: int) -> int:
         was_connected = self._outbox is not None
-        self._outbox = None
+        self._outbox, self._unsaid, self._stream = None, None, None
+        self._given_up = ""
         self._open.clear()
         for future in self._pending.values():
             if not future.done():
@@ -337,8 +357,8 @@ class SyncClient:
             self._unread.clear()  # what it still can't read will be sent again
             outbox.put("hello", hello)
             stub: Any = sync_pb2_grpc.SyncStub(channel)  # type: ignore[no-untyped-call]
-            stream = stub.Stream(outbox.messages())
-            await self._read(stream, outbox, address)
+            self._stream = stub.Stream(outbox.messages())
+            await self._read(self._stream, outbox, address)
 
     async def _read(self, stream: Any, outbox: Outbox, address: str) -> None:
         initial: set[Ref] = set()
@@ -429,40 +449,6 @@ class SyncClient:
                 future.set_exception(Refused(answer.refusal, dark=answer.dark))
             else:
                 future.set_result(grants[answer.request_id])
-
-
-class Outbox:
-    """Messages on their way up: in order, and of each level only the newest. Claims that wait one behind the other go
-    together; none waits for another to come."""
-
-    def __init__(self) -> None:
-        self.claims_max = 1  # in one message; the manager says it
-        self._waiting: dict[tuple[str, str], Any] = {}
-        self._filled = asyncio.Event()
-
-    def put(self, body: str, message: Any, *, key: str = "") -> None:
-        self._waiting.pop((body, key), None)  # a newer word goes to the end: never before what it builds on
-        self._waiting[body, key] = sync_pb2.HostMessage(**{body: message})
-        self._filled.set()
-
-    async def messages(self) -> Any:
-        """Messages for the stream, for as long as it is read."""
-        while True:
-            await self._filled.wait()
-            self._filled.clear()
-            while self._waiting:
-                claims = self._take_claims()
-                if len(claims) > 1:
-                    yield sync_pb2.HostMessage(claims=sync_pb2.Claims(claims=claims))
-                elif claims:
-                    yield sync_pb2.HostMessage(claim=claims[0])
-                else:
-                    yield self._waiting.pop(next(iter(self._waiting)))
-
-    def _take_claims(self) -> list[sync_pb2.Claim]:
-        """The claims that nothing else stands before."""
-        ready = itertools.takewhile(lambda key: key[0] == "claim", self._waiting)
-        return [self._waiting.pop(key).claim for key in list(itertools.islice(ready, self.claims_max))]
 
 
 def _outcome(future: asyncio.Future[Grant], deadline_s: float) -> Grant | Refused | ManagerAway:

@@ -10,9 +10,10 @@ from uuid import UUID
 
 from hostagent.claims import Claims
 from hostagent.identity import Identity
+from hostagent.outbox import Outbox
 from hostagent.presence import SeenVif
 from hostagent.state import State
-from hostagent.sync_client import Outbox, SyncClient
+from hostagent.sync_client import SyncClient
 from netmgr.api.ports import Role
 from netmgr.contract.proto import sync_pb2
 from netmgr.contract.types import CLAIMS_MAX, Ref

@@ -8,9 +8,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from hostagent.identity import read_boot_id
 from hostagent.model import Phase
 from hostagent.records import Endpoint, EndpointKind, Relay
-from hostagent.state import State, StateError, VifRecord, read_boot_id
+from hostagent.state import State, StateError, VifRecord
 from netmgr.contract.types import (
     HostConfig,
     Kind,

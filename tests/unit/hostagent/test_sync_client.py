@@ -12,8 +12,9 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 
 from hostagent.identity import Identity
+from hostagent.outbox import Outbox
 from hostagent.state import State
-from hostagent.sync_client import Outbox, SyncClient
+from hostagent.sync_client import SyncClient
 from netmgr.contract.codec import encode_object
 from netmgr.contract.proto import objects_pb2, sync_pb2
 from netmgr.contract.types import Object, OpaqueNetwork
