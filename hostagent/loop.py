@@ -50,6 +50,7 @@ log = structlog.get_logger(__name__)
 
 _ROUNDS_MAX = 20  # a plan that never becomes empty is our mistake; it must not spin
 _LOOK_S_MAX = 5.0  # after which the loop comes round without being woken
+_LET_OUT = 3  # turns of the event loop until a claim is on its way: the manager works on it while this turn goes on
 _MISTAKE_S = 1.0  # until the turn after one that a mistake of ours ended
 _LONG_S, _REST_S_MAX = 0.01, 0.05  # a turn that is longer is followed by a rest as long, up to this
 
@@ -123,6 +124,8 @@ class Loop:
             if not parts.informed():
                 break
             claim_again = self._claim()
+            for _ in range(_LET_OUT if parts.claims.asking else 0):
+                await asyncio.sleep(0)
             await parts.tracking.look(parts.desired())
             desired = parts.desired()
             if parts.host.links_fresh:  # whether a tap that left the bridge is still there can't be told from old links

@@ -24,7 +24,7 @@ from uuid import UUID
 import grpc
 import structlog
 
-from netmgr.contract.types import TICKETS_MAX, Kind, Location, Tickets, TraceAnswer, TraceQuestion
+from netmgr.contract.types import TICKETS_MAX, Claim, Kind, Location, Tickets, TraceAnswer, TraceQuestion
 from netmgr.identity import Peer
 from netmgr.model import Change, NetmgrError, World
 from netmgr.span import Holdings, Key, hosts_for, touched
@@ -33,7 +33,7 @@ from netmgr.sync.admission import Refused, record_of, why_not
 from netmgr.sync.fleet import Fleet
 from netmgr.sync.outbox import Outbox
 from netmgr.sync.questions import Questions
-from netmgr.sync.retries import dark_vifs, grantable
+from netmgr.sync.retries import dark_vifs, grantable, likely, network_of
 
 __all__ = ["Hub", "Stream"]
 
@@ -208,6 +208,20 @@ class Hub:
         self._index(stream, before=before, after=networks)
         if stream.outbox.marked:
             stream.wake()
+
+    def subscribe_ahead(self, stream: Stream, claims: Iterable[Claim]) -> frozenset[UUID]:
+        """Subscribe the host of *stream*, which makes *claims*, to the networks of what it will be granted by all that
+        is known: it is sent their peers while the grant is being written. The networks that are new to it."""
+        ahead: set[UUID] = set()
+        for claim in claims:
+            network = network_of(self.world, claim)
+            if network is None or network in stream.outbox.subscribed or network in ahead:
+                continue
+            if likely(self.world, stream.host_uuid, claim):
+                ahead.add(network)
+        if ahead:
+            self.subscribe(stream, stream.outbox.subscribed | ahead)
+        return frozenset(ahead)
 
     def review_vifs(self, host_uuid: UUID) -> None:
         """The host has reported: what it says is dark may have been granted meanwhile."""

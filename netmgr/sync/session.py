@@ -249,11 +249,15 @@ class Session:
         if len(messages) > CLAIMS_MAX:
             raise ContractError(f"Claims.claims: {len(messages)}, at most {CLAIMS_MAX} are taken in one message")
         claims = [codec.decode(Claim, message) for message in messages]
+        ahead = self._hub.subscribe_ahead(self, claims)
         asker = decisions.Asker(host=self.host_uuid, agent=self._agent, unreadable=self.outbox.unreadable)
         answers = await self._in_thread(
             lambda: decisions.answer_claims(self._hub.store, asker, claims, now_ms=_now_ms())
         )
         granted = [answer for answer in answers if not answer.refusal]
+        vain = ahead - {UUID(answer.port.port.network_uuid) for answer in granted}
+        if vain:  # refused after all
+            self._hub.subscribe(self, self.outbox.subscribed - vain)
         self._hub.counts["claims_granted"] += len(granted)
         self._hub.counts["claims_refused"] += len(answers) - len(granted)
         if together:
@@ -272,7 +276,7 @@ class Session:
             await self._hub.reach(newest, timeout_s=_CATCH_UP_S_MAX)
         except TimeoutError:
             raise Refused(grpc.StatusCode.UNAVAILABLE, "the manager's store does not answer; connect again") from None
-        # The host will subscribe to the networks of what it was granted: their peers are sent without waiting for that.
+        # The host will subscribe to the networks of what it was granted; nobody waits for that.
         networks = {UUID(answer.port.port.network_uuid) for answer in answers}
         self._hub.subscribe(self, self.outbox.subscribed | networks)
         ports = [UUID(answer.port.port.uuid) for answer in answers]
