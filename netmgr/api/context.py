@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -50,5 +51,16 @@ class Context:
         """*view* with `realization` of these objects and changes, waited for."""
         with self.store.read() as world:
             targets = targets_of(world, keys=keys, changes=changes)
-        found = await wait_realized(self.store, self.fleet, targets, timeout_s=timeout_s)
+        found, _ = await wait_realized(self.store, self.fleet, targets, timeout_s=timeout_s)
+        return {**view, "realization": realization_view(found)}
+
+    async def answer(
+        self, show: Callable[[], dict[str, Any]], *, key: tuple[Kind, UUID], wait: str | None, timeout_s: float
+    ) -> dict[str, Any]:
+        """What *show* says; with `realization` of the object *key*, waited for, if *wait* says so."""
+        if wait is None:
+            return await asyncio.to_thread(show)
+        with self.store.read() as world:
+            targets = targets_of(world, keys=[key])
+        found, view = await wait_realized(self.store, self.fleet, targets, timeout_s=timeout_s, show=show)
         return {**view, "realization": realization_view(found)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import to_thread
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -30,9 +31,8 @@ def router(context: Context) -> APIRouter:
             return group_view(world, world.groups[uuid])
 
     async def answer(uuid: UUID, wait: str | None, timeout_s: float) -> View:
-        keys = [(Kind.SECURITY_GROUP, uuid)]
-        found = await context.waited({}, keys=keys, timeout_s=timeout_s) if wait else {}
-        return {**await to_thread(show, uuid), **found}
+        key = (Kind.SECURITY_GROUP, uuid)
+        return await context.answer(partial(show, uuid), key=key, wait=wait, timeout_s=timeout_s)
 
     @routes.get("/groups", tags=["groups"])
     def list_groups() -> list[View]:

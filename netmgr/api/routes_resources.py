@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import to_thread
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -88,9 +89,7 @@ def _add_switches(routes: APIRouter, context: Context) -> None:
             return views.switch_view(world, world.switches[uuid], context.fleet.lives())
 
     async def answer(uuid: UUID, wait: str | None, timeout_s: float) -> View:
-        key = (Kind.SWITCH, uuid)
-        found = await context.waited({}, keys=[key], timeout_s=timeout_s) if wait else {}
-        return {**await to_thread(show, uuid), **found}
+        return await context.answer(partial(show, uuid), key=(Kind.SWITCH, uuid), wait=wait, timeout_s=timeout_s)
 
     @routes.get("/switches", tags=["switches"])
     def list_switches() -> list[View]:
@@ -127,9 +126,7 @@ def _add_networks(routes: APIRouter, context: Context) -> None:
             return views.network_view(world, world.networks[uuid], context.fleet.lives())
 
     async def answer(uuid: UUID, wait: str | None, timeout_s: float) -> View:
-        key = (Kind.NETWORK, uuid)
-        found = await context.waited({}, keys=[key], timeout_s=timeout_s) if wait else {}
-        return {**await to_thread(show, uuid), **found}
+        return await context.answer(partial(show, uuid), key=(Kind.NETWORK, uuid), wait=wait, timeout_s=timeout_s)
 
     @routes.get("/networks", tags=["networks"])
     def list_networks() -> list[View]:
@@ -197,8 +194,8 @@ def _add_withdrawals(routes: APIRouter, context: Context) -> None:
         """Hide the network from a host or all: what runs there goes on, no VM is started or moved there any more."""
         by = request.scope["extensions"][SCOPE_KEY].name
         made = await to_thread(service.withdraw_network, store, network, spec, by=by)
-        found = await context.waited({}, keys=[(Kind.WITHDRAWAL, made.uuid)], timeout_s=timeout_s) if wait else {}
-        return {**await to_thread(show, made.network_uuid), **found}
+        key = (Kind.WITHDRAWAL, made.uuid)
+        return await context.answer(partial(show, made.network_uuid), key=key, wait=wait, timeout_s=timeout_s)
 
     @routes.post("/networks/{network}/restore", tags=["networks"])
     def restore(
@@ -225,9 +222,8 @@ def _add_hosts(routes: APIRouter, context: Context) -> None:
     @routes.patch("/hosts/{host}", tags=["hosts"])
     async def set_host(host: str, patch: HostPatch, wait: Wait = None, timeout_s: Timeout = 10) -> View:
         changed = await to_thread(service.set_host, store, host, patch)
-        keys = [(Kind.HOST, changed.uuid)]
-        found = await context.waited({}, keys=keys, timeout_s=timeout_s) if wait else {}
-        return {**await to_thread(show_host, str(changed.uuid)), **found}
+        key = (Kind.HOST, changed.uuid)
+        return await context.answer(partial(show_host, str(changed.uuid)), key=key, wait=wait, timeout_s=timeout_s)
 
     @routes.delete("/hosts/{host}", status_code=204, tags=["hosts"])
     def delete_host(host: str) -> Response:

@@ -17,7 +17,7 @@ from netmgr.contract.types import Kind, OpaqueNetwork, OpaqueSwitch, TransportZo
 from netmgr.model import Change, GroupRecord, HostLive, HostRecord, World
 from netmgr.span import hosts_for
 
-__all__ = ["HostState", "Realization", "Target", "realization_of", "state_on", "targets_of"]
+__all__ = ["HostState", "Realization", "Target", "realization_of", "state_on", "surely_waiting", "targets_of"]
 
 Key = tuple[Kind, UUID]
 
@@ -70,6 +70,17 @@ def realization_of(world: World, targets: Mapping[UUID, Target], lives: Mapping[
             state, reason = _state(world, host, target, lives.get(host_uuid))
             found.append(Realization(host_uuid=host_uuid, host=host.name, state=state, reason=reason))
     return sorted(found, key=lambda item: item.host)
+
+
+def surely_waiting(targets: Mapping[UUID, Target], lives: Mapping[UUID, HostLive]) -> bool:
+    """True when some host of *targets* is waiting, whatever a World says: it has not confirmed the revision yet."""
+    return any(
+        live is not None
+        and live.connected
+        and live.acked_revision < target.revision
+        and not any(key in live.rejections for key in target.keys)
+        for target, live in ((target, lives.get(host)) for host, target in targets.items())
+    )
 
 
 def state_on(world: World, host: HostRecord, key: Key, live: HostLive | None) -> tuple[HostState, str]:
