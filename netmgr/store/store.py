@@ -18,7 +18,7 @@ Theory of operation.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock, RLock
@@ -260,8 +260,9 @@ class Transaction:
             self.world.revision = self._revision_before
             return
         self.committed = tuple(changes)
+        known = {key for key, before in self._before.items() if before.row is not None}
         for kind in ROW_TYPES:
-            _write_rows(connection, kind, [item for item in changes if item.kind == kind])
+            _write_rows(connection, kind, [item for item in changes if item.kind == kind], known)
         connection.execute(
             insert(change),
             [
@@ -312,8 +313,8 @@ def _read_changes(connection: Connection, *, after: int) -> list[Change]:
     ]
 
 
-def _write_rows(connection: Connection, kind: str, changes: list[Change]) -> None:
-    """Delete what is gone or changed, then insert what is new or changed.
+def _write_rows(connection: Connection, kind: str, changes: list[Change], known: Collection[tuple[str, UUID]]) -> None:
+    """Delete what is gone or changed, then insert what is new or changed; *known* are the keys that had rows before.
 
     Not an upsert: two rows of one transaction may exchange a unique value, which no order of updates survives.
     Foreign keys are checked at commit, so a row may be away for a moment.
@@ -322,7 +323,9 @@ def _write_rows(connection: Connection, kind: str, changes: list[Change]) -> Non
         return
     table = TABLES[kind]
     key = next(iter(table.primary_key.columns))
-    connection.execute(delete(table).where(key == bindparam("removed")), [{"removed": str(c.uuid)} for c in changes])
+    removed = [{"removed": str(item.uuid)} for item in changes if (kind, item.uuid) in known]
+    if removed:
+        connection.execute(delete(table).where(key == bindparam("removed")), removed)
     put = [{**plain(item.row), "version_revision": item.revision} for item in changes if item.row is not None]
     if put:
         connection.execute(insert(table), put)
