@@ -22,7 +22,7 @@ from scripts.benchkit.subject import NETWORK_MTU, Port
 from scripts.labkit import Lab, LabError
 from scripts.labkit.state import MANAGER
 
-__all__ = ["OursDeployment"]
+__all__ = ["OursDeployment", "PlainOurs"]
 
 _ZONE = "a"
 _SWITCH = {"name": "bench", "zones": [_ZONE], "pnic_globs": ["pnic*"], "mtu": 1650, "vtep_pool": "10.200.0.0/24"}
@@ -38,12 +38,12 @@ class OursDeployment(Deployment):
     name = "ours"
 
     libvirt: ClassVar[bool] = True
+    dummies: ClassVar[bool] = False  # whether ports without a device are needed
 
     @classmethod
     def make_lab(cls) -> Lab:
         zones = {f"h{number}": _ZONE for number in range(1, cls.hosts + 1)}
-        libvirt = cls.libvirt
-        return Lab(hosts=cls.hosts, zones=zones, with_libvirt=libvirt, with_vmctl=False, dummy_ports=not libvirt)
+        return Lab(hosts=cls.hosts, zones=zones, with_libvirt=cls.libvirt, with_vmctl=False, dummy_ports=cls.dummies)
 
     def build(self) -> None:
         manager = Inside(self.lab.node(MANAGER))
@@ -180,3 +180,9 @@ class OursDeployment(Deployment):
         if not answer.is_success:
             raise LabError(f"ours: {method} {path} was answered {answer.status_code}: {answer.text[:300]}")
         return answer.json() if answer.content else None
+
+
+class PlainOurs(OursDeployment):
+    """Hosts without libvirt, as OVN's are: a network is there when the switch has it."""
+
+    libvirt = False

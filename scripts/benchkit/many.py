@@ -17,6 +17,7 @@ PORTS = 1000
 class ManyOurs(OursDeployment):
     hosts = 50
     libvirt = False
+    dummies = True
 
 
 class ManyOvn(OvnDeployment):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from scripts.benchkit.bare_bridge import BareBridge
 from scripts.benchkit.deployment import Carrier
-from scripts.benchkit.deployment_ours import OursDeployment
+from scripts.benchkit.deployment_ours import OursDeployment, PlainOurs
 from scripts.benchkit.deployment_ovn import OvnDeployment
 from scripts.benchkit.environment import environment, positive
 from scripts.benchkit.many import PORTS, ManyOurs, ManyOvn
@@ -39,6 +39,7 @@ _MANY = {
     "vif_first_frame_50": NetworkRig.vif_first_frame,
     "cold_start_50": NetworkRig.cold_start,
 }
+_PLAIN = "network_create_plain"
 _RATES = ("throughput", "packets_per_s")
 _GROUP_RATES = ("throughput_groups", "packets_per_s_groups")
 _RESTARTS = ("restart_10000", "agent_memory_10000")
@@ -95,6 +96,8 @@ class _Run:
             for name in ("network_create", "vif_first_frame"):
                 if name in self._wanted:
                     self._in_turns([name], deployments, self._count, _method(name))
+            if _PLAIN in self._wanted:
+                self._plain(deployments)
             for name in _GROUP_RATES:
                 if name in self._wanted:
                     self._in_turns([name], deployments, self._count, _method(name))
@@ -116,6 +119,12 @@ class _Run:
             self._in_turns(_REMOTE[:1], ready, self._count, NetworkRig.vif_first_frame)
         if any(name in self._wanted for name in _RESTARTS):
             self._in_turns(_RESTARTS, ready, min(self._count, _CROWDS_MAX), NetworkRig.restart)
+
+    def _plain(self, deployments: Sequence[NetworkRig]) -> None:
+        """Like with like: hosts of neither side have libvirt."""
+        with contextlib.ExitStack() as lab:
+            others = [rig for rig in deployments if rig.name != PlainOurs.name]
+            self._in_turns([_PLAIN], [self._rig(lab, PlainOurs), *others], self._count, NetworkRig.network_create)
 
     def _many(self) -> None:
         """At fifty hosts with a thousand ports."""

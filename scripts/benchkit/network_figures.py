@@ -50,6 +50,9 @@ class Measure:
 
 MEASURES = {
     "network_create": Measure(unit="ms", what="network created → confirmed by all hosts", reach=Reach(limit=0.5)),
+    "network_create_plain": Measure(
+        unit="ms", what="network created → confirmed by all hosts, none of which has libvirt", reach=Reach(limit=0.5)
+    ),
     "vif_first_frame": Measure(
         unit="ms", what="VIF plugged → its first frame is delivered on another host", reach=Reach(limit=0.5)
     ),
