@@ -12,10 +12,12 @@ show it, tell it from ours and delete it strictly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import wraps
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
+from weakref import ref
 
 __all__ = [
     "ETH_TYPE_VLAN",
@@ -45,6 +47,8 @@ __all__ = [
     "mac_to_int",
     "match",
     "match_text",
+    "of_a_set",
+    "sharing",
     "value_text",
 ]
 
@@ -278,6 +282,27 @@ def sharing(found: frozenset[Flow], before: frozenset[Flow] | None) -> frozenset
     if found == before:
         return before
     return frozenset(flow for flow in before if flow in found) | (found - before)
+
+
+R = TypeVar("R")
+
+
+def of_a_set(function: Callable[[frozenset[Flow]], R]) -> Callable[[frozenset[Flow]], R]:
+    """*function*, which remembers what it found of a set for as long as the set lives: it is asked several times a turn
+    of the loop, of sets that seldom change. Sets are told apart by identity, and none is kept for it."""
+    known: dict[int, tuple[ref[frozenset[Flow]], R]] = {}
+
+    @wraps(function)
+    def remembering(flows: frozenset[Flow]) -> R:
+        number = id(flows)
+        found = known.get(number)
+        if found is not None and found[0]() is flows:
+            return found[1]
+        result = function(flows)
+        known[number] = (ref(flows, lambda _: known.pop(number, None)), result)
+        return result
+
+    return remembering
 
 
 def match(**conditions: int | str | tuple[int, int]) -> tuple[Match, ...]:

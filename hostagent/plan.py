@@ -21,9 +21,8 @@ depends on it is made. A host that has never heard its manager (`Desired.host` i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 
-from hostagent.flow import Flow, Match
+from hostagent.flow import Flow, Match, of_a_set
 from hostagent.flows import compile_flows, ports_by_network
 from hostagent.model import (
     Bridge,
@@ -129,7 +128,7 @@ def _purge_flows(intents: list[SwitchIntent], own: Mapping[str, Bridge], observe
             yield ChangeFlows(bridge=name, delete=_ordered(gone), add=())
 
 
-@lru_cache(maxsize=16)  # a set of flows seldom changes, and is compared by identity
+@of_a_set
 def _cookies_of(flows: frozenset[Flow]) -> frozenset[int]:
     return frozenset(flow.cookie for flow in flows)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from uuid import UUID
 
-from hostagent.flow import Flow, Match
+from hostagent.flow import Flow, Match, of_a_set
 from hostagent.model import Bridge, Desired, Interface, Phase
 from hostagent.names import IFACE_ID, is_ours
 from hostagent.pipeline.tables import Table
@@ -129,7 +129,7 @@ def is_stateful(port: LogicalPort, groups: Mapping[UUID, SecurityGroup]) -> bool
     return any(groups[uuid].stateful for uuid in port.security_groups if uuid in groups)
 
 
-@lru_cache(maxsize=16)  # asked for several times a turn, of sets that seldom change; the key is compared by identity
+@of_a_set
 def lit_ofports(flows: frozenset[Flow]) -> frozenset[int | None]:
     """The ports whose frames *flows* let in."""
     return frozenset(
