@@ -137,9 +137,9 @@ def _decode_descriptions(
         key = blake2b(body[at + 4 : stats_at] + body[instructions_at : at + length], digest_size=16).digest()
         flow = memo.get(key)
         if flow is None:
-            extra = tuple(
-                (name, value) for name, value in zip(_EXTRAS, (idle, hard, flags, importance), strict=True) if value
-            )
+            numbers = (idle, hard, flags, importance)
+            named = zip(_EXTRAS, numbers, strict=True)
+            extra = tuple((name, value) for name, value in named if value) if any(numbers) else ()
             flow = Flow(
                 table=table,
                 priority=priority,
@@ -203,7 +203,7 @@ def decode_match(data: bytes) -> tuple[Match | RawMatch, ...]:
         else:
             raw.append(known)
         at = end
-    return (*canonical(named), *raw)
+    return (*canonical(named), *raw) if raw else canonical(named)
 
 
 @lru_cache(maxsize=1024)  # a flow's network, and much of its MAC, are those of the flow before it
