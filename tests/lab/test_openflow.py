@@ -488,3 +488,26 @@ def test_meters_are_made_changed_read_back_and_removed(switch):
             assert "rate=400000000" in text
 
     asyncio.run(run())
+
+
+def test_a_dump_gives_known_flows_by_themselves_and_forgets_what_went(switch: DummySwitch) -> None:
+    def row(number: int) -> Flow:
+        return Flow(table=9, priority=7, cookie=5, match=match(metadata=5, reg3=number), actions=(Output(1),))
+
+    async def run() -> None:
+        ours = frozenset(map(row, range(1, 3001)))
+        async with connected(switch) as connection:
+            await replace_all(connection, ours)
+            dumped = await connection.dump(before=ours)
+            assert dumped == ours
+            own = {id(flow) for flow in ours}
+            assert all(id(flow) in own for flow in dumped), "of two equal flows one is enough"
+            again = await connection.dump()
+            assert all(id(flow) in own for flow in again), "as it was told the first time"
+            for step in range(2, 5):
+                await replace_all(connection, frozenset(map(row, range(3000 * step, 3000 * step + 10))))
+                await connection.dump()
+            assert len(connection._known) < 1100, "of flows that went nothing is kept for long"
+            await replace_all(connection, frozenset())
+
+    asyncio.run(run())
