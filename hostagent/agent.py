@@ -40,6 +40,7 @@ from hostagent.motion import Motion
 from hostagent.network_steps import NetworkSteps
 from hostagent.news import News
 from hostagent.pipeline.tables import Table
+from hostagent.plan import expected_flows
 from hostagent.pnic_load import PnicLoad
 from hostagent.presence import Subscriptions, wanted_networks
 from hostagent.progress import Failures
@@ -72,6 +73,9 @@ class Agent:
         self._news = News(networks=lambda: state.networks, failures=self.failures)
         self.host = Host(
             paths, Events(dirty=self._dirty, packet_in=self._packet_in, domain=self._domain, libvirt=self._libvirt)
+        )
+        self.host.expected = lambda name: expected_flows(
+            desired=self.desired(), observed=self.host.cached(), bridge=name
         )
         self.sync = SyncClient(
             identity=identity, state=state, listener=self, boot_id=boot_id, agent_version=agent_version

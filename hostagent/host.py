@@ -114,6 +114,8 @@ class Host:
         self._closing = False
         self.paths: tuple[PathStatus, ...] = ()
         """What is known of the ways to peers; whoever probes them says it."""
+        self.expected: Callable[[str], Iterable[Flow]] = lambda _bridge: ()
+        """What a bridge will probably have, when its flows are read for the first time."""
         self._ovsdb = OvsDb(paths.ovsdb, on_change=partial(events.dirty, "ovsdb"))
         self._links = LinkReadings(partial(events.dirty, "links"))
         self.libvirt = LibvirtLink(paths.libvirt_uri) if paths.libvirt_uri != NO_LIBVIRT else None
@@ -418,6 +420,7 @@ class Host:
                 on_close=partial(self._switch_lost, name),
                 timeout_s=2.0,
             )
+            connection.expect(self.expected(name))
             flows, meters = await connection.dump(), await connection.meters()
         except RealizeError as error:
             if self._why_no_switch.get(name) != error.sentence:

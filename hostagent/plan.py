@@ -58,7 +58,7 @@ from hostagent.resolve import Resolved, SwitchIntent, resolve
 from hostagent.uplinks import bridge_step, patch_to, remove_trunks, remove_uplinks, uplink_steps
 from hostagent.vifs import vif_of
 
-__all__ = ["kept_bridges", "plan"]
+__all__ = ["expected_flows", "kept_bridges", "plan"]
 
 
 def plan(*, desired: Desired, observed: Observed) -> tuple[Step, ...]:
@@ -105,6 +105,18 @@ def kept_bridges(*, desired: Desired, observed: Observed) -> dict[str, str]:
                     "it is removed once that is gone"
                 )
     return kept
+
+
+def expected_flows(*, desired: Desired, observed: Observed, bridge: str) -> frozenset[Flow]:
+    """What *bridge* should have, as far as that can be said before its flows and meters are read."""
+    if desired.host is None or isinstance(observed.bridges, Unread):
+        return frozenset()
+    found = next((one for one in observed.bridges if one.name == bridge and is_ours(one.external_ids)), None)
+    intents = resolve(desired, observed).switches.values()
+    intent = next((one for one in intents if one.bridge == bridge and not one.foreign), None)
+    if found is None or intent is None:
+        return frozenset()
+    return compile_flows(desired=desired, intent=intent, bridge=found)
 
 
 # --- removals -----------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from hostagent.realize.openflow_codec import (
     decode_match,
     decode_meters,
     decode_stats,
+    dump_key,
     encode_flow_mod,
     encode_meter_deletion,
     encode_meter_mod,
@@ -191,6 +192,13 @@ class OpenFlowConnection:
         if len(self._known) > 2 * len(flows) + _MEMO_SPARE:
             self._known = {key: flow for key, flow in self._known.items() if flow in flows}
         return flows
+
+    def expect(self, flows: Iterable[Flow]) -> None:
+        """Say which flows a dump will probably have: those are given by themselves, and not decoded."""
+        for flow in flows:
+            key = dump_key(flow)
+            if key is not None:
+                self._known[key] = flow
 
     async def count(self, table: int = 0xFF, *, timeout_s: float = 30.0) -> tuple[Counted, ...]:
         """The flows of one *table*, or of all, with what has met each; counters lag by up to a second.

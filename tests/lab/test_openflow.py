@@ -34,6 +34,8 @@ from hostagent.flow import (
     match,
 )
 from hostagent.model import MeterLimit
+from hostagent.pipeline.answer import binding
+from hostagent.pipeline.locate import locate
 from hostagent.realize.openflow import OpenFlowConnection, OpenFlowError
 from scripts.labkit.dummy_switch import DummySwitch
 
@@ -508,6 +510,31 @@ def test_a_dump_gives_known_flows_by_themselves_and_forgets_what_went(switch: Du
                 await replace_all(connection, frozenset(map(row, range(3000 * step, 3000 * step + 10))))
                 await connection.dump()
             assert len(connection._known) < 1100, "of flows that went nothing is kept for long"
+            await replace_all(connection, frozenset())
+
+    asyncio.run(run())
+
+
+def test_flows_that_are_expected_are_recognised_without_being_decoded(switch: DummySwitch) -> None:
+    """The flows of remote ports, which are nearly all where there are thousands, as Open vSwitch writes them."""
+    key, addresses = 0xFE6B77B65BC75DA6, ((4, 0x0A010203), (6, 0xFD00_0000_0000_0000_0000_0000_0000_0005))
+    ours = {
+        *locate(key, 0x525400ABCDEF, "10.200.0.2", "", "10.200.0.1"),
+        *locate(key, 0x020000000001, "10.200.0.2", "10.200.0.3", "10.200.0.1"),
+        *locate(key, 0x020000000002, "fd01::2", "", "fd01::1"),
+        *(binding(key, version, number, 0x525400ABCDEF) for version, number in addresses),
+    }
+    others = {Flow(table=2, priority=9, cookie=key, match=match(in_port=1, eth_src="02:00:00:00:00:09"))}
+
+    async def run() -> None:
+        async with connected(switch) as connection:
+            await replace_all(connection, frozenset(ours | others))
+        async with connected(switch) as connection:
+            connection.expect(ours | others)
+            dumped = {id(flow): flow for flow in await connection.dump()}
+            assert set(dumped.values()) == ours | others
+            assert {id(flow) for flow in ours} <= dumped.keys()
+            assert not {id(flow) for flow in others} & dumped.keys(), "how these are written is not said"
             await replace_all(connection, frozenset())
 
     asyncio.run(run())

@@ -40,7 +40,7 @@ OSW = switch_bridge(named("s1"))
 def compiled(wanted, observed: Observed, realized=(), remember=True):
     intent = resolve(wanted, observed).switches[named("s1")]
     bridge = next(one for one in observed.bridges if one.name == OSW)
-    return compile_flows(desired=wanted, intent=intent, bridge=bridge, realized=realized, remember=remember)
+    return compile_flows(desired=wanted, intent=intent, bridge=bridge, realized=frozenset(realized), remember=remember)
 
 
 def world(*ports, phases=None, kinds=(NetworkType.VXLAN,)):
