@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hostagent.flow import FIELDS, Ct, Flow, Goto, Match, Move, Output, Resubmit, SetField
+from hostagent.flow import FIELDS, Ct, Flow, Goto, Match, Move, Output, PopVlan, PushVlan, Resubmit, SetField
 
 __all__ = ["Outcome", "run"]
 
@@ -70,6 +70,10 @@ class _Machine:
                     self.enter(action.table, {**frame, **self.tracked}, depth=depth)
                 case Ct():
                     self.outcome.commits.append(action)
+                case PushVlan():
+                    frame["vlan_tci"] = 0x1000
+                case PopVlan():
+                    frame["vlan_tci"] = 0
                 case _:
                     raise AssertionError(f"not known here: {action}")
 

@@ -12,7 +12,7 @@ from hostagent.flows import compile_flows
 from hostagent.names import switch_bridge
 from hostagent.pipeline.tables import Table
 from hostagent.resolve import resolve
-from netmgr.contract.types import Direction, Ethertype, LogicalPort, SecurityGroup, SecurityRule
+from netmgr.contract.types import Direction, Ethertype, LogicalPort, NetworkType, SecurityGroup, SecurityRule
 from tests.support.flow_machine import Outcome, run
 from tests.support.hostagent_worlds import bare, desired, location, named, network, plug, port, settled, switch
 
@@ -40,10 +40,11 @@ def port_called(name: str) -> LogicalPort:
 PORTS = {name: port_called(name) for name in (*HERE, *AWAY)}
 
 
-@pytest.fixture(scope="module", params=["IPv4", "IPv6"])
+@pytest.fixture(scope="module", params=["IPv4", "IPv6", "VLAN"])
 def host(request: pytest.FixtureRequest) -> tuple[frozenset[Flow], int, dict[str, int]]:
-    """Flows of h1 over an underlay of either family, its tunnel port, and the VTEPs of the others."""
-    six = request.param == "IPv6"
+    """Flows of h1 over an underlay of either family, its tunnel port, and the VTEPs of the others; on a VLAN its patch
+    to the uplink, and 0 in place of VTEPs."""
+    six, vlan = request.param == "IPv6", request.param == "VLAN"
     vteps = {host: f"fd00:200::{host[1:]}" if six else f"10.0.0.{host[1:]}" for host in ("h1", "h2", "h3")}
     where = [
         replace(location(one, AWAY.get(name, "h1")), holder_vtep=vteps[AWAY.get(name, "h1")])
@@ -51,7 +52,7 @@ def host(request: pytest.FixtureRequest) -> tuple[frozenset[Flow], int, dict[str
     ]
     wanted = desired(
         switches=[replace(switch(), vtep_pool="fd00:200::/64") if six else switch()],
-        networks=[network()],
+        networks=[network(kind=NetworkType.VLAN, segment=100) if vlan else network()],
         ports=PORTS.values(),
         locations=where,
         vteps={"s1": f"{vteps['h1']}/64" if six else "10.0.0.1/24"},
@@ -62,8 +63,8 @@ def host(request: pytest.FixtureRequest) -> tuple[frozenset[Flow], int, dict[str
         there = plug(there, OSW, f"tap{ofport}", PORTS[name].vif_uuid, ofport)
     bridge = next(one for one in there.bridges if one.name == OSW)
     flows = compile_flows(desired=wanted, intent=resolve(wanted, there).switches[named("s1")], bridge=bridge)
-    (tunnel,) = [p.interfaces[0].ofport for p in bridge.ports if p.name.startswith("vxlan")]
-    return flows, tunnel, {name: int(ip_address(vteps[at])) for name, at in AWAY.items()}
+    (way,) = [p.interfaces[0].ofport for p in bridge.ports if p.name.startswith("patch" if vlan else "vxlan")]
+    return flows, way, {name: 0 if vlan else int(ip_address(vteps[at])) for name, at in AWAY.items()}
 
 
 def say(flows: frozenset[Flow], source: str, destination: str, *, six: bool, **outer: int) -> Outcome:
@@ -100,11 +101,12 @@ def test_a_frame_for_a_known_mac_takes_one_way(host, source: str, six: bool) -> 
 
 @pytest.mark.parametrize("six", [False, True], ids=["packet of IPv4", "packet of IPv6"])
 @pytest.mark.parametrize("destination", [*HERE, "third"])
-def test_what_a_tunnel_brings_goes_to_its_tap_alone_and_only_from_the_holders_vtep(host, destination, six) -> None:
-    flows, tunnel, vteps = host
+def test_what_comes_from_elsewhere_goes_to_its_tap_alone_and_only_from_the_holders_vtep(host, destination, six) -> None:
+    flows, way, vteps = host
     from_v6 = vteps["far"] > 0xFFFFFFFF
     for vtep in vteps.values():
-        outer = {"in_port": tunnel, "tun_id": 5001, "tun_ipv6_src" if from_v6 else "tun_src": vtep}
+        tunnel = {"tun_id": 5001, "tun_ipv6_src" if from_v6 else "tun_src": vtep}
+        outer = {"in_port": way, **(tunnel if vtep else {"vlan_tci": 0x1000 | 100})}
         sent = say(flows, "far", destination, six=six, **outer).sent
         believed = vtep == vteps["far"] and destination in HERE
         assert sent == ([(HERE[destination], 0)] if believed else [])
@@ -116,6 +118,5 @@ def test_a_broadcast_comes_to_everybody_else_once(host, source: str, six: bool) 
     flows, tunnel, vteps = host
     sent = say(flows, source, "far", six=six, eth_dst=mac_to_int("ff:ff:ff:ff:ff:ff")).sent
     taps = [(ofport, 0) for name, ofport in HERE.items() if name != source]
-    assert sorted((port, 0 if port != tunnel else vtep) for port, vtep in sent) == sorted(
-        [*taps, *((tunnel, vtep) for vtep in vteps.values())]
-    )
+    away = {(tunnel, vtep) for vtep in vteps.values()}  # on a VLAN one copy
+    assert sorted((port, 0 if port != tunnel else vtep) for port, vtep in sent) == sorted([*taps, *away])
