@@ -7,12 +7,13 @@ from ipaddress import ip_address
 
 import pytest
 
-from hostagent.flow import Flow, mac_to_int
+from hostagent.flow import IN_PORT, Flow, mac_to_int
 from hostagent.flows import compile_flows
+from hostagent.model import Bridge, Desired, Phase
 from hostagent.names import switch_bridge
 from hostagent.pipeline.tables import Table
 from hostagent.resolve import resolve
-from netmgr.contract.types import Direction, Ethertype, LogicalPort, NetworkType, SecurityGroup, SecurityRule
+from netmgr.contract.types import Direction, Ethertype, Location, LogicalPort, NetworkType, SecurityGroup, SecurityRule
 from tests.support.flow_machine import Outcome, run
 from tests.support.hostagent_worlds import bare, desired, location, named, network, plug, port, settled, switch
 
@@ -40,6 +41,26 @@ def port_called(name: str) -> LogicalPort:
 PORTS = {name: port_called(name) for name in (*HERE, *AWAY)}
 
 
+def wanted_with(where: list[Location], *, vlan: bool = False, pool: str = "", vtep: str = "10.0.0.1/24") -> Desired:
+    wanted = desired(
+        switches=[replace(switch(), vtep_pool=pool) if pool else switch()],
+        networks=[network(kind=NetworkType.VLAN, segment=100) if vlan else network()],
+        ports=PORTS.values(),
+        locations=where,
+        vteps={"s1": vtep},
+    )
+    return replace(wanted, groups=GROUPS, ct_zones={PORTS["stateful"].uuid: 40960})
+
+
+def compiled(wanted: Desired) -> tuple[frozenset[Flow], Bridge]:
+    """Flows of h1 with all taps plugged, and its bridge."""
+    there = settled(replace(wanted, ports={}, locations={}, phases={}), bare())
+    for name, ofport in HERE.items():
+        there = plug(there, OSW, f"tap{ofport}", PORTS[name].vif_uuid, ofport)
+    bridge = next(one for one in there.bridges if one.name == OSW)
+    return compile_flows(desired=wanted, intent=resolve(wanted, there).switches[named("s1")], bridge=bridge), bridge
+
+
 @pytest.fixture(scope="module", params=["IPv4", "IPv6", "VLAN"])
 def host(request: pytest.FixtureRequest) -> tuple[frozenset[Flow], int, dict[str, int]]:
     """Flows of h1 over an underlay of either family, its tunnel port, and the VTEPs of the others; on a VLAN its patch
@@ -50,19 +71,10 @@ def host(request: pytest.FixtureRequest) -> tuple[frozenset[Flow], int, dict[str
         replace(location(one, AWAY.get(name, "h1")), holder_vtep=vteps[AWAY.get(name, "h1")])
         for name, one in PORTS.items()
     ]
-    wanted = desired(
-        switches=[replace(switch(), vtep_pool="fd00:200::/64") if six else switch()],
-        networks=[network(kind=NetworkType.VLAN, segment=100) if vlan else network()],
-        ports=PORTS.values(),
-        locations=where,
-        vteps={"s1": f"{vteps['h1']}/64" if six else "10.0.0.1/24"},
+    wanted = wanted_with(
+        where, vlan=vlan, pool="fd00:200::/64" if six else "", vtep=f"{vteps['h1']}/{64 if six else 24}"
     )
-    wanted = replace(wanted, groups=GROUPS, ct_zones={PORTS["stateful"].uuid: 40960})
-    there = settled(replace(wanted, ports={}, locations={}), bare())
-    for name, ofport in HERE.items():
-        there = plug(there, OSW, f"tap{ofport}", PORTS[name].vif_uuid, ofport)
-    bridge = next(one for one in there.bridges if one.name == OSW)
-    flows = compile_flows(desired=wanted, intent=resolve(wanted, there).switches[named("s1")], bridge=bridge)
+    flows, bridge = compiled(wanted)
     (way,) = [p.interfaces[0].ofport for p in bridge.ports if p.name.startswith("patch" if vlan else "vxlan")]
     return flows, way, {name: 0 if vlan else int(ip_address(vteps[at])) for name, at in AWAY.items()}
 
@@ -120,3 +132,36 @@ def test_a_broadcast_comes_to_everybody_else_once(host, source: str, six: bool) 
     taps = [(ofport, 0) for name, ofport in HERE.items() if name != source]
     away = {(tunnel, vtep) for vtep in vteps.values()}  # on a VLAN one copy
     assert sorted((port, 0 if port != tunnel else vtep) for port, vtep in sent) == sorted([*taps, *away])
+
+
+@pytest.mark.parametrize("guest", ["plain", "stateful", "stateless"])
+@pytest.mark.parametrize(
+    ("phase", "of_a_vif", "original", "sent_on"),
+    [
+        (Phase.STEADY, "tap", "tap", ""),
+        (Phase.REDIRECTING, "other", "back", ""),
+        (Phase.INCOMING, "other", "back", "tap"),
+        (Phase.ACTIVATED, "tap", "tap", "tap"),
+    ],
+)
+def test_in_each_phase_of_a_migration_it_takes_the_way_that_the_table_says(
+    guest: str, phase: Phase, of_a_vif: str, original: str, sent_on: str
+) -> None:
+    """docs/pipeline.md, Migrations; the other host is h3, what is said comes from h2 or from a VIF here."""
+    holder, incoming = {
+        Phase.STEADY: ("h1", None),
+        Phase.REDIRECTING: ("h1", "h3"),
+        Phase.INCOMING: ("h3", "h1"),
+        Phase.ACTIVATED: ("h3", "h1"),
+    }[phase]
+    where = [location(one, AWAY.get(name, "h1")) for name, one in PORTS.items() if name != guest]
+    where.append(location(PORTS[guest], holder, incoming=incoming))
+    wanted = replace(wanted_with(where), phases={} if phase is Phase.STEADY else {PORTS[guest].uuid: phase})
+    flows, bridge = compiled(wanted)
+    (tunnel,) = [p.interfaces[0].ofport for p in bridge.ports if p.name.startswith("vxlan")]
+    h2, h3 = (int(ip_address(f"10.0.0.{number}")) for number in (2, 3))
+    ways = {"tap": [(HERE[guest], 0)], "other": [(tunnel, h3)], "back": [(IN_PORT, h3)], "": []}
+    assert say(flows, "learning", guest, six=False).sent == ways[of_a_vif]
+    came = {"in_port": tunnel, "tun_id": 5001}
+    assert say(flows, "far", guest, six=False, **came, tun_src=h2).sent == ways[original]
+    assert say(flows, "far", guest, six=False, **came, tun_src=h3).sent == ways[sent_on]
