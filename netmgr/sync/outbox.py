@@ -18,7 +18,7 @@ from uuid import UUID
 from netmgr.contract import codec
 from netmgr.contract.proto import sync_pb2
 from netmgr.contract.reading import words_of
-from netmgr.contract.types import Kind, Object, Ref, ref_of
+from netmgr.contract.types import Kind, Object, OpaqueSwitch, Ref, ref_of
 from netmgr.model import World
 from netmgr.span import Holdings, Key, object_for, objects_for
 
@@ -121,7 +121,7 @@ class Outbox:
         self._marked.clear()
         upserts = [item for key, item in found if self._sent.get(key) != item.version]
         if self.unreadable:
-            upserts = [item for item in upserts if self._readable(item)]
+            upserts = [item for item in upserts if self._readable(world, item)]
         for key in gone:
             del self._sent[key]
         for item in upserts:
@@ -133,8 +133,11 @@ class Outbox:
             removals=tuple(Ref(kind=k, uuid=u) for k, u in sorted(gone, key=lambda key: -_ORDER[key[0]])),
         )
 
-    def _readable(self, item: Object) -> bool:
+    def _readable(self, world: World, item: Object) -> bool:
         missing = words_of(item.body) & self.unreadable
+        if isinstance(item.body, OpaqueSwitch):  # without one of its zones it would be a switch for nothing
+            of_zones = [words_of(world.zones[uuid]) & self.unreadable for uuid in item.body.zone_uuids]
+            missing |= frozenset().union(*of_zones) if all(of_zones) else frozenset()
         if missing:
             ref = ref_of(item)
             self.withheld[ref.kind, ref.uuid] = missing

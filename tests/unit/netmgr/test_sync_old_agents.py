@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from netmgr.contract.reading import WORDS
-from netmgr.contract.types import Allowance, ClaimIntent, Kind, NetworkType
+from netmgr.contract.types import Allowance, ClaimIntent, Kind, NetworkType, TransportZone, ZoneKind
 from netmgr.service.realization import HostState, state_on
 from tests.support.netmgr_rig import Rig, eventually
-from tests.support.netmgr_worlds import H1, NET_A, PORT, VIF, held, uid
+from tests.support.netmgr_worlds import H1, NET_A, PORT, SWITCH_A, VIF, ZONE_A, held, uid
 from tests.unit.netmgr.test_sync import over
 
 START = ClaimIntent.START
@@ -36,6 +36,20 @@ def test_what_an_agent_can_not_read_is_not_sent_to_it_and_the_manager_says_so(tm
         await eventually(lambda: rig.fleet.in_sync(H1.uuid))
 
     over(tmp_path, test)
+
+
+def test_a_switch_of_zones_that_can_not_be_read_is_kept_back_with_them(tmp_path: Path) -> None:
+    street = TransportZone(uuid=uid("street"), name="street", kind=ZoneKind.VLAN)
+    alone = replace(SWITCH_A, uuid=uid("sw-street"), name="sw-street", zone_uuids=(street.uuid,), vtep_pool="")
+    both = replace(SWITCH_A, zone_uuids=(ZONE_A.uuid, street.uuid))
+
+    async def test(rig: Rig) -> None:
+        host = await rig.host(H1).connect(reads=sorted(WORDS - {"ZoneKind.vlan"}))
+        await eventually(lambda: rig.fleet.live(H1.uuid).rejections)
+        assert {uuid for _, uuid in rig.fleet.live(H1.uuid).rejections} == {street.uuid, alone.uuid}
+        assert host.have[Kind.SWITCH, SWITCH_A.uuid].body == both
+
+    over(tmp_path, test, street, alone, both, replace(H1, zone_uuids=(ZONE_A.uuid, street.uuid)))
 
 
 def test_an_agent_that_was_upgraded_is_sent_what_was_kept_from_it(tmp_path: Path) -> None:
