@@ -320,7 +320,7 @@ class Agent:
     def _packet_in(self, bridge: str, cookie: int, table: int, in_port: int, frame: bytes) -> None:
         if table == Table.PROBE:
             self.probing.on_frame(frame)
-        elif table in (Table.GUARD, Table.CLAIMS, Table.LEASES):
+        elif table in (Table.GUARD, Table.CLAIMS, Table.RIVAL, Table.LEASES):
             self.discovery.on_frame(bridge, cookie, table, in_port, frame)
         elif self.guests.on_frame(bridge, in_port, frame):
             self._dirty_after_phases("frame")

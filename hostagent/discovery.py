@@ -2,10 +2,11 @@
 
 Theory of operation. The pipeline copies a claim to an address that is nobody's, or another port's; what a DHCP server
 says to clients, from which the one that is a guest here is found by its MAC; what a guest says to the server, since it
-may give its address up; and, of a port that is allowed further MACs, frames of MACs that are not known. What a port
-claims is told upward, whole, when it is not what the manager has pushed of the port: so a word that was lost is said
-again on the next stream, and nothing is said twice. What the manager has decided comes back as `Learned`, which is on
-disk like all that it pushed; a host that starts, or that a guest has moved to, goes on from there.
+may give its address up; of a port that is allowed further MACs, frames of MACs that are not known; and what was denied
+a guest because it is another port's. What a port claims is told upward, whole, when it is not what the manager has
+pushed of the port: so a word that was lost is said again on the next stream, and nothing is said twice. What the
+manager has decided comes back as `Learned`, which is on disk like all that it pushed; a host that starts, or that a
+guest has moved to, goes on from there.
 
 That an address or MAC is still used the switch knows: each has flows, whose counters are read once a minute.
 """
@@ -59,17 +60,17 @@ class Discovery:
         self._port_at = port_at
         self._changed = changed
         self._learning = Learning()
-        self._ports: dict[UUID, LogicalPort] = {}  # that this host speaks for
+        self._ports: dict[UUID, LogicalPort] = {}  # that this host speaks for; shadows never speak
         self._by_mac: dict[tuple[int, str], tuple[UUID, str]] = {}  # by key of their network and MAC that learns
         self._hushed: frozenset[UUID] = frozenset()
         self._packets: dict[tuple[str, int, str], int] = {}
 
     def look(self, desired: Desired) -> None:
-        """Take in whom this host speaks for: ports that it holds, and that have something to be learned."""
+        """Take in whom this host speaks for: the ports that it holds."""
         host = desired.host.uuid if desired.host is not None else None
         held = {uuid for uuid, location in desired.locations.items() if location.holder_host == host and host}
         ports = (port for uuid in held if (port := desired.ports.get(uuid)) is not None)
-        self._ports = {port.uuid: port for port in ports if _learns(port)}
+        self._ports = {port.uuid: port for port in ports if port.shadow_of is None}
         self._by_mac = {
             (network_key(port.network_uuid), mac or port.mac): (port.uuid, mac)
             for port in self._ports.values()
@@ -79,8 +80,16 @@ class Discovery:
         for uuid in self._ports:
             pushed = self._learned.get(uuid)
             if pushed is not None and not self._learning.knows(uuid):
-                claims = [Claimed(one.address, one.source, one.mac) for one in pushed.addresses]
-                self._learning.revive(uuid, claims, [one.mac for one in pushed.macs], now=time.monotonic())
+                self._revive(self._ports[uuid], pushed)
+
+    def _revive(self, port: LogicalPort, pushed: Learned) -> None:
+        learning, others = self._learning_macs(port), Allowance.NESTED in port.allow
+        told = [Claimed(one.address, one.source, one.mac) for one in pushed.addresses]
+        macs = [one.mac for one in pushed.macs]
+        rivals = [one for one in told if one.mac not in learning]
+        claims = [one for one in told if one.mac in learning]
+        more: list[Claimed | str] = [*rivals, *([] if others else macs)]
+        self._learning.revive(port.uuid, claims, macs if others else (), more, now=time.monotonic())
 
     def _learning_macs(self, port: LogicalPort) -> tuple[str, ...]:
         pushed = self._learned.get(port.uuid)
@@ -93,7 +102,8 @@ class Discovery:
         else:
             port = self._ports.get(self._port_at(bridge, in_port) or UUID(int=0))
             if port is not None and len(frame) >= _HEADER_BYTES:
-                self._on_guests_frame(port, network, frame)
+                rival = table == Table.RIVAL
+                self._on_guests_frame(port, network_key(port.network_uuid), frame, rival=rival)
         if self.hushed() != self._hushed:
             for uuid in self.hushed() - self._hushed:
                 log.warning("hushed: too much is claimed", port_or_network=str(uuid), for_s=HUSH_S)
@@ -114,15 +124,29 @@ class Discovery:
                 log.info("learned", port=str(port), address=lease.address, source="dhcp", for_s=lease.seconds)
                 self._say(port)
 
-    def _on_guests_frame(self, port: LogicalPort, network: int, frame: bytes) -> None:
+    def _on_guests_frame(self, port: LogicalPort, network: int, frame: bytes, *, rival: bool) -> None:
         now = time.monotonic()
         self._learning.spend(port.uuid, now=now)
         source = frame[6:12].hex(":")
-        if (network, source) in self._by_mac:
+        own = (port.mac, *(one.mac for one in port.nested))
+        if rival and not (source not in own and Allowance.NESTED in port.allow):
+            self._on_rivals_word(port, source if source not in own else "", frame, now)
+        elif self._by_mac.get((network, source), (None, ""))[0] == port.uuid:
             _, mac = self._by_mac[network, source]
             self._on_guests_word(port.uuid, mac, frame, now)
         elif self._is_new(port, source) and self._learning.hear_mac(port.uuid, source, now=now):
             log.info("learned", port=str(port.uuid), mac=source)
+            self._say(port.uuid)
+
+    def _on_rivals_word(self, port: LogicalPort, mac: str, frame: bytes, now: float) -> None:
+        """What the switch has found to name another port, or this port where it is only half a lie."""
+        found: list[Claimed | str] = [mac] if mac else []
+        claimed = read_claim(frame)
+        if claimed is not None and claimed.address not in (*port.ips, *(ip for one in port.nested for ip in one.ips)):
+            found.append(claimed)
+        news = [one for one in found if self._learning.hear_rival(port.uuid, one, now=now)]
+        if news:
+            log.info("another port's", port=str(port.uuid), used=[str(one) for one in news])
             self._say(port.uuid)
 
     def _is_new(self, port: LogicalPort, mac: str) -> bool:
@@ -172,8 +196,11 @@ class Discovery:
         """Tell what is claimed behind a port, if that is not what the manager has pushed."""
         port = self._ports[uuid]
         learning = self._learning_macs(port)
+        rivals, rival_macs = self._learning.rivals(uuid)
         claims = [one for one in self._learning.claims(uuid) if one.mac in learning]
-        macs = self._learning.macs(uuid) if Allowance.NESTED in port.allow else ()
+        told = {one.address for one in claims}
+        claims += [one for one in rivals if one.mac not in learning and one.address not in told]
+        macs = self._learning.macs(uuid) if Allowance.NESTED in port.allow else rival_macs
         pushed = self._learned.get(uuid) or Learned(port_uuid=uuid, network_uuid=port.network_uuid)
         same = {one.address: one.mac for one in claims} == {one.address: one.mac for one in pushed.addresses}
         if same and set(macs) == {one.mac for one in pushed.macs}:
@@ -181,10 +208,6 @@ class Discovery:
         addresses = tuple(LearnedAddress(address=one.address, source=one.source, mac=one.mac) for one in claims)
         seen = tuple(LearnedMac(mac=mac) for mac in macs)
         self._tell(Learned(port_uuid=uuid, network_uuid=port.network_uuid, addresses=addresses, macs=seen))
-
-
-def _learns(port: LogicalPort) -> bool:
-    return port.shadow_of is None and (bool(learning_macs(port)) or Allowance.NESTED in port.allow)
 
 
 def _sums(uses: Iterator[tuple[tuple[str, int, str], int]]) -> dict[tuple[str, int, str], int]:

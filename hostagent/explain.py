@@ -138,9 +138,26 @@ def _learned_facts(port: LogicalPort, desired: Desired) -> list[str]:
     facts += [f"Learned from its guest: {', '.join(own)}."] if own else []
     facts += [f"Its guest uses {one.address}, which is not its own: {one.refused}." for one in found if one.refused]
     facts += [f"Its guest uses MAC {one.mac}, which is not its own: {one.refused}." for one in macs if one.refused]
+    facts += _rival_facts(port, desired)
     if port.uuid in desired.hushed:
         facts.append("Its guest claims addresses too often, or too many: nothing more is learned of it for a while.")
     return facts
+
+
+def _rival_facts(port: LogicalPort, desired: Desired) -> list[str]:
+    """Guests of other ports that use what is this one's; they get nothing of it."""
+    own = desired.learned.get(port.uuid)
+    mine = {port.mac, *port.ips}.union(*({one.mac, *one.ips} for one in port.nested))
+    mine |= {one.mac for one in own.macs if not one.refused} if own is not None else set()
+    mine |= {one.address for one in own.addresses if not one.refused} if own is not None else set()
+    facts = []
+    for uuid, learned in desired.learned.items():
+        other = desired.ports.get(uuid)
+        if learned.network_uuid == port.network_uuid and uuid != port.uuid and other is not None:
+            used = {one.address for one in learned.addresses if one.refused}
+            used |= {one.mac for one in learned.macs if one.refused}
+            facts += [f"The guest of port {other.name} uses its {text} too, and is denied it." for text in used & mine]
+    return sorted(facts)
 
 
 def _group_facts(port: LogicalPort, desired: Desired) -> list[str]:

@@ -9,6 +9,10 @@ does, and pushes `Learned`.
 A port that is allowed "nested" may use further MACs, which are learned too: the switch drops what comes from a MAC that
 it does not know, and copies it to the agent, until the manager has said that the MAC is the port's.
 
+A guest may also use what is another port's, though nothing of that passes: a *rival*'s word, which the switch copies
+where it knows the MAC or address to be another's. It is kept beside what the port learns, and told like it, so that
+both ports can show it.
+
 Three bounds keep a loud guest from anything but its own copies. A MAC has at most `ADDRESSES_MAX` addresses; more are
 not learned, and work as ever, by flooding. A port has at most `MACS_MAX` further MACs. Copies spend tokens; a port
 without any is *hushed* for a while: the switch makes no more copies of its frames, so the agent does not even see them.
@@ -37,6 +41,7 @@ __all__ = ["ADDRESSES_MAX", "AGE_S", "HUSH_S", "MACS_MAX", "Claimed", "Learning"
 
 ADDRESSES_MAX: Final = 16
 MACS_MAX: Final = 64
+RIVALS_MAX: Final = 16
 AGE_S: Final = 1800.0
 HUSH_S: Final = 30.0
 _OF_A_PORT: Final = (30.0, 1.0)  # copies at once, and per second
@@ -126,6 +131,7 @@ class _Port:
     owners: dict[str, str] = field(default_factory=dict)  # address -> MAC
     macs: dict[str, float] = field(default_factory=dict)  # further ones -> when last seen
     leased_until: dict[str, float] = field(default_factory=dict)
+    rivals: dict[Claimed | str, float] = field(default_factory=dict)  # others' addresses, MACs -> when last used
 
     def forget(self, address: str) -> None:
         del self.seen[address], self.sources[address], self.owners[address]
@@ -175,6 +181,16 @@ class Learning:
         known.macs[mac] = now
         return news
 
+    def hear_rival(self, port: UUID, what: Claimed | str, *, now: float) -> bool:
+        """The guest of *port* uses an address or a MAC that is another port's; True as of `hear`."""
+        known = self._of(port, now)
+        news = what not in known.rivals
+        if news and len(known.rivals) >= RIVALS_MAX:
+            known.bucket.hushed_until = now + HUSH_S
+            return False
+        known.rivals[what] = now
+        return news
+
     def lease(self, port: UUID, address: str, *, mac: str = "", seconds: int | None, now: float) -> bool:
         """A server has granted *address* to *mac* of *port*, for *seconds* or for ever; True as of `hear`."""
         changed = self.hear(port, Claimed(address, LearnedSource.DHCP, mac), now=now)
@@ -191,10 +207,19 @@ class Learning:
         known.forget(address)
         return True
 
-    def revive(self, port: UUID, claims: Iterable[Claimed], macs: Iterable[str] = (), *, now: float) -> None:
+    def revive(
+        self,
+        port: UUID,
+        claims: Iterable[Claimed],
+        macs: Iterable[str] = (),
+        rivals: Iterable[Claimed | str] = (),
+        *,
+        now: float,
+    ) -> None:
         """Take over what was learned of *port* elsewhere, or in an earlier life of the agent, as seen now."""
         known = self._of(port, now)
         known.macs |= dict.fromkeys(macs, now)
+        known.rivals |= dict.fromkeys(rivals, now)
         for claimed in claims:
             if claimed.address not in known.seen:
                 known.seen[claimed.address] = now
@@ -223,7 +248,10 @@ class Learning:
             silent = [mac for mac, at in known.macs.items() if now - at >= AGE_S]
             for mac in silent:
                 del known.macs[mac]
-            if old or silent:
+            past = [one for one, at in known.rivals.items() if now - at >= AGE_S]
+            for one in past:
+                del known.rivals[one]
+            if old or silent or past:
                 changed.add(port)
         return frozenset(changed)
 
@@ -247,6 +275,12 @@ class Learning:
         """The further MACs that were seen behind *port*, in the order of first sight."""
         known = self._ports.get(port)
         return tuple(known.macs) if known is not None else ()
+
+    def rivals(self, port: UUID) -> tuple[tuple[Claimed, ...], tuple[str, ...]]:
+        """Addresses and MACs of others that the guest of *port* uses, in the order of first sight."""
+        known = self._ports.get(port)
+        found = tuple(known.rivals) if known is not None else ()
+        return tuple(one for one in found if isinstance(one, Claimed)), tuple(x for x in found if isinstance(x, str))
 
     def hushed(self, *, now: float) -> frozenset[UUID]:
         """Ports whose frames are not to be copied to the agent now, and networks whose servers' are not."""

@@ -95,6 +95,7 @@ def _status(vif: UUID, tap: Interface, port: LogicalPort | None, state: VifState
         reason=reason,
         ovs_port=tap.name,
         vm_uuid=_vm_of(tap),
+        mac=tap.external_ids.get("attached-mac", "").lower(),
     )
 
 

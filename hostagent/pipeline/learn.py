@@ -18,6 +18,9 @@ A port that is allowed further MACs has frames of those that are not known dropp
 manager may say that the MAC is the port's, and then it has flows as the port's own MAC does. Nothing of it passes
 before.
 
+What a guest must not say is dropped by GUARD. Where it names another port's MAC or address (RIVAL), it is copied on the
+way, so that both ports can be told. Of MACs elsewhere on a VLAN nothing is known here, and nothing copied.
+
 A port or network that is hushed has no copies made at all (`learning`). Copies go over the bridge's management
 connection, of which Open vSwitch queues at most 100 while nobody reads.
 """
@@ -25,11 +28,12 @@ connection, of which Open vSwitch queues at most 100 while nobody reads.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from hostagent.flow import Action, Controller, Flow, Goto, Match, SetField, canonical, match
-from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, UNTAGGED, Denied, Table
+from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, RIVAL_BYTES, UNTAGGED, Denied, Table
 
-__all__ = ["claim_flows", "claimed_address", "lease_flows", "source_of", "unknown_flows"]
+__all__ = ["claim_flows", "claimed_address", "lease_flows", "rival_flows", "source_of", "unknown_flows"]
 
 _COPY_BYTES = 128
 _ONE_STATION = Match("eth_src", 0, 1 << 40)  # a group can't be a source
@@ -93,6 +97,23 @@ def unknown_flows(*, ofport: int, cookie: int) -> Iterator[Flow]:
         items = canonical([Match("in_port", ofport), UNTAGGED, _ONE_STATION, *conditions])
         actions = (Controller(_COPY_BYTES), SetField(REASON, why), Goto(Table.DROPPED))
         yield Flow(table=Table.GUARD, priority=priority, cookie=cookie, match=items, actions=actions)
+
+
+@lru_cache(maxsize=4096)
+def rival_flows(*, ofport: int, mac: int, hushed: bool, network: int) -> tuple[Flow, ...]:
+    """RIVAL: what others of *network* say with *mac* is copied, unless they are *hushed* themselves.
+
+    The flow that keeps a hushed port's from being copied is the port's, whatever the number of its MACs: the same each
+    time.
+    """
+    counted = Goto(Table.DROPPED)
+    another = canonical([Match("metadata", network), Match(REASON, Denied.MAC), Match("eth_src", mac)])
+    copied = (Controller(RIVAL_BYTES), counted)
+    flow = Flow(table=Table.RIVAL, priority=100, cookie=network, match=another, actions=copied)
+    if not hushed:
+        return (flow,)
+    its = canonical([Match("in_port", ofport)])
+    return flow, Flow(table=Table.RIVAL, priority=110, cookie=network, match=its, actions=(counted,))
 
 
 def lease_flows(key: int) -> Iterator[Flow]:

@@ -46,7 +46,7 @@ from hostagent.flow import address_of as to_int
 from hostagent.model import Phase
 from hostagent.pipeline.answer import answer_flows, single_addresses
 from hostagent.pipeline.guard import guard_flows
-from hostagent.pipeline.learn import claim_flows, lease_flows, unknown_flows
+from hostagent.pipeline.learn import claim_flows, lease_flows, rival_flows, unknown_flows
 from hostagent.pipeline.locate import locate
 from hostagent.pipeline.policy import Policy, deliver, port_policy_flows, ticket_flows
 from hostagent.pipeline.remote import Place, Remote
@@ -146,6 +146,7 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
                 yield from _locate(network.key, port, wire.vtep)
             continue
         if port.ofport and port.state is not VifState.DARK:
+            yield from rival_flows(ofport=port.ofport, mac=port.mac, hushed=port.hushed, network=network.key)
             yield from _guard(port.ofport, port.mac_text, port.ips, network.key, port.allow)
             if not port.ips:
                 yield from claim_flows(

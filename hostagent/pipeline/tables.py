@@ -21,7 +21,9 @@ for the destination of what a VIF sends, so one flow a remote port serves both. 
 asked for what a VIF wants to know (then the answer is made here) and for what a VIF claims to have, so one flow an
 address serves both. REPLICATE is one too: the VTEPs of a network that do not fit into one flow.
 
-What a VIF must not say goes to DROPPED with the reason in a register, and is counted there by port and reason.
+What a VIF must not say goes to DROPPED with the reason in a register, and is counted there by port and reason. On the
+way, in RIVAL, it is looked up whether another port's MAC or address is used; then the agent gets a copy, so that both
+ports can be told.
 
 Cookies name the owner of a flow: the network's `metadata`, or `SWITCH_COOKIE` for what serves all networks.
 """
@@ -33,7 +35,20 @@ from enum import IntEnum
 from functools import cache
 from typing import Final
 
-from hostagent.flow import Action, Drop, Flow, Goto, Match, Move, Resubmit, SetField, canonical, mac_to_int, match
+from hostagent.flow import (
+    Action,
+    Controller,
+    Drop,
+    Flow,
+    Goto,
+    Match,
+    Move,
+    Resubmit,
+    SetField,
+    canonical,
+    mac_to_int,
+    match,
+)
 from netmgr.contract.types import Allowance
 
 __all__ = [
@@ -56,6 +71,7 @@ __all__ = [
     "REASON",
     "REMOTE_KEY",
     "RESERVED",
+    "RIVAL_BYTES",
     "SOURCE_MOVES",
     "STATEFUL",
     "SWITCH_COOKIE",
@@ -81,6 +97,7 @@ class Table(IntEnum):
     UPLINK = 25  # frames of VLAN networks from the physical network: whose they can't be
     SOURCES = 30  # VIFs with defined addresses: own IP sources only
     CLAIMS = 35  # VIFs without: addresses they claim in ARP and ND must not be bound to another port
+    RIVAL = 38  # VIFs: what is denied is copied to the agent where it names another port, so that both are told
     SIGNAL = 40  # incoming port: a copy of the guest's frames to the agent, until it is lit
     EGRESS = 41  # ports with security groups: what the guest says is judged
     ANSWER = 42  # who has …? of a VIF: the owner is looked up
@@ -187,6 +204,9 @@ GROUP_KEY: Final = "xreg6"
 REMOTE_KEY: Final = "xreg7"
 """Question of MEMBER and RULE: the group that the other end is looked up in; 0 for rules that name none."""
 
+RIVAL_BYTES: Final = 128
+"""What the agent needs of a frame that names another port."""
+
 REASON: Final = "reg3"
 """A `Denied`, on the way to DROPPED."""
 
@@ -255,10 +275,15 @@ def switch_flows(family: Family) -> frozenset[Flow]:
             flows.append(_flow(table, 0, actions=(Goto(ONWARD[table]),)))
         elif table not in (*_SUBROUTINES, Table.GUARD, Table.CANARY):
             flows.append(_flow(table, 0))
-    flows += _guard()
+    flows += _guard(family)
+    flows += _rival(family)
     for within in (match(vlan_tci=(0x1000, 0x1000)), match(eth_type=0x8100), match(eth_type=0x88A8)):  # a second tag
         flows.append(_flow(Table.UPLINK, TAG_IN_TAG, within))
     flows += [_denied(Table.SOURCES, 90, Denied.SOURCE, match(eth_type=kind)) for kind in (0x0800, 0x86DD)]
+    # who solicits from an address claims it
+    asks = (SetField(OWNER_MAC, 0), SetField(ADDRESS4, 0), Move("ipv6_src", ADDRESS6, 128), Resubmit(Table.BINDING))
+    solicits = (*asks, SetField(REASON, Denied.SOURCE), Goto(Table.RIVAL))
+    flows.append(_flow(Table.SOURCES, 95, _icmpv6(135), solicits))
     # probes and duplicate address detection claim nothing yet; a claim to what is bound to nobody is as good as any
     nobodys = match(**{OWNER_MAC: 0})
     for probe in (match(eth_type=0x0806, arp_spa=0), (*_icmpv6(135), *match(ipv6_src="::"))):
@@ -283,7 +308,7 @@ def switch_flows(family: Family) -> frozenset[Flow]:
     return frozenset(flows)
 
 
-def _guard() -> Iterator[Flow]:
+def _guard(family: Family) -> Iterator[Flow]:
     """What a VIF may not say. Some of it a port may be allowed: `guard` then lets it through, above these."""
     guard = Table.GUARD
     control = match(eth_dst=(mac_to_int("01:80:c2:00:00:00"), mac_to_int("ff:ff:ff:ff:ff:f0")))
@@ -308,11 +333,34 @@ def _guard() -> Iterator[Flow]:
     for kind in (135, 136):
         yield _denied(guard, 112, Denied.ND, (*_icmpv6(kind), Match("icmpv6_code", 0), Match("nd_target", 0)))
     # what a VIF says of itself in ARP, RARP and ND is accepted by exact flows, or not at all
-    yield _denied(guard, 90, Denied.ARP, match(eth_type=0x0806))
     yield _denied(guard, 90, Denied.ARP, match(eth_type=0x8035))
-    yield _denied(guard, 90, Denied.ND, _icmpv6(135))
-    yield _denied(guard, 90, Denied.ND, _icmpv6(136))
-    yield _denied(guard, 0, Denied.MAC, ())
+    advertised = (*_icmpv6(136), Match("icmpv6_code", 0))
+    for why, message, question in (
+        (Denied.ARP, match(eth_type=0x0806), (Move("arp_spa", ADDRESS4, 32),)),
+        (Denied.ND, _icmpv6(135), (SetField(ADDRESS4, 0), Move("ipv6_src", ADDRESS6, 128))),
+        (Denied.ND, advertised, (SetField(ADDRESS4, 0), Move("nd_target", ADDRESS6, 128))),
+    ):
+        whose = (SetField(OWNER_MAC, 0), *question, Resubmit(Table.BINDING))
+        yield _flow(guard, 90, canonical(message), (*whose, SetField(REASON, why), Goto(Table.RIVAL)))
+    yield _denied(guard, 89, Denied.ND, _icmpv6(136))  # of no known code, with no target
+    where = (
+        SetField(family.holder, 0),
+        SetField(family.incoming, 0),
+        SetField(MAC_REGISTER, 0),
+        Move("eth_src", MAC_REGISTER, 48),
+        Resubmit(Table.LOCATE),
+    )
+    yield _flow(guard, 0, actions=(*where, SetField(REASON, Denied.MAC), Goto(Table.RIVAL)))
+
+
+def _rival(family: Family) -> Iterator[Flow]:
+    """What is denied and names nobody is counted; what names another port is copied first. The rest of RIVAL is each
+    network's: MACs of this host's own ports, and ports that are hushed."""
+    rival, dropped = Table.RIVAL, (Goto(Table.DROPPED),)
+    lookups = ((Denied.MAC, family.holder), *((why, OWNER_MAC) for why in (Denied.ARP, Denied.ND, Denied.SOURCE)))
+    for why, unknown in lookups:
+        yield _flow(rival, 95, match(**{REASON: why, unknown: 0}), dropped)
+        yield _flow(rival, 90, match(**{REASON: why}), (Controller(RIVAL_BYTES), *dropped))
 
 
 def _denied(table: Table, priority: int, why: Denied, conditions: tuple[Match, ...]) -> Flow:

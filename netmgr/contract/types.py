@@ -380,6 +380,7 @@ class VifStatus:
     reason: str = ""
     ovs_port: str = ""
     vm_uuid: UUID | None = None
+    mac: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

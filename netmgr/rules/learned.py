@@ -7,6 +7,9 @@ address, also if it lies outside of the network's subnets. What is not the port'
 that says why: the operator sees it on the port, and on the port that has it. The first one keeps it. When it gives it
 up, the one that waited longest in the store's order gets it, in the same revision. An address may change from one MAC
 to another behind the same VIF: that is the guest's own business.
+
+A guest that uses what is another port's is shown so also where its port learns nothing, because its addresses are
+defined or it is not allowed "nested".
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 ADDRESSES_A_MAC_MAX: Final = 16
+RIVALS_A_PORT_MAX: Final = 16
 ADDRESSES_A_NETWORK_MAX: Final = 16_384
 MACS_A_PORT_MAX: Final = 64
 MACS_A_NETWORK_MAX: Final = 16_384
@@ -154,12 +158,15 @@ def _decide(world: World, port: LogicalPort, wanted: Learned, *, freed: frozense
 def _decide_macs(
     world: World, port: LogicalPort, wanted: Iterable[LearnedMac], freed: frozenset[str], since: str
 ) -> Iterator[LearnedMac]:
-    if Allowance.NESTED not in port.allow or port.shadow_of is not None:
+    if port.shadow_of is not None:
         return
+    allowed = Allowance.NESTED in port.allow
     defined = {port.mac, *(one.mac for one in port.nested)}
     room = MACS_A_NETWORK_MAX - sum(not one.refused for row in _others(world, port) for one in row.macs)
     for one in [one for one in wanted if one.mac not in defined][:MACS_A_PORT_MAX]:
         refused = _mac_refusal(world, port, one.mac, freed)
+        if not (refused or allowed):
+            continue  # nobody's: the switch has dropped and counted it, and that is all
         if not refused and room <= 0:
             refused = f"network {world.networks[port.network_uuid].name} has {MACS_A_NETWORK_MAX} learned MACs"
         room -= not refused
@@ -176,8 +183,16 @@ def _decide_addresses(
 ) -> Iterator[LearnedAddress]:
     room = ADDRESSES_A_NETWORK_MAX - sum(not one.refused for row in _others(world, port) for one in row.addresses)
     left = dict.fromkeys(learning, ADDRESSES_A_MAC_MAX)
+    others = RIVALS_A_PORT_MAX
     for one in wanted:
-        if left.get(one.mac, 0) <= 0:
+        if one.mac not in left:
+            own = port.shadow_of is None and one.mac in ("", *(known.mac for known in port.nested))
+            refused = _taken(world, port, one.address, freed) if own and others > 0 else ""
+            if refused:
+                others -= 1
+                yield replace(one, since=one.since or since, refused=refused)
+            continue
+        if left[one.mac] <= 0:
             continue
         left[one.mac] -= 1
         refused = _refusal(world, port, one.address, freed)
@@ -199,22 +214,28 @@ def _mac_refusal(world: World, port: LogicalPort, mac: str, freed: frozenset[str
 
 def _refusal(world: World, port: LogicalPort, address: str, freed: frozenset[str]) -> str:
     network = world.networks[port.network_uuid]
+    refused = _taken(world, port, address, freed)
+    if refused:
+        return refused
+    number = ip_address(address)
+    local = isinstance(number, IPv6Address) and number.is_link_local
+    if network.subnets and not local and not any(number in ip_network(subnet) for subnet in network.subnets):
+        return f"it is in none of the network's subnets ({', '.join(network.subnets)})"
+    return ""
+
+
+def _taken(world: World, port: LogicalPort, address: str, freed: frozenset[str]) -> str:
+    """Whose *address* is, if it is another port's."""
     try:
         number = ip_address(address)
     except ValueError:
         raise NetmgrError(f"port {port.name}: {address!r} was learned, and is no IP address") from None
     if str(number) != address:
         raise NetmgrError(f"port {port.name}: {address!r} was learned, and is written {number}")
-    holder = world.unique.get(("ip", network.uuid, address))
+    holder = world.unique.get(("ip", port.network_uuid, address))
     if holder is not None:
-        return f"it is defined for port {world.ports[holder].name}"
-    refused = _had_before(world, port, ("learned", network.uuid, address), freed)
-    if refused:
-        return refused
-    local = isinstance(number, IPv6Address) and number.is_link_local
-    if network.subnets and not local and not any(number in ip_network(subnet) for subnet in network.subnets):
-        return f"it is in none of the network's subnets ({', '.join(network.subnets)})"
-    return ""
+        return f"it is defined for port {world.ports[holder].name}" if holder != port.uuid else ""
+    return _had_before(world, port, ("learned", port.network_uuid, address), freed)
 
 
 def _had_before(world: World, port: LogicalPort, key: tuple[str, UUID, str], freed: frozenset[str]) -> str:

@@ -3,11 +3,14 @@
 The location is netmgr's word, the VIF's state the holder's. A *conflict* is the VIF plugged in a place that is not the
 port's: on a host that neither holds the port nor is to get it, or twice on one host. It is dark there; both places are
 named, because either may be the mistake. The source of a move shows up so for the second or two its tap outlives it.
+A VIF that is plugged with the MAC of another port is an address conflict of both; one that has no port is shown on the
+port that has the MAC, and its own reason says why it is dark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -19,23 +22,34 @@ __all__ = ["Places", "binding_views", "places_of", "port_view", "vif_views"]
 
 View = dict[str, Any]
 Lives = Mapping[UUID, HostLive]
-Places = Mapping[UUID, list[tuple[UUID, VifStatus]]]
+_Plugged = list[tuple[UUID, VifStatus]]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Every VIF that a connected host has plugged, with the host and what it says; one plugged twice is there twice."""
+
+    by_vif: Mapping[UUID, _Plugged]
+    by_mac: Mapping[str, _Plugged]
 
 
 def places_of(lives: Lives) -> Places:
-    """By VIF: every connected host that has it plugged, with what it says; a host with two of them is there twice."""
-    places: dict[UUID, list[tuple[UUID, VifStatus]]] = {}
+    """What the connected hosts of *lives* say."""
+    by_vif: dict[UUID, _Plugged] = {}
+    by_mac: dict[str, _Plugged] = {}
     for host_uuid, live in lives.items():
         if live.connected:
             for vif in live.report.vifs:
-                places.setdefault(vif.vif_uuid, []).append((host_uuid, vif))
-    return places
+                by_vif.setdefault(vif.vif_uuid, []).append((host_uuid, vif))
+                if vif.mac:
+                    by_mac.setdefault(vif.mac, []).append((host_uuid, vif))
+    return Places(by_vif, by_mac)
 
 
 def port_view(world: World, port: LogicalPort, places: Places) -> View:
     """Everything about one port."""
     location = world.locations.get(port.uuid) or Location(port_uuid=port.uuid, network_uuid=port.network_uuid)
-    found = places.get(port.vif_uuid, []) if port.vif_uuid is not None else []
+    found = places.by_vif.get(port.vif_uuid, []) if port.vif_uuid is not None else []
     at_holder, at_incoming = _at(location.holder_host, found), _at(location.incoming_host, found)
     if location.holder_host is None and len(found) == 1:
         at_holder = found[0][1]  # plugged somewhere and not granted: that host's word says why
@@ -50,7 +64,7 @@ def port_view(world: World, port: LogicalPort, places: Places) -> View:
         "mac": port.mac,
         "ips": list(port.ips),
         "learned": address_views(world, port),
-        "address_conflicts": rival_sentences(world, port),
+        "address_conflicts": sorted([*rival_sentences(world, port), *_mac_sentences(world, port, places)]),
         "admin_up": port.admin_up,
         "allow": list(port.allow),
         "nested": [{"mac": one.mac, "ips": list(one.ips)} for one in port.nested],
@@ -100,7 +114,7 @@ def binding_views(world: World, network: OpaqueNetwork, places: Places) -> list[
 def vif_views(world: World, lives: Lives) -> list[View]:
     """Every VIF that is plugged on a connected host, as that host reports it, with or without a port; by host."""
     views = []
-    for vif_uuid, places in places_of(lives).items():
+    for vif_uuid, places in places_of(lives).by_vif.items():
         port = world.ports.get(world.port_by_vif.get(vif_uuid, vif_uuid))
         for host, vif in places:
             network = world.networks.get(port.network_uuid if port else vif.network_uuid or vif_uuid)
@@ -117,6 +131,25 @@ def vif_views(world: World, lives: Lives) -> list[View]:
                 }
             )
     return sorted(views, key=lambda view: (view["host"], view["ovs_port"], view["vif_uuid"]))
+
+
+def _mac_sentences(world: World, port: LogicalPort, places: Places) -> Iterator[str]:
+    """VIFs that are plugged with a MAC of *port*'s without being its, and its own plugged with another port's."""
+    if port.shadow_of is not None:
+        return
+    for mac in (port.mac, *(one.mac for one in port.nested)):
+        for host, vif in places.by_mac.get(mac, ()):
+            where = f"plugged as {vif.ovs_port} on host {_name(world, host) or host}"
+            other = world.ports.get(world.port_by_vif.get(vif.vif_uuid, vif.vif_uuid))
+            if other is None:
+                yield f"{mac}: VIF {vif.vif_uuid}, which has no port, is {where} with it, {vif.state}"
+            elif other.network_uuid == port.network_uuid and port.uuid not in (other.uuid, other.shadow_of):
+                yield f"{mac}: the VIF of port {other.name} is {where} with it, {vif.state}"
+    for host, vif in places.by_vif.get(port.vif_uuid, ()) if port.vif_uuid is not None else ():
+        owner = world.ports.get(world.unique.get(("mac", port.network_uuid, vif.mac), port.uuid))
+        if owner is not None and owner.uuid not in (port.uuid, port.shadow_of):
+            where = f"as {vif.ovs_port} on host {_name(world, host) or host}"
+            yield f"{vif.mac}: it is defined for port {owner.name}, and this port's VIF is plugged with it {where}"
 
 
 def _maker(world: World, port: LogicalPort) -> str | None:

@@ -225,7 +225,7 @@ def _host_of(world: World, port: LogicalPort, places: Places) -> UUID:
     location = world.locations.get(port.uuid)
     if location is not None and location.holder_host is not None:
         return location.holder_host
-    plugged = places.get(port.vif_uuid, [])
+    plugged = places.by_vif.get(port.vif_uuid, [])
     if not plugged:
         raise NetmgrError(
             f"port {port.name}: no connected host has its VIF {port.vif_uuid} plugged, so nothing comes out of it",

@@ -65,5 +65,13 @@ class _Collector(Collector):
             for state in PeerState:
                 peers.add_metric([host.name if host is not None else str(live.host_uuid), state], told[state])
         yield peers
+        refused = 0
+        for row in hub.world.learned.values():
+            refused += sum(bool(one.refused) for one in row.addresses) + sum(bool(one.refused) for one in row.macs)
+        yield GaugeMetricFamily(
+            "netmgr_address_conflicts",
+            "MACs and addresses that guests use and that are not their ports'",
+            value=refused,
+        )
         for name, words in _COUNTS.items():
             yield CounterMetricFamily(f"netmgr_{name}", words, value=hub.counts[name])

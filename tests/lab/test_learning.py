@@ -30,6 +30,14 @@ arp = bytes.fromhex("0001080006040001") + mac + ip + bytes(6) + ip
 s.send(b"\\xff" * 6 + mac + b"\\x08\\x06" + arp + bytes(18))
 """
 
+SAY = """
+import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(("eth0", 0))
+mac, ip = bytes.fromhex(sys.argv[1].replace(":", "")), socket.inet_aton(sys.argv[2])
+s.send(b"\\xff" * 6 + mac + b"\\x08\\x06" + bytes.fromhex("0001080006040001") + mac + ip + bytes(6) + ip + bytes(18))
+"""
+
 
 def inside(lab: Lab, host: str, *command: str, check: bool = True) -> Any:
     return lab.exec(host, ["ip", "netns", "exec", GUESTS[host][0], *command], check=check)
@@ -110,6 +118,38 @@ def test_what_is_learned_outlives_manager_and_agents(lab: Lab) -> None:
     assert reach(lab, "h1", "10.10.0.2")
     lab.start_daemon("mgr", "netmgr")
     assert within(20, lambda: learned(lab) == before)
+
+
+def test_a_guest_that_uses_anothers_mac_or_address_is_told_on_both_ports_though_it_may_learn_none(lab: Lab) -> None:
+    lab.exec("mgr", ["netmgr", "port", "set", "blue/c2", "--ip", "10.10.0.2"])
+    mac1, mac2 = (_port(lab, name)["mac"] for name in ("c1", "c2"))
+    said = ["ip", "netns", "exec", "c2", "python3", "-c", SAY]
+    lab.exec("h2", [*said, mac2, "10.10.0.1"])
+    lab.exec("h2", [*said, mac1, "10.10.0.1"])
+    told = sorted(["10.10.0.1: the guest of port c2 uses it too", f"{mac1}: the guest of port c2 uses it too"])
+    assert within(5, lambda: _port(lab, "c1")["address_conflicts"] == told), _port(lab, "c1")
+    second = sorted(["10.10.0.1: port c1 had it before", f"{mac1}: it is defined for port c1"])
+    assert _port(lab, "c2")["address_conflicts"] == second
+    for host, name, word in (("h1", "c1", "The guest of port c2 uses its 10.10.0.1 too"), ("h2", "c2", f"MAC {mac1}")):
+        explained = lab.exec(host, ["hostagent", "vif", "explain", _vif(lab, name)], check=False).stdout
+        assert word in " ".join(explained.split())
+    assert reach(lab, "h1", "10.10.0.2"), "the first one keeps working, and so does what is the second's"
+    lab.exec("mgr", ["netmgr", "port", "set", "blue/c2", "--no-ips"], check=False)
+
+
+def test_a_vif_that_is_plugged_with_the_mac_of_a_port_is_told_on_that_port(lab: Lab) -> None:
+    mac = _port(lab, "c1")["mac"]
+    vif = "0b0b0b0b-0000-4000-8000-000000000001"
+    bridge = lab.exec("h3", ["sh", "-c", "ovs-vsctl list-br | grep ^osw-"]).stdout.strip()
+    ids = [f"external_ids:{key}={value}" for key, value in (("iface-id", vif), ("attached-mac", f'"{mac}"'))]
+    lab.exec("h3", ["ovs-vsctl", "add-port", bridge, "twin0", "--", "set", "interface", "twin0", "type=internal", *ids])
+    try:
+        told = f"{mac}: VIF {vif}, which has no port, is plugged as twin0 on host h3 with it, dark"
+        assert within(10, lambda: told in _port(lab, "c1")["address_conflicts"]), _port(lab, "c1")
+        assert reach(lab, "h2", "10.10.0.1")
+    finally:
+        lab.exec("h3", ["ovs-vsctl", "del-port", "twin0"])
+    assert within(10, lambda: told not in _port(lab, "c1")["address_conflicts"])
 
 
 def _vif(lab: Lab, name: str) -> str:

@@ -351,7 +351,7 @@ class NetworkStatus(_message.Message):
     def __init__(self, network_uuid: _Optional[str] = ..., status: _Optional[str] = ..., health: _Optional[int] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class VifStatus(_message.Message):
-    __slots__ = ("vif_uuid", "port_uuid", "network_uuid", "state", "reason", "ovs_port", "vm_uuid")
+    __slots__ = ("vif_uuid", "port_uuid", "network_uuid", "state", "reason", "ovs_port", "vm_uuid", "mac")
     VIF_UUID_FIELD_NUMBER: _ClassVar[int]
     PORT_UUID_FIELD_NUMBER: _ClassVar[int]
     NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
@@ -359,6 +359,7 @@ class VifStatus(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     OVS_PORT_FIELD_NUMBER: _ClassVar[int]
     VM_UUID_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
     vif_uuid: str
     port_uuid: str
     network_uuid: str
@@ -366,4 +367,5 @@ class VifStatus(_message.Message):
     reason: str
     ovs_port: str
     vm_uuid: str
-    def __init__(self, vif_uuid: _Optional[str] = ..., port_uuid: _Optional[str] = ..., network_uuid: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., ovs_port: _Optional[str] = ..., vm_uuid: _Optional[str] = ...) -> None: ...
+    mac: str
+    def __init__(self, vif_uuid: _Optional[str] = ..., port_uuid: _Optional[str] = ..., network_uuid: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., ovs_port: _Optional[str] = ..., vm_uuid: _Optional[str] = ..., mac: _Optional[str] = ...) -> None: ...

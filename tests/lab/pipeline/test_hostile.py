@@ -25,6 +25,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
 from hostagent.model import Phase
+from hostagent.pipeline.tables import Table
 from tests.lab.pipeline.conftest import mac
 
 pytestmark = pytest.mark.lab
@@ -211,6 +212,6 @@ def test_an_agent_that_listens_to_an_incoming_guest_survives_what_it_says(guests
     guests.phase("h2", "a", Phase.INCOMING)
     guests.settle()
     guests.watch("h2", [("a", "h2", frame) for frame, _ in FRAMES.values()] + [("a", "h2", GOOD)])
-    frames = [frame for _, _, _, frame in guests.hosts["h2"].signals]
+    frames = [frame for _, table, _, frame in guests.hosts["h2"].signals if table == Table.SIGNAL]
     assert frames[-1] == GOOD
     assert all(frame[6:12] == GOOD[6:12] for frame in frames), "what GUARD refuses is no signal"

@@ -53,8 +53,8 @@ def copied(fabric, *said: tuple[str, bytes]) -> list[str]:
     host = fabric.hosts["h1"]
     host.signals.clear()
     fabric.watch("h1", then=[(name, "h1", frame) for name, frame in said])
-    assert {signal[1] for signal in host.signals} <= {Table.CLAIMS}
-    assert {signal[0] for signal in host.signals} <= {network_key(named("n"))}
+    assert {signal[1] for signal in host.signals} <= {Table.CLAIMS, Table.RIVAL}
+    assert {signal[0] for signal in host.signals if signal[1] == Table.CLAIMS} <= {network_key(named("n"))}
     return sorted(claim.address for signal in host.signals if (claim := read_claim(signal[3])) is not None)
 
 
@@ -124,6 +124,27 @@ def test_of_a_hushed_port_nothing_is_copied_and_its_frames_go_on(guests):
 def test_of_a_port_with_defined_addresses_nothing_is_learned(guests):
     guests.port("d", 4, "n", "h1", ips=(V4,))
     assert copied(guests, ("d", arp(4, V4, "10.1.0.9")), ("d", arp(4, "10.1.0.77", "10.1.0.9"))) == []
+
+
+def test_what_is_denied_is_copied_where_it_names_another_port_be_it_here_or_elsewhere(guests):
+    guests.port("d", 4, "n", "h1", ips=("10.1.0.4",))
+    guests.port("e", 5, "n", "h2", ips=(V4, V6))
+    lies = [("d", arp(4, V4, "10.1.0.9")), ("d", ns(4, V6, "fd00::9")), ("d", na(4, V6))]
+    assert copied(guests, *lies) == [V4, V6, V6]
+    host = guests.hosts["h1"]
+    assert {signal[1] for signal in host.signals} == {Table.RIVAL}
+    assert copied(guests, ("d", arp(4, "10.1.0.77", V4)), ("d", na(4, "fd00::77"))) == [], "nobody's"
+    stolen = [("d", bytes(Ether(src=mac(n), dst=ALL) / IP(src="10.1.0.4") / b"x")) for n in (1, 5, 77)]
+    copied(guests, *stolen)
+    assert [signal[3][6:12].hex(":") for signal in host.signals] == [mac(1), mac(5)], "77 is nobody's"
+    guests.hush("h1", "d")
+    assert copied(guests, *lies, *stolen) == []
+    assert not host.signals
+    assert guests.hear("a", "h1") == guests.hear("e", "h2") == []
+    drops = guests.drops("h1", "d")
+    assert drops["d", "source MAC is not the port's"] == 6
+    assert drops["d", "ARP or RARP that names another's MAC or address"] == 3
+    assert drops["d", "IP source is not the port's"] == 2
 
 
 def test_a_spoofed_or_malformed_claim_reaches_nobody_not_even_the_agent(guests):

@@ -12,7 +12,18 @@ from hostagent.explain import explain
 from hostagent.model import Desired, Phase
 from hostagent.state import VifRecord
 from hostagent.vifs import standing
-from netmgr.contract.types import HostConfig, Location, LogicalPort, OpaqueNetwork, VifState, VifStatus
+from netmgr.contract.types import (
+    HostConfig,
+    Learned,
+    LearnedAddress,
+    LearnedMac,
+    LearnedSource,
+    Location,
+    LogicalPort,
+    OpaqueNetwork,
+    VifState,
+    VifStatus,
+)
 
 # Fixed, because sentences with them name the tests.
 HOST, OTHER, NETWORK, PORT, VIF = (UUID(int=number) for number in range(1, 6))
@@ -51,6 +62,24 @@ def explained(
     options: dict[str, Any] = {"records": {}, "missing": {}, **more}
     (answer,) = explain(which, desired=desired, statuses=[status] if plugged else [], **options)
     return answer
+
+
+def test_the_port_that_has_an_address_says_whose_guest_uses_it_too() -> None:
+    other = replace(P, uuid=uuid4(), name="web2", vif_uuid=uuid4(), mac="52:54:00:00:00:02")
+    refused = Learned(
+        port_uuid=other.uuid,
+        network_uuid=NETWORK,
+        addresses=(LearnedAddress(address="10.0.0.5", source=LearnedSource.ARP, refused="it is web1's"),),
+        macs=(LearnedMac(mac=P.mac, refused="it is web1's"), LearnedMac(mac="52:54:00:00:00:03")),
+    )
+    mine = replace(P, ips=("10.0.0.5",))
+    status = VifStatus(vif_uuid=VIF, state=VifState.LIT, ovs_port="vnet0")
+    desired = Desired(ports={PORT: mine, other.uuid: other}, learned={other.uuid: refused})
+    (answer,) = explain(str(VIF), desired=desired, statuses=[status], records={}, missing={})
+    assert [fact for fact in answer["facts"] if "too" in fact] == [
+        "The guest of port web2 uses its 10.0.0.5 too, and is denied it.",
+        f"The guest of port web2 uses its {P.mac} too, and is denied it.",
+    ]
 
 
 @pytest.mark.parametrize(

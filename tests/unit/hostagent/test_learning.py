@@ -226,3 +226,17 @@ def test_macs_that_came_with_a_guest_are_its_own() -> None:
     learning.revive(PORT, [replace(claimed(1), mac=M1)], [M1], now=0)
     assert not learning.hear_mac(PORT, M1, now=1)
     assert learning.claims(PORT) == (replace(claimed(1), mac=M1),)
+
+
+def test_others_macs_and_addresses_are_kept_apart_within_a_bound_and_aged():
+    learning, port = Learning(), UUID(int=1)
+    stolen = Claimed("10.0.0.5", LearnedSource.ARP)
+    assert learning.hear_rival(port, stolen, now=0)
+    assert not learning.hear_rival(port, stolen, now=10)
+    assert learning.hear_rival(port, "02:00:00:00:00:05", now=10)
+    assert learning.rivals(port) == ((stolen,), ("02:00:00:00:00:05",))
+    assert learning.claims(port) == learning.macs(port) == ()
+    assert [learning.hear_rival(port, f"02:00:00:00:01:{n:02x}", now=20) for n in range(15)] == [True] * 14 + [False]
+    assert learning.hushed(now=20) == {port}
+    assert learning.age(now=AGE_S + 10) == {port}
+    assert learning.rivals(port)[0] == ()

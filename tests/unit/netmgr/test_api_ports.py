@@ -57,9 +57,9 @@ def show(netmgr: Cli, *words: str) -> Any:
     return netmgr.ok(*words, "-o", "json").json()
 
 
-def vif(state: VifState, *, reason: str = "", port: str | None = None, tap: str = "tap0") -> VifStatus:
+def vif(state: VifState, *, reason: str = "", port: str | None = None, tap: str = "tap0", mac: str = "") -> VifStatus:
     return VifStatus(
-        vif_uuid=UUID(VIF), port_uuid=UUID(port) if port else None, state=state, reason=reason, ovs_port=tap
+        vif_uuid=UUID(VIF), port_uuid=UUID(port) if port else None, state=state, reason=reason, ovs_port=tap, mac=mac
     )
 
 
@@ -115,6 +115,23 @@ def test_two_ports_with_one_mac_or_address_are_refused_at_definition(netmgr: Cli
         refused = netmgr("port", "create", "web2", "--network", "blue", option, value)
         assert (refused.code, "is that of port web1" in refused.err) == (2, True)
     assert len(show(netmgr, "port", "list")) == 1
+
+
+def test_a_vif_that_is_plugged_with_the_mac_of_another_port_is_a_conflict_of_both(netmgr: Cli) -> None:
+    mac1, mac2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
+    netmgr.ok("port", "create", "web1", "--network", "blue", "--mac", mac1)
+    reports(netmgr, "h2", vif(VifState.DARK, reason="it belongs to port web1", tap="tap3", mac=mac1))
+    told = f"{mac1}: VIF {VIF}, which has no port, is plugged as tap3 on host h2 with it, dark"
+    assert show(netmgr, "port", "show", "web1")["address_conflicts"] == [told]
+    netmgr.ok("port", "create", "web2", "--network", "blue", "--mac", mac2, "--vif", VIF)
+    assert show(netmgr, "port", "show", "web1")["address_conflicts"] == [
+        f"{mac1}: the VIF of port web2 is plugged as tap3 on host h2 with it, dark"
+    ]
+    assert show(netmgr, "port", "show", "web2")["address_conflicts"] == [
+        f"{mac1}: it is defined for port web1, and this port's VIF is plugged with it as tap3 on host h2"
+    ]
+    reports(netmgr, "h2", vif(VifState.LIT, tap="tap3", mac=mac2))
+    assert not [one for one in show(netmgr, "port", "list") if one["address_conflicts"]]
 
 
 def test_life_of_a_shadow_on_the_command_line(netmgr: Cli) -> None:

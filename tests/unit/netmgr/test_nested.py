@@ -136,6 +136,20 @@ def test_a_mac_of_another_port_is_not_learned_be_it_defined_or_learned(world: Wo
     assert macs(world, SECOND)[M1] == "", "who waited gets it"
 
 
+def test_what_another_has_is_told_of_a_port_that_may_learn_nothing_and_ends_with_the_other(world: World) -> None:
+    bound = replace(SECOND, ips=(B,), allow=(), nested=())
+    put(world, bound)
+    put(world, replace(world.ports[PORT.uuid], ips=(A,)))
+    hear(world, H2, word(SECOND, PORT.mac, M1, own=A))
+    assert macs(world, SECOND) == {PORT.mac: "it is defined for port vm1"}
+    assert addresses(world, SECOND) == {A: ("", "it is defined for port vm1")}
+    assert rival_sentences(world, world.ports[PORT.uuid]) == sorted(
+        f"{text}: the guest of port vm2 uses it too" for text in (A, PORT.mac)
+    )
+    hear(world, H2, word(SECOND, own=B))
+    assert SECOND.uuid not in world.learned, "its own address is no news"
+
+
 def test_a_mac_that_a_stopped_guest_had_goes_to_the_one_that_runs_with_its_addresses(world: World) -> None:
     hear(world, H1, word(PORT, M1, M2, m0=A))
     put(world, held(H1, parked=True))
