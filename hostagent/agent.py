@@ -87,8 +87,9 @@ class Agent:
             relay_s=RELAY_S,
             on_phases=self._phases_changed,
             records=state.records,
+            subports=state.subports,
         )
-        self.guests = Guests(motion=self.motion, port_by_vif=state.port_by_vif)
+        self.guests = Guests(motion=self.motion, port_by_vif=state.port_by_vif, parents=state.parents)
         self.claims = Claims(
             host_uuid=identity.host_uuid,
             state=state,

@@ -117,12 +117,27 @@ def _port_facts(port: LogicalPort | None, desired: Desired) -> list[str]:
     location = desired.locations.get(port.uuid)
     if location is not None:
         facts.append(_where(location, desired))
+    facts += _trunk_facts(port, desired)
     facts += _learned_facts(port, desired)
     facts += _group_facts(port, desired)
     phase = desired.phases.get(port.uuid, Phase.STEADY)
     if phase is not Phase.STEADY:
         facts.append(f"Its migration is in phase {phase.value} here.")
     return facts
+
+
+def _trunk_facts(port: LogicalPort, desired: Desired) -> list[str]:
+    """Whose tagged frames it is, or whose are those of its VIF."""
+    parent = desired.ports.get(port.parent_port) if port.parent_port is not None else None
+    facts = [f"It is a sub-port: the frames of port {parent.name} with VLAN tag {port.tag}."] if parent else []
+    below = sorted((one.tag, one) for one in desired.ports.values() if one.parent_port == port.uuid)
+    words = [f"tag {tag} is port {one.name} of network {_network_name(one, desired)}" for tag, one in below]
+    return facts + ([f"Tagged frames of its VIF are its sub-ports': {'; '.join(words)}."] if words else [])
+
+
+def _network_name(port: LogicalPort, desired: Desired) -> str:
+    network = desired.networks.get(port.network_uuid)
+    return network.name if network is not None else str(port.network_uuid)
 
 
 def _learned_facts(port: LogicalPort, desired: Desired) -> list[str]:

@@ -68,7 +68,7 @@ _ROLES: Final = {
     "xreg7": "owner",
     "metadata": "network",
 }
-_VLAN: Final = 0xFFF
+_TAGGED, _VLAN = 0x1000, 0xFFF
 """The bits of a tag that are the VLAN."""
 
 _ASKS_FOR_ADDRESS: Final = (Table.GUARD, Table.CLAIMS, Table.ANSWER, Table.REPLY, Table.ADVERTISE, Table.BINDING)
@@ -183,7 +183,7 @@ def _conditions(flow: Flow, names: Names) -> Iterator[str]:
             yield f"mark={_bits(_MARKS, item)}"
         elif item.field == "vlan_tci" and item.value == 0 and item.mask is None:
             yield "untagged"
-        elif item.field == "vlan_tci" and item.mask is None:
+        elif item.field == "vlan_tci" and item.mask in (None, _TAGGED | _VLAN):
             yield f"vlan={item.value & _VLAN}"
         elif item.mask is None:
             role = _role(item.field, flow.table)

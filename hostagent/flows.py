@@ -29,7 +29,8 @@ from hostagent.pipeline.remote import Remote, distinct, is_remote, remote_port
 from hostagent.pipeline.tables import family_of, switch_flows
 from hostagent.qos import meter_of
 from hostagent.resolve import SwitchIntent, tunnel_key
-from hostagent.vifs import Taps, is_stateful, obstacle_to, standing, taps_of
+from hostagent.subports import tagged_ends
+from hostagent.vifs import Taps, is_stateful, obstacle_to, standing, tap_of, taps_of
 from netmgr.contract.types import (
     Allowance,
     Learned,
@@ -63,13 +64,13 @@ def compile_flows(
     that the whole is not forgotten for it, and gets no flows of security groups, which are many and no port's own.
     """
     by_network = ports_by_network(desired) if index is None else index
-    taps = taps_of(bridge, realized)
+    taps, trunks = taps_of(bridge, realized), tagged_ends(bridge, desired)
     own_vtep = intent.vtep_address
     before = _recall(desired, intent) if remember else {}
     now: dict[UUID, _Compiled] = {}
     for network in intent.networks:
         wire = _wire(network, intent, bridge)
-        inputs = _inputs(desired, network, by_network.get(network.uuid, ()), taps, wire, meters)
+        inputs = _inputs(desired, network, by_network.get(network.uuid, ()), taps, wire, meters, trunks)
         known = before.get(network.uuid)
         if known is not None and _yields(known, inputs):
             now[network.uuid] = known
@@ -133,7 +134,8 @@ class _Inputs(NamedTuple):
     relay_vteps: tuple[tuple[UUID, str], ...]  # by port
     policies: tuple[tuple[UUID, tuple[UUID, ...], int], ...]  # port, groups, zone; of taps whose groups are enforced
     tickets: tuple[tuple[UUID, tuple[Ticket, ...]], ...]  # by port
-    barred: tuple[UUID, ...]  # ports whose groups can't be enforced yet
+    barred: tuple[UUID, ...]  # ports whose groups can't be enforced yet; sub-ports whose parent is dark
+    trunks: tuple[tuple[UUID, tuple[tuple[int, int], ...]], ...]  # by port: tags of its sub-ports, where they go
 
 
 class _Compiled(NamedTuple):
@@ -169,6 +171,7 @@ def _inputs(
     taps: Taps,
     wire: Wire | Trunk | None,
     meters: Collection[MeterLimit],
+    trunks: Mapping[UUID, tuple[tuple[int, int], ...]],
 ) -> _Inputs:
     ports = tuple(map(desired.ports.get, uuids))
     ofports: list[tuple[UUID, int]] = []
@@ -177,17 +180,17 @@ def _inputs(
     barred: list[UUID] = []
     if taps.by_vif:
         for port in ports:
-            tap = taps.by_vif.get(port.vif_uuid) if port is not None and port.vif_uuid is not None else None
+            tap = tap_of(taps, port) if port is not None else None
             if tap is not None and tap.ofport is not None and tap.ofport > 0:
                 assert port is not None
                 assert port.vif_uuid is not None
                 ofports.append((port.vif_uuid, tap.ofport))
                 if meter_of(port, tap.ofport) in meters:
                     metered.add(port.vif_uuid)
-                if port.security_groups:
+                if port.security_groups or port.parent_port is not None:
                     if obstacle_to(port, desired):
                         barred.append(port.uuid)
-                    else:
+                    elif port.security_groups:
                         zone = desired.ct_zones[port.uuid] if is_stateful(port, desired.groups) else 0
                         policies.append((port.uuid, tuple(sorted(port.security_groups)), zone))
     phases, relays = desired.phases, desired.relay_vteps
@@ -208,6 +211,7 @@ def _inputs(
         policies=tuple(policies),
         tickets=tuple((port, desired.tickets[port]) for port, _, _ in policies if port in desired.tickets),
         barred=tuple(barred),
+        trunks=tuple((uuid, trunks[uuid]) for uuid in uuids if uuid in trunks) if trunks else (),
     )
 
 
@@ -318,7 +322,7 @@ def _own_views(inputs: _Inputs) -> Iterator[tuple[UUID, PortView]]:
     assert inputs.host is not None
     ofports, phases, relays = dict(inputs.ofports), dict(inputs.phases), dict(inputs.relay_vteps)
     learned = {uuid: addresses_of(item) for uuid, item in inputs.learned}
-    tickets = dict(inputs.tickets)
+    tickets, trunks = dict(inputs.tickets), dict(inputs.trunks)
     policies = {port: Policy(tuple(map(group_key, groups)), zone) for port, groups, zone in inputs.policies}
     seen: set[int] = set()
     for uuid, port, location in zip(inputs.uuids, inputs.ports, inputs.locations, strict=True):
@@ -348,6 +352,7 @@ def _own_views(inputs: _Inputs) -> Iterator[tuple[UUID, PortView]]:
                 hushed=uuid in inputs.hushed,
                 policy=policies.get(uuid),
                 tickets=tickets.get(uuid, ()),
+                subports=trunks.get(uuid, ()),
                 several=others or (port is not None and bool(port.nested)),
                 open=others,
             )

@@ -26,9 +26,12 @@ START_GRACE_S = 10.0
 class Guests:
     """What is known of the guests' VIFs on this host."""
 
-    def __init__(self, *, motion: Motion, port_by_vif: Mapping[UUID, UUID]) -> None:
+    def __init__(
+        self, *, motion: Motion, port_by_vif: Mapping[UUID, UUID], parents: Mapping[UUID, UUID] | None = None
+    ) -> None:
         self._motion = motion
         self._port_by_vif = port_by_vif
+        self._parents = {} if parents is None else parents  # of sub-ports
         self._grace_until = time.monotonic() + START_GRACE_S
         self._by_ofport: dict[tuple[str, int], SeenVif] = {}
         self._by_domain: dict[UUID, list[SeenVif]] = {}
@@ -143,7 +146,7 @@ class Guests:
         port_uuid = self._port_by_vif.get(vif.vif_uuid)
         if port_uuid is None or (vif.mac and frame[6:12].hex(":") != vif.mac):
             return False
-        self._motion.feed(port_uuid, FirstFrame())
+        self._motion.feed(self._parents.get(port_uuid, port_uuid), FirstFrame())
         return True
 
     def resync(self, states: Iterable[DomainState]) -> None:
@@ -165,13 +168,13 @@ class Guests:
             self._motion.feed(port_uuid, Restarted(state))
 
     def _ours(self, desired: Desired) -> dict[UUID, UUID]:
-        """VIF → port of the ports that this host holds or is to get."""
+        """VIF → port of those that this host holds or is to get; sub-ports hear of their guest by their parent."""
         if desired.host is None:
             return {}
         found = {}
         for port_uuid in self._motion.ports():
             port, location = desired.ports.get(port_uuid), desired.locations.get(port_uuid)
-            if port is None or port.vif_uuid is None or location is None:
+            if port is None or port.vif_uuid is None or port.parent_port is not None or location is None:
                 continue
             if desired.host.uuid in (location.holder_host, location.incoming_host):
                 found[port.vif_uuid] = port_uuid

@@ -63,5 +63,6 @@ class Lookup:
 
 
 def _owns(port: LogicalPort, mac: str) -> bool:
-    """A shadow has the MAC of its primary, and is not it."""
-    return port.mac == mac and port.vif_uuid is not None and port.shadow_of is None
+    """A shadow has the MAC of its primary, and is not it; a sub-port has no VIF to plug, and often its parent's MAC."""
+    ordinary = port.shadow_of is None and port.parent_port is None
+    return port.mac == mac and port.vif_uuid is not None and ordinary

@@ -4,8 +4,9 @@ Theory of operation. Only ports that this host holds, is about to get, or has ju
 thousand others of a network cost nothing. News of location and guest go in; phases come out, for the compilation of
 flows; effects are carried out here. What the manager must hear is kept until it can have heard it: a release or an
 activation belongs to one version of the location, is said again on each new stream, and is forgotten when the location
-has moved on. A timer that ends RELAYING is the event loop's; its end is on disk too, off the way from event to flows,
-so that an agent that is restarted goes on relaying.
+has moved on. Sub-ports have the guest of their parent: they hear what it hears, change their phases in the same moment,
+and the manager is told of the parent alone. A timer that ends RELAYING is the event loop's; its end is on disk too, off
+the way from event to flows, so that an agent that is restarted goes on relaying.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 from uuid import UUID
 
 import structlog
 
 from hostagent.migration import (
+    Effect,
     Event,
     Guest,
     LocationChanged,
@@ -27,6 +29,7 @@ from hostagent.migration import (
     RelayTimeout,
     SendActivated,
     SendRelease,
+    StartRelayTimer,
     advance,
     restate,
 )
@@ -60,8 +63,10 @@ class Motion:
         relay_s: float,
         on_phases: Callable[[frozenset[UUID]], None],
         records: Records | None = None,
+        subports: Mapping[UUID, Collection[UUID]] | None = None,
     ) -> None:
         self._host = host
+        self._subports = {} if subports is None else subports  # by their parent
         self._manager = manager
         self._relay_s = relay_s
         self._on_phases = on_phases
@@ -115,6 +120,25 @@ class Motion:
 
     def feed(self, port_uuid: UUID, event: Event) -> None:
         """An event of one port; ports that are none of this host's business have no state and ignore it."""
+        of_guest = not isinstance(event, LocationChanged | RelayTimeout)
+        ports = (port_uuid, *(self._subports.get(port_uuid, ()) if of_guest else ()))
+        effects = [(port, effect) for port in ports for effect in self._advance(port, event)]
+        changed = frozenset(port for port, effect in effects if effect is None)
+        if changed:
+            self._on_phases(changed)
+        for port, effect in effects:
+            location = self._states[port].location
+            if isinstance(effect, StartRelayTimer):
+                self._start_timer(port)
+            elif location is None or self._is_subport(port):
+                continue  # the manager hears of the parent
+            elif isinstance(effect, SendActivated):
+                self._manager.activated(location)
+            elif isinstance(effect, SendRelease):
+                self.release(location, effect.why)
+
+    def _advance(self, port_uuid: UUID, event: Event) -> Iterator[Effect | None]:
+        """Take *event* in: the effects, after None where the phase has changed."""
         before = self._states.get(port_uuid)
         if before is None:
             if not isinstance(event, LocationChanged):
@@ -124,16 +148,11 @@ class Motion:
         self._states[port_uuid] = after
         if (after.phase, after.relay_vtep) != (before.phase, before.relay_vtep):
             log.info("port: phase", port=str(port_uuid), phase=after.phase.value, was=before.phase.value)
-            self._on_phases(frozenset((port_uuid,)))
-        for effect in effects:
-            if isinstance(effect, SendActivated):
-                if after.location is not None:
-                    self._manager.activated(after.location)
-            elif isinstance(effect, SendRelease):
-                if after.location is not None:
-                    self.release(after.location, effect.why)
-            else:
-                self._start_timer(port_uuid)
+            yield None
+        yield from effects
+
+    def _is_subport(self, port_uuid: UUID) -> bool:
+        return any(port_uuid in below for below in self._subports.values())
 
     def release(self, location: Location, why: ReleaseReason) -> None:
         """Tell the manager that the guest left, once for each version of the location, and again on each stream."""
@@ -154,8 +173,8 @@ class Motion:
             location = locations(port_uuid)
             if location is not None and location.version == version:
                 self._manager.release(location, why)
-        for state in self._states.values():
-            for effect in restate(state, host=self._host):
+        for port_uuid, state in self._states.items():
+            for effect in () if self._is_subport(port_uuid) else restate(state, host=self._host):
                 if isinstance(effect, SendActivated) and state.location is not None:
                     self._manager.activated(state.location)
 

@@ -20,13 +20,17 @@ __all__ = [
     "OVS_TYPE",
     "OWNER",
     "PNICS_KEY",
+    "SUBPORT_KEY",
     "SWITCH_KEY",
+    "TAGGED_KEY",
     "bond_port",
     "exit_port",
     "is_ours",
     "network_key",
     "patch_port",
+    "subport_end",
     "switch_bridge",
+    "tagged_end",
     "trunk_port",
     "tunnel_port",
     "uplink_bridge",
@@ -45,6 +49,12 @@ PNICS_KEY: Final = "opaque-pnics"
 
 ADDRESSES_KEY: Final = "opaque-addresses"
 """On an uplink bridge: the addresses that we put on its LOCAL port; no other is ever removed."""
+
+SUBPORT_KEY: Final = "opaque-subport"
+"""On an interface of ours that stands for a sub-port's tap: UUID of the port, which is its VIF's too."""
+
+TAGGED_KEY: Final = "opaque-tagged"
+"""On the other end of its patch, where the parent's frames with the tag go: UUID of the sub-port."""
 
 IFACE_ID: Final = "iface-id"
 """On an interface: the VIF's UUID, written by the virtualization software."""
@@ -91,6 +101,16 @@ def patch_port(switch_uuid: UUID) -> str:
 def trunk_port(switch_uuid: UUID) -> str:
     """The other end of `patch_port`, on the uplink bridge: a trunk of the VLANs of the switch's networks."""
     return f"trunk-{switch_uuid.hex[:8]}"
+
+
+def subport_end(port_uuid: UUID) -> str:
+    """The port that stands for a sub-port's tap."""
+    return f"sub-{port_uuid.hex[:10]}"
+
+
+def tagged_end(port_uuid: UUID) -> str:
+    """The other end of `subport_end`, on the bridge of the parent."""
+    return f"tag-{port_uuid.hex[:10]}"
 
 
 def exit_port(network_type: NetworkType, switch_uuid: UUID) -> str:

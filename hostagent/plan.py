@@ -55,6 +55,7 @@ from hostagent.names import (
 from hostagent.pipeline.tables import SWITCH_COOKIE
 from hostagent.qos import put_meters, remove_meters, shaping_steps
 from hostagent.resolve import Resolved, SwitchIntent, resolve
+from hostagent.subports import subport_patches
 from hostagent.uplinks import bridge_step, patch_to, remove_trunks, remove_uplinks, uplink_steps
 from hostagent.vifs import vif_of
 
@@ -73,15 +74,16 @@ def plan(*, desired: Desired, observed: Observed) -> tuple[Step, ...]:
     bridges = {bridge.name: bridge for bridge in observed.bridges}
     own = {name: bridge for name, bridge in bridges.items() if is_ours(bridge.external_ids)}
     intents = [intent for intent in resolved.switches.values() if not intent.foreign]
+    subports = subport_patches(desired, intents, own)
     return (
         *_purge_flows(intents, own, observed),
         *_remove_networks(desired, observed),
-        *_remove_ports(intents, own),
+        *_remove_ports(intents, own, subports),
         *remove_trunks(resolved, own),
         *_remove_bridges(intents, own),
         *remove_uplinks(resolved, own, observed),
         *uplink_steps(resolved, own, observed, desired.datapath),
-        *_put_bridges(intents, own, desired, observed),
+        *_put_bridges(intents, own, desired, observed, subports),
         *put_meters(desired, intents, own, observed),
         *_change_flows(desired, intents, own, observed),
         *remove_meters(desired, intents, own, observed),
@@ -156,13 +158,15 @@ def _remove_networks(desired: Desired, observed: Observed) -> Iterator[Step]:
             yield RemoveNetwork(uuid=network.uuid)
 
 
-def _remove_ports(intents: list[SwitchIntent], own: Mapping[str, Bridge]) -> Iterator[Step]:
-    """Tunnel and patch ports of types that no network has any more, or whose type was changed by somebody."""
+def _remove_ports(
+    intents: list[SwitchIntent], own: Mapping[str, Bridge], subports: Mapping[str, list[PutPort]]
+) -> Iterator[Step]:
+    """Tunnel and patch ports of types that no network has any more, of sub-ports whose VIF is gone."""
     for intent in intents:
         bridge = own.get(intent.bridge)
         if bridge is None or intent.blocked:
             continue
-        wanted = {port.name for port in _exits(intent)}
+        wanted = {port.name for port in (*_exits(intent), *subports.get(bridge.name, ()))}
         for port in bridge.ports:
             if is_ours(port.external_ids) and port.name != bridge.name and port.name not in wanted:
                 yield RemovePort(bridge=bridge.name, name=port.name)
@@ -179,7 +183,11 @@ def _remove_bridges(intents: list[SwitchIntent], own: Mapping[str, Bridge]) -> I
 
 
 def _put_bridges(
-    intents: list[SwitchIntent], own: Mapping[str, Bridge], desired: Desired, observed: Observed
+    intents: list[SwitchIntent],
+    own: Mapping[str, Bridge],
+    desired: Desired,
+    observed: Observed,
+    subports: Mapping[str, list[PutPort]],
 ) -> Iterator[Step]:
     links = frozenset() if isinstance(observed.links, Unread) else frozenset(link.name for link in observed.links)
     for intent in intents:
@@ -188,7 +196,7 @@ def _put_bridges(
             marks = {**OWNER, SWITCH_KEY: str(intent.switch.uuid)}
             yield from bridge_step(intent.bridge, bridge, desired.datapath, "secure", marks)
             ports = {port.name: port for port in bridge.ports} if bridge is not None else {}
-            for port in _exits(intent):
+            for port in (*_exits(intent), *subports.get(intent.bridge, ())):
                 if not _fits(port, ports.get(port.name)):
                     yield port
         if bridge is not None:
@@ -226,7 +234,8 @@ def _fits(wanted: PutPort, found: OvsPort | None) -> bool:
     if found is None or len(found.interfaces) != 1 or not is_ours(found.external_ids):
         return False
     one, other = wanted.interfaces[0], found.interfaces[0]
-    return one.type == other.type and dict(one.options) == dict(other.options) and is_ours(other.external_ids)
+    marked = all(other.external_ids.get(key) == value for key, value in one.external_ids.items())
+    return one.type == other.type and dict(one.options) == dict(other.options) and marked
 
 
 def _replug(bridge: Bridge, desired: Desired, links: frozenset[str]) -> Iterator[Step]:

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from hostagent.flow import Flow
 from hostagent.model import Bridge, Desired, Interface, Unread
-from hostagent.names import SWITCH_KEY, is_ours
+from hostagent.names import SUBPORT_KEY, SWITCH_KEY, is_ours
 from hostagent.vifs import lit_ofports, taps_of, uuid_of, vif_of
 from netmgr.contract.types import Location, ReleaseReason
 
@@ -119,8 +119,8 @@ def due_claims(
     incoming host. *ports* is by VIF."""
     due = []
     for vif in vifs:
-        if vif.twin_of or not (vif.plugged or vif.vif_uuid in arriving):
-            continue
+        if vif.twin_of or SUBPORT_KEY in vif.external_ids or not (vif.plugged or vif.vif_uuid in arriving):
+            continue  # a sub-port is where its parent is: nobody claims it
         location = locations.get(ports[vif.vif_uuid]) if vif.vif_uuid in ports else None
         mine = location is not None and location.holder_host == host and not location.parked
         coming = location is not None and location.incoming_host == host
@@ -145,7 +145,7 @@ def due_releases(
     due = []
     for location in _of_host(desired.locations.values(), host):
         port = desired.ports.get(location.port_uuid)
-        if port is None or port.vif_uuid is None:
+        if port is None or port.vif_uuid is None or port.parent_port is not None:
             continue
         since = absent_since.get(port.vif_uuid)
         if since is None or now - since < ABSENT_S or granted_until.get(port.vif_uuid, 0.0) > now:

@@ -15,6 +15,7 @@ from hostagent.tap_drops import REFUSED, read_refused
 from hostagent.underlay.path_fit import peer_names
 from hostagent.view import host_view
 from netmgr.contract.proto import opaque_view_pb2
+from netmgr.contract.types import LogicalPort
 
 __all__ = ["drops_of", "flows_of", "peers_of", "show_of", "view_of", "vifs_of"]
 
@@ -160,6 +161,8 @@ def vifs_of(agent: Agent, state: State) -> list[dict[str, Any]]:
                 "ovs_port": status.ovs_port,
                 "mac": port.mac if port else "",
                 "ips": list(port.ips) if port else [],
+                "parent": _parent_name(port, state),
+                "tag": port.tag if port else 0,
                 "vm": (record.vm_name if record else "") or str(status.vm_uuid or ""),
                 "phase": phase.value if phase else "steady",
                 "holder": str(location.holder_host or "") if location else "",
@@ -168,6 +171,11 @@ def vifs_of(agent: Agent, state: State) -> list[dict[str, Any]]:
             }
         )
     return result
+
+
+def _parent_name(port: LogicalPort | None, state: State) -> str:
+    parent = state.ports.get(port.parent_port) if port is not None and port.parent_port is not None else None
+    return parent.name if parent is not None else ""
 
 
 async def drops_of(agent: Agent) -> list[dict[str, Any]]:

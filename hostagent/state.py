@@ -100,6 +100,8 @@ class State:
         self.locations: dict[UUID, Location] = {}
         self.learned: dict[UUID, Learned] = {}  # by port
         self.port_by_vif: dict[UUID, UUID] = {}
+        self.subports: dict[UUID, set[UUID]] = {}  # by their parent
+        self.parents: dict[UUID, UUID] = {}  # of sub-ports
         self.vifs: dict[UUID, VifRecord] = {}
         self.notes: dict[UUID, float] = {}
         self._versions: dict[Kind, dict[UUID, int]] = {kind: {} for kind in Kind}
@@ -338,6 +340,9 @@ class State:
             self.host = item.body
         elif isinstance(item.body, LogicalPort) and item.body.vif_uuid is not None:
             self.port_by_vif[item.body.vif_uuid] = item.body.uuid
+        if isinstance(item.body, LogicalPort) and item.body.parent_port is not None:
+            self.subports.setdefault(item.body.parent_port, set()).add(item.body.uuid)
+            self.parents[item.body.uuid] = item.body.parent_port
 
     def _drop(self, kind: Kind, uuid: UUID) -> bool:
         if self._versions[kind].pop(uuid, None) is None:
@@ -358,6 +363,9 @@ class State:
             before = self.ports.get(uuid)
             if before is not None and before.vif_uuid is not None and self.port_by_vif.get(before.vif_uuid) == uuid:
                 del self.port_by_vif[before.vif_uuid]
+            if before is not None and before.parent_port is not None:
+                self.subports.get(before.parent_port, set()).discard(uuid)
+                self.parents.pop(uuid, None)
 
     def _table(self, kind: Kind) -> dict[UUID, Constructs]:
         if kind is Kind.HOST:
@@ -454,7 +462,8 @@ class State:
         self.ports.clear()
         self.locations.clear()
         self.learned.clear()
-        for index in (self.port_by_vif, self.vifs, self.notes, self._seen, self._hosts):
+        indexes = (self.port_by_vif, self.subports, self.parents, self.vifs, self.notes, self._seen, self._hosts)
+        for index in indexes:
             index.clear()
         for versions in self._versions.values():
             versions.clear()

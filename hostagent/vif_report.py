@@ -72,6 +72,11 @@ def _state(
             VifState.DARK,
             f"VIF {vif} is plugged into {bridge.name}, but the network of its port {port.name} is on {wanted}",
         )
+    if port.parent_port is not None and not is_ours(tap.external_ids):
+        reason = (
+            f"VIF {vif} is that of port {port.name}, a sub-port, which has no tap of its own; give {tap.name} another"
+        )
+        return VifState.DARK, reason
     location = desired.locations.get(port.uuid)
     phase = desired.phases.get(port.uuid, Phase.STEADY)
     primary = desired.ports.get(port.shadow_of) if port.shadow_of is not None else None

@@ -5,6 +5,9 @@ dark until everything is in order: it is up by the operator's word, its location
 coming here, and its guest is not stopped (parked). A port whose security groups can't be enforced yet is dark too:
 unprotected would be worse. A shadow port is dark wherever it is, until failover makes it an ordinary one.
 
+A sub-port has no tap; a port of ours stands for it, whose mark says which (`subports`). It is lit no sooner than its
+parent could be.
+
 A VIF UUID that appears twice on a bridge is an error of whoever plugged it. The one that is lit already stays lit, and
 the other one stays dark however loudly it announces itself.
 """
@@ -18,11 +21,11 @@ from uuid import UUID
 
 from hostagent.flow import Flow, Match, of_a_set
 from hostagent.model import Bridge, Desired, Interface, Phase
-from hostagent.names import IFACE_ID, is_ours
+from hostagent.names import IFACE_ID, SUBPORT_KEY, is_ours
 from hostagent.pipeline.tables import Table
 from netmgr.contract.types import Location, LogicalPort, SecurityGroup, VifState
 
-__all__ = ["Taps", "is_stateful", "lit_ofports", "obstacle_to", "standing", "taps_of", "uuid_of", "vif_of"]
+__all__ = ["Taps", "is_stateful", "lit_ofports", "obstacle_to", "standing", "tap_of", "taps_of", "uuid_of", "vif_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,7 @@ class Taps:
 def vif_of(interface: Interface) -> UUID | None:
     """The VIF whose tap *interface* is; None when it is none."""
     if is_ours(interface.external_ids):
-        return None
+        return uuid_of(interface.external_ids.get(SUBPORT_KEY, ""))
     return uuid_of(interface.external_ids.get(IFACE_ID, ""))
 
 
@@ -62,13 +65,22 @@ def taps_of(bridge: Bridge, flows: frozenset[Flow] = frozenset()) -> Taps:
     by_vif = {}
     doubles: list[Interface] = []
     for vif, interfaces in found.items():
-        # lit before dark, then usable before not, then the lower number: the earlier plug
-        first, *others = sorted(
-            interfaces, key=lambda one: (one.ofport not in lit, one.ofport is None or one.ofport < 0, one.ofport or 0)
-        )
+        first, *others = sorted(interfaces, key=lambda one: _rank(one, lit))
         by_vif[vif] = first
         doubles += others
     return Taps(by_vif=by_vif, doubles=tuple(doubles))
+
+
+def _rank(one: Interface, lit: frozenset[int | None]) -> tuple[bool, bool, bool, int]:
+    """A sub-port's own before what somebody plugs with its UUID; lit before dark, usable before not, then the lower
+    number: the earlier plug."""
+    return not is_ours(one.external_ids), one.ofport not in lit, one.ofport is None or one.ofport < 0, one.ofport or 0
+
+
+def tap_of(taps: Taps, port: LogicalPort) -> Interface | None:
+    """The tap of *port*: of a sub-port ours only, for nobody else can plug one."""
+    tap = taps.by_vif.get(port.vif_uuid) if port.vif_uuid is not None else None
+    return tap if tap is not None and is_ours(tap.external_ids) == (port.parent_port is not None) else None
 
 
 def standing(
@@ -82,8 +94,8 @@ def standing(
 ) -> tuple[VifState, str]:
     """Whether *port* may speak on *host*, and if not, why, in a sentence.
 
-    *obstacle* is what keeps its security groups from being enforced (`obstacle_to`); *primary* lends a shadow's
-    sentence its name.
+    *obstacle* is what keeps its security groups from being enforced, or a sub-port's parent dark (`obstacle_to`);
+    *primary* lends a shadow's sentence its name.
     """
     if port.shadow_of is not None:
         name = primary.name if primary is not None else port.shadow_of
@@ -108,7 +120,17 @@ def standing(
 
 
 def obstacle_to(port: LogicalPort, desired: Desired) -> str:
-    """Why the security groups of *port* can't be enforced here now, in a sentence; empty when they can."""
+    """Why the security groups of *port* can't be enforced here now, in a sentence; empty when they can. Of a sub-port
+    also why its parent can't be lit."""
+    if port.parent_port is not None:
+        parent = desired.ports.get(port.parent_port)
+        if parent is None:
+            return f"port {port.name}: the network manager has not sent its parent {port.parent_port}; it stays dark"
+        if not parent.admin_up:
+            return f"port {port.name} is a sub-port of port {parent.name}, which is set down by its operator"
+        why = obstacle_to(parent, desired)
+        if why:
+            return f"port {port.name} is a sub-port of a port that is dark: {why}"
     missing = [uuid for uuid in port.security_groups if uuid not in desired.groups]
     if missing:
         return (

@@ -15,6 +15,9 @@ while a guest migrates, *incoming* at one other. A host asks before the tap exis
 A network that is *withdrawn* from the claimant takes nothing new there: what would make it holder, holder again after
 the guest had stopped, or incoming is refused. What it holds for a running guest and what is coming already goes on.
 
+A *sub-port* is claimed by nobody: it is where its parent is, in the same transaction. So a host gets a parent only if
+the networks of all its sub-ports are there too, and not withdrawn from it.
+
 A VIF's UUID is what entitles to its port. A guest whose definition names no VIF gets a new one from libvirt at each
 start, and can show nothing but its MAC, which whoever defines a guest chooses. So the MAC alone takes nothing. A claim
 to start with the MAC of a *parked* port takes that port over, with all that belongs to it, where there is evidence that
@@ -58,6 +61,7 @@ from netmgr.contract.types import (
     why_withdrawn,
 )
 from netmgr.model import HostRecord, PortHistory, World, location_mac
+from netmgr.rules.trunks import subports_of
 
 __all__ = ["Grant", "Refusal", "decide_activation", "decide_claim", "decide_release"]
 
@@ -89,6 +93,8 @@ def decide_claim(world: World, *, host: UUID, claim: Claim, new_port_uuid: UUID,
     if record is None:
         return Refusal(f"host {host} is not enrolled; join it again")
     port = _port_of_vif(world, claim.vif_uuid) or _left_behind(world, record, claim)
+    if port is not None and port.parent_port is not None:
+        return _no_party(world, port)
     network_uuid = port.network_uuid if port else claim.network_uuid
     if network_uuid is None:
         return Refusal(
@@ -110,10 +116,11 @@ def decide_claim(world: World, *, host: UUID, claim: Claim, new_port_uuid: UUID,
     if isinstance(decided, Refusal):
         return decided
     found = world.locations.get(port.uuid)
-    if decided != found and (found is None or found.incoming_host != host):
-        withdrawn = _withdrawn(world, record, network)
-        if withdrawn:
-            return withdrawn
+    takes_it = decided != found and (found is None or found.incoming_host != host)
+    for carried in (network, *(world.networks[one.network_uuid] for one in subports_of(world, port))):
+        refusal = _out_of_reach(world, record, carried) or (_withdrawn(world, record, carried) if takes_it else None)
+        if refusal:
+            return refusal
     history = world.port_histories.get(port.uuid) or PortHistory(port_uuid=port.uuid)
     if claim.vm_uuid is not None:
         history = replace(history, vm_uuid=claim.vm_uuid)
@@ -124,6 +131,9 @@ def decide_activation(
     world: World, *, host: UUID, port_uuid: UUID, version: int, now_ms: int = 0
 ) -> Location | Refusal | None:
     """The guest runs on *host*, which acted on *version*: the new location, None if it is so already, or why not."""
+    port = world.ports.get(port_uuid)
+    if port is not None and port.parent_port is not None:
+        return _no_party(world, port)
     found = _location(world, host, port_uuid, version, now_ms)
     if not isinstance(found, Location):
         return found
@@ -155,6 +165,9 @@ def decide_release(
     world: World, *, host: UUID, port_uuid: UUID, version: int, why: ReleaseReason, now_ms: int = 0
 ) -> Location | Refusal | None:
     """The VIF left *host*, or did not come, or stayed: the new location, None if it is so already, or why not."""
+    port = world.ports.get(port_uuid)
+    if port is not None and port.parent_port is not None:
+        return _no_party(world, port)
     found = _location(world, host, port_uuid, version, now_ms)
     if not isinstance(found, Location):
         return found
@@ -284,6 +297,15 @@ def _free_name(world: World, network: OpaqueNetwork, claim: Claim) -> str:
         if ("name", Kind.PORT, network.uuid, name) not in world.unique:
             return name
     return vif
+
+
+def _no_party(world: World, port: LogicalPort) -> Refusal:
+    """Nobody but its parent takes a sub-port anywhere."""
+    assert port.parent_port is not None
+    return Refusal(
+        f"{_port_words(world, port.uuid)} is a sub-port (tag {port.tag}) of {_port_words(world, port.parent_port)}, "
+        "and is where that is; a VIF of its own can't have it: give the interface another UUID"
+    )
 
 
 def _out_of_reach(world: World, record: HostRecord, network: OpaqueNetwork) -> Refusal | None:

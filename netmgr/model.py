@@ -187,6 +187,8 @@ def unique_keys(row: Row) -> Iterator[Hashable]:
         yield "name", Kind.PORT, row.network_uuid, row.name
         if row.vif_uuid is not None:
             yield "vif", row.vif_uuid
+        if row.parent_port is not None:
+            yield "tag", row.parent_port, row.tag
         if row.shadow_of is None:  # a shadow has the MAC and the addresses of its primary
             for mac in (row.mac, *(one.mac for one in row.nested)):
                 yield "mac", row.network_uuid, mac
@@ -245,6 +247,7 @@ class World:
     ports_by_network: dict[UUID, set[UUID]] = field(default_factory=dict)
     port_by_vif: dict[UUID, UUID] = field(default_factory=dict)
     shadows_of: dict[UUID, set[UUID]] = field(default_factory=dict)  # by their primary
+    subports_of: dict[UUID, set[UUID]] = field(default_factory=dict)  # by their parent
     ports_by_group: dict[UUID, set[UUID]] = field(default_factory=dict)
     groups_referring: dict[UUID, set[UUID]] = field(default_factory=dict)  # by the group that their rules speak of
     hosts_by_switch: dict[UUID, list[UUID]] = field(default_factory=dict)  # those with a VTEP on it, sorted
@@ -267,6 +270,10 @@ class World:
                 self.shadows_of[before.shadow_of].discard(before.uuid)
                 if not self.shadows_of[before.shadow_of]:
                     del self.shadows_of[before.shadow_of]
+            if before.parent_port is not None:
+                self.subports_of[before.parent_port].discard(before.uuid)
+                if not self.subports_of[before.parent_port]:
+                    del self.subports_of[before.parent_port]
             for group in before.security_groups:
                 self.ports_by_group[group].discard(before.uuid)
         elif isinstance(before, GroupRecord):
@@ -291,6 +298,8 @@ class World:
                     self.port_by_vif[change.row.vif_uuid] = change.row.uuid
                 if change.row.shadow_of is not None:
                     self.shadows_of.setdefault(change.row.shadow_of, set()).add(change.row.uuid)
+                if change.row.parent_port is not None:
+                    self.subports_of.setdefault(change.row.parent_port, set()).add(change.row.uuid)
                 for group in change.row.security_groups:
                     self.ports_by_group.setdefault(group, set()).add(change.row.uuid)
             elif isinstance(change.row, HostRecord):

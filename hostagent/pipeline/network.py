@@ -63,7 +63,7 @@ from hostagent.pipeline.tables import (
     Table,
     family_of,
 )
-from hostagent.pipeline.vlan import Trunk, detour_flow, frames_of_others, tagged, trunk_flows
+from hostagent.pipeline.vlan import Trunk, detour_flow, frames_of_others, subport_flows, tagged, trunk_flows
 from netmgr.contract.types import Allowance, Ticket, VifState
 
 __all__ = ["NetworkPorts", "PortView", "Trunk", "Wire", "network_flows", "vtep_flows"]
@@ -101,6 +101,7 @@ class PortView(NamedTuple):
     hushed: bool = False  # what it claims is not copied to the agent
     several: bool = False  # there are other MACs behind its VIF
     open: bool = False  # others may appear there, and are learned
+    subports: tuple[tuple[int, int], ...] = ()  # tags of frames of its VIF that other ports' are, and where these go
     here: bool = False  # this host holds it
     state: VifState = VifState.DARK
     phase: Phase = Phase.STEADY
@@ -216,6 +217,8 @@ def _classify(network: NetworkPorts) -> Iterator[Flow]:
             limit = (Meter(port.ofport),) if port.metered else ()
             actions = (*limit, enter, SetField("reg0", Origin.VIF), Goto(Table.GUARD))
             yield _row(Table.CLASSIFY, 100, network.key, (Match("in_port", port.ofport),), actions)
+            for tag, end in port.subports:
+                yield from subport_flows(port.ofport, tag=tag, end=end, limit=limit, cookie=network.key)
     if isinstance(network.wire, Wire):
         segment = Match("tun_id", network.wire.tun_id, network.wire.tun_mask)
         conditions = (Match("in_port", network.wire.tunnel), segment)

@@ -1,4 +1,4 @@
-"""Networks on a VLAN of the switch's uplink: what differs from those in tunnels.
+"""Networks on a VLAN of the switch's uplink: what differs from those in tunnels. And tags of sub-ports, on taps.
 
 The physical network delivers. A frame leaves as one copy with the network's VLAN, by the patch port to the uplink
 bridge, and physical switches take it where they have learned its MAC to be; one that comes in may be of another host's
@@ -33,9 +33,9 @@ from dataclasses import dataclass
 from hostagent.flow import Action, Drop, Flow, Goto, Match, Output, PopVlan, PushVlan, SetField, canonical
 from hostagent.pipeline.tables import FROM_VIF, Origin, Table
 
-__all__ = ["Trunk", "detour_flow", "frames_of_others", "tagged", "trunk_flows"]
+__all__ = ["Trunk", "detour_flow", "frames_of_others", "subport_flows", "tagged", "trunk_flows"]
 
-_TAG_PRESENT = 0x1000
+_TAG_PRESENT, _VLAN = 0x1000, 0xFFF  # a tag's priority may be any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,19 @@ def trunk_flows(key: int, trunk: Trunk) -> Iterator[Flow]:
     yield _row(Table.UPLINK, 50, key, (network,), (SetField("reg0", Origin.UPLINK), Goto(Table.LEASES)))
     yield _row(Table.FORWARD, 20, key, (network,), (Goto(Table.SEND),))
     yield _row(Table.SEND, 100, key, (network, FROM_VIF), tagged(trunk))
+
+
+def subport_flows(tap: int, *, tag: int, end: int, limit: tuple[Action, ...], cookie: int) -> Iterator[Flow]:
+    """CLASSIFY: frames with *tag* out of *tap* lose it and go to *end*, one of a patch whose other end is like a tap
+    (`hostagent.subports`); what comes out of *end* goes to the tap with the tag. *limit* is the tap's.
+
+    A second tag is there after the first: the other end's guard drops it, as every tag. Tags that are no sub-port's go
+    the way of untagged frames, to the guard of the port itself.
+    """
+    out_of_tap = (Match("in_port", tap), Match("vlan_tci", _TAG_PRESENT | tag, _TAG_PRESENT | _VLAN))
+    yield _row(Table.CLASSIFY, 110, cookie, out_of_tap, (*limit, PopVlan(), Output(end)))
+    to_tap = (PushVlan(), SetField("vlan_tci", _TAG_PRESENT | tag), Output(tap))
+    yield _row(Table.CLASSIFY, 110, cookie, (Match("in_port", end),), to_tap)
 
 
 def tagged(trunk: Trunk) -> tuple[Action, ...]:

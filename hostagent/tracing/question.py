@@ -97,7 +97,8 @@ def describe(parsed: Parsed, entry: Entry, ports: Ports) -> tuple[tuple[TraceSte
         )
         for one in parsed.met
     )
-    ends = tuple(_end(one, entry, ports) for one in parsed.exits)
+    # out of a sub-port's patch the frame goes on to its parent's tap, and CLASSIFY sends nothing else anywhere
+    ends = tuple(_end(one, entry, ports) for one in parsed.exits if one.table != Table.CLASSIFY)
     if not ends and parsed.way:
         ends = (_dropped(parsed.way),)
     return steps, ends
@@ -159,12 +160,12 @@ def _end(one: Exit, entry: Entry, ports: Ports) -> TraceEnd:
 
 
 def _dropped(way: tuple[Met, ...]) -> TraceEnd:
-    """DROPPED only counts: the table that sent the frame there is the one that decided."""
+    """DROPPED only counts, and RIVAL copies: the table that sent the frame there is the one that decided."""
     last = way[-1]
     why = re.search(rf"\b{REASON}=(0x[0-9a-f]+|\d+)(?:,|\Z)", last.match)
     conditions = (Match(REASON, int(why[1], 0)),) if why and last.table == Table.DROPPED else ()
     reason = reason_of(Flow(table=last.table, priority=last.priority, cookie=0, match=conditions))
-    decided = way[-2] if last.table == Table.DROPPED and len(way) > 1 else last
+    decided = next((one for one in reversed(way) if one.table not in (Table.DROPPED, Table.RIVAL)), last)
     return TraceEnd(kind=TraceEndKind.DROPPED, table=table_name(decided.table), reason=reason)
 
 

@@ -17,7 +17,8 @@ by its actions, each of these by remarks.
 
 Indentation says what belongs to what: a flow at the margin is the frame's way, one further in was met by a subroutine.
 After the connection tracker the frame goes on in another part, which begins with `recirc(…)`; where it goes by then is
-remembered, as the switch does. Other bridges (the uplink's) are passed over: they are not the pipeline.
+remembered, as the switch does. Other bridges (the uplink's) are passed over: they are not the pipeline. A patch in
+the middle of a flow has its bridge's part there, one further in; that of a sub-port may lead back to the same bridge.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Exit:
     ofport: int
     tun_dst: str
     remarks: tuple[str, ...]
+    table: int = 0  # of the flow that sent it there
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +81,27 @@ def parse(text: str, *, bridge: str) -> Parsed:
     Raises:
         ValueError: *text* does not speak of the bridge.
     """
-    reading, seen = False, False
+    reading, seen, foreign = False, False, 0
     reader = _Reader()
-    for line in text.splitlines():
+    for line in filter(None, text.splitlines()):
         opened = _BRIDGE.match(line)
         flow = _FLOW.match(line)
+        indent = len(line) - len(line.lstrip())
+        within = _BRIDGE.match(line.strip()) if indent else None
+        if foreign and indent > foreign:
+            continue  # met on another bridge, behind a patch in the middle of a flow
         if opened:
-            reading = opened[1] == bridge
+            reading, foreign = opened[1] == bridge, 0
             seen = seen or reading
+        elif within or (indent and _UNDERLINE.match(line.strip())):
+            foreign = indent if within and within[1] != bridge else foreign
         elif flow is None and not line.startswith(" "):
             reading = reading and bool(_UNDERLINE.match(line))  # all else ends the bridge's part
         elif reading and flow is not None:
             reader.take_flow(len(flow[1]), int(flow[2]), flow[3])
         elif reading:
-            reader.take_word(len(line) - len(line.lstrip()), line.strip())
+            foreign = 0
+            reader.take_word(indent, line.strip())
     if not seen:
         raise ValueError(f"ofproto/trace says nothing of bridge {bridge}: {text[:200].strip() or 'an empty answer'}")
     return reader.parsed()
@@ -103,7 +112,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self._flows: list[tuple[int, int, str, list[str], int]] = []
-        self._exits: list[tuple[int, str, list[str]]] = []
+        self._exits: list[tuple[int, str, list[str], int]] = []
         self._actions: list[str] = []  # of the flow that the last action was of
         self._remarks: list[str] = []  # on the last action
         self._tun_dst = ""
@@ -118,14 +127,14 @@ class _Reader:
             self._take_remark(word)
         elif self._flows and not word.startswith(("thaw", "Resuming from table")):
             depth = (indent - _LEVEL // 2) // _LEVEL  # behind a subroutine its caller goes on
-            self._actions = next(one[3] for one in reversed(self._flows) if one[4] <= depth)
+            table, _, _, self._actions, _ = next(one for one in reversed(self._flows) if one[4] <= depth)
             self._actions.append(word)
             self._remarks = []
             destination = _DESTINATION.match(word)
             self._tun_dst = destination[1] if destination else self._tun_dst
             left = _OUTPUT.match(word)
             if left:
-                self._exits.append((_number(left[1]), self._tun_dst, self._remarks))
+                self._exits.append((_number(left[1]), self._tun_dst, self._remarks, table))
 
     def _take_remark(self, word: str) -> None:
         moved = _MOVED.match(word)
@@ -140,7 +149,7 @@ class _Reader:
             met=tuple(
                 Met(table, priority, match, tuple(acts), depth) for table, priority, match, acts, depth in self._flows
             ),
-            exits=tuple(Exit(port, to, tuple(said)) for port, to, said in self._exits if not _is_skipped(said)),
+            exits=tuple(Exit(port, to, tuple(said), at) for port, to, said, at in self._exits if not _is_skipped(said)),
         )
 
 

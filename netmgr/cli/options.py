@@ -247,6 +247,8 @@ RESOURCE_OPTIONS = (
             "security_groups",
             "shadow_of",
             "shadows",
+            "parent",
+            "tag",
             "ovs_port",
             "vm_uuid",
             "vif_reason",
@@ -256,6 +258,7 @@ RESOURCE_OPTIONS = (
         create_help=(
             "Create a port. In networks of attach mode auto, ports also come by themselves.\n\n\b\n"
             "  netmgr port create web1 --network blue --ip 10.10.0.11 --vif 0f6dbd3f-9c5b-4c0e-a0f7-52f6a4f2b0c1\n"
+            "  netmgr port create web1-db --network green --parent blue/web1 --tag 10 --ip 10.20.0.11\n"
             "  netmgr port create web1-standby --shadow-of blue/web1 --vif 5b1f3a52-64d3-4b39-8a3e-6f3f8c1f9b10"
         ),
         create_options=(
@@ -266,6 +269,12 @@ RESOURCE_OPTIONS = (
                 help="Make it a shadow of this port: same MAC, addresses and state, dark until `netmgr port failover`.",
             ),
             click.option("--vif", "vif_uuid", metavar="UUID", help="VIF to attach."),
+            click.option(
+                "--parent",
+                metavar="PORT",
+                help="Make it a sub-port of this port (NETWORK/PORT): its frames are those of its VIF that have --tag.",
+            ),
+            click.option("--tag", type=int, help="VLAN id of a sub-port's frames on the parent's VIF, 1 to 4094."),
             _MAC,
             _IPS,
             _ALLOW,
@@ -285,6 +294,7 @@ RESOURCE_OPTIONS = (
             click.option("--no-nested", is_flag=True, help="Define no further MACs for it."),
             *_LIMITS,
             _GROUPS,
+            click.option("--tag", type=int, help="VLAN id of a sub-port's frames on its parent's VIF."),
             click.option("--no-groups", "no_security_groups", is_flag=True, help="Take all security groups off."),
             click.option("--down/--up", "admin_down", default=None, help="Keep it dark, or not."),
         ),

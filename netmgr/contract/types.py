@@ -234,6 +234,8 @@ class LogicalPort:
     egress_kbps: int = 0
     ingress_kbps: int = 0
     nested: tuple[NestedMac, ...] = ()
+    parent_port: UUID | None = None
+    tag: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,16 @@
 """The rules of the desired state, as pure functions of `World`.
 
 `desired` says what may be created and set, `usage` what may be removed and used again, `encapsulation` what a tunnel
-leaves of a packet, `shadows` what a shadow port is, `withdrawals` what may be hidden from
-whom, `groups` what security groups may say. A rule is silent, or
-raises `NetmgrError` with the sentence for the user.
+leaves of a packet, `shadows` what a shadow port is, `trunks` what a sub-port is, `withdrawals` what may be hidden from
+whom, `groups` what security groups may say. A rule is silent, or raises `NetmgrError` with the
+sentence for the user.
 """
 
 from netmgr.rules.desired import check_host, check_network, check_port, check_switch, check_zone
 from netmgr.rules.groups import check_group, check_group_removal, check_port_groups
 from netmgr.rules.learned import evicted_rows, kept_row, learned_rows, rivals_of
 from netmgr.rules.shadows import check_failover, check_shadow, failover_pair, mirrored
+from netmgr.rules.trunks import check_subport, following, subports_of
 from netmgr.rules.usage import (
     check_host_removal,
     check_network_removal,
@@ -37,6 +38,7 @@ __all__ = [
     "check_port_retirement",
     "check_restoration",
     "check_shadow",
+    "check_subport",
     "check_switch",
     "check_switch_removal",
     "check_withdrawal",
@@ -44,9 +46,11 @@ __all__ = [
     "check_zone_removal",
     "evicted_rows",
     "failover_pair",
+    "following",
     "freed_segments_to_release",
     "kept_row",
     "learned_rows",
     "mirrored",
     "rivals_of",
+    "subports_of",
 ]

@@ -47,8 +47,14 @@ def check_switch_removal(world: World, switch: OpaqueSwitch) -> None:
 
 def check_network_removal(world: World, network: OpaqueNetwork) -> None:
     """No VIF is attached to the network; ports that nothing is attached to go with it."""
-    ports = (world.ports[uuid] for uuid in world.ports_by_network.get(network.uuid, ()))
-    users = [f"port {port.name} (VIF {port.vif_uuid})" for port in ports if port.vif_uuid is not None]
+    ports = [world.ports[uuid] for uuid in world.ports_by_network.get(network.uuid, ())]
+    users = [f"port {port.name} (VIF {port.vif_uuid})" for port in ports if port.vif_uuid not in (None, port.uuid)]
+    users += [
+        f"port {port.name} (tag {port.tag} of {world.ports[port.parent_port].name})"
+        for port in ports
+        if port.parent_port
+    ]
+    users += [_sub_port_words(world, uuid) for port in ports for uuid in world.subports_of.get(port.uuid, ())]
     _check_unused(f"network {network.name}", users)
 
 
@@ -60,10 +66,12 @@ def check_host_removal(world: World, host: HostRecord) -> None:
 
 
 def check_port_removal(world: World, port: LogicalPort) -> None:
-    """The port has no shadows."""
+    """The port has no shadows and no sub-ports."""
     users = [f"port {world.ports[uuid].name}" for uuid in world.shadows_of.get(port.uuid, ())]
     what = f"port {port.name} of network {world.networks[port.network_uuid].name}"
     _check_unused(what, users, by="its shadow" if len(users) == 1 else "its shadows")
+    users = [_sub_port_words(world, uuid) for uuid in world.subports_of.get(port.uuid, ())]
+    _check_unused(what, users, by="its sub-port" if len(users) == 1 else "its sub-ports")
 
 
 def check_port_release(world: World, port: LogicalPort, *, verb: str) -> None:
@@ -122,6 +130,11 @@ def named(names: Iterable[str]) -> str:
     listed = sorted(names)
     more = len(listed) - NAMES_SHOWN_MAX
     return ", ".join(listed[:NAMES_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+def _sub_port_words(world: World, uuid: UUID) -> str:
+    port = world.ports[uuid]
+    return f"port {port.name} of network {world.networks[port.network_uuid].name}"
 
 
 def _is_clear(world: World, freed: FreedSegment, acked: Mapping[UUID, int]) -> bool:

@@ -113,7 +113,8 @@ def _prune_users(tx: Transaction, document: Document) -> Iterator[Action]:
     if document.ports is not None:
         kept = {(_network_name(world, spec.network), spec.name) for spec in document.ports}
         gone = [p for p in world.ports.values() if (world.networks[p.network_uuid].name, p.name) not in kept]
-        for port in sorted(gone, key=lambda port: port.shadow_of is None):  # shadows before their primaries
+        # shadows and sub-ports before those that they are of
+        for port in sorted(gone, key=lambda port: port.shadow_of is None and port.parent_port is None):
             edits.drop_port(tx, port)
             yield _deleted("port", port.name)
     if document.groups is not None:
@@ -211,9 +212,8 @@ def _groups(tx: Transaction, document: Document) -> Iterator[Action]:
 
 
 def _ports(tx: Transaction, document: Document) -> Iterator[Action]:
-    for spec in sorted(
-        document.ports or (), key=lambda spec: spec.shadow_of is not None
-    ):  # shadows after their primaries
+    # shadows and sub-ports after those that they are of
+    for spec in sorted(document.ports or (), key=lambda spec: spec.shadow_of is not None or spec.parent is not None):
         network = find_network(tx.world, spec.network)
         uuid = tx.world.unique.get(("name", Kind.PORT, network.uuid, spec.name))
         if uuid is None:
@@ -267,8 +267,16 @@ def _fields(world: World, row: Any) -> dict[str, Any]:
         fields["security_groups"] = [world.groups[uuid].name for uuid in row.security_groups]
     if fields.get("shadow_of"):
         fields["shadow_of"] = world.ports[row.shadow_of].name
+    if "parent_port" in fields:
+        fields.pop("parent_port")
+        fields["parent"] = _port_path(world, row.parent_port) if row.parent_port else None
     hidden = ("zone_uuids", "zone_uuid", "switch_uuid", "network_uuid", "vteps", "members_at")
     return {name: value for name, value in fields.items() if name not in hidden}
+
+
+def _port_path(world: World, uuid: UUID) -> str:
+    port = world.ports[uuid]
+    return f"{world.networks[port.network_uuid].name}/{port.name}"
 
 
 def _deleted(kind: str, name: str) -> Action:

@@ -6,7 +6,8 @@
     hosts:    [{name, zones}]            # enrolled hosts only
     groups:   [{name, stateful, rules: [{direction, ethertype, protocol, port_min, port_max, remote_cidr, …}]}]
     ports:    [{name, network, vif_uuid, mac, ips, admin_up, security_groups, allow,
-               nested: [{mac, ips}], egress_kbps, ingress_kbps, shadow_of}]
+               nested: [{mac, ips}], egress_kbps, ingress_kbps,
+               shadow_of, parent, tag}]
 
 Input is hostile until parsed: at most 1 MiB, no aliases and no anchors (a few bytes of them can mean gigabytes), depth
 at most 20, no key twice, plain data types only. What is left out of an existing object is left as it is; what is left

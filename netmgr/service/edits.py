@@ -61,6 +61,7 @@ __all__ = [
     "drop_switch",
     "drop_zone",
     "put_learned",
+    "put_location",
     "retire_port",
     "set_host",
     "set_network",
@@ -208,25 +209,44 @@ def drop_host(tx: Transaction, host: HostRecord) -> None:
 def add_port(tx: Transaction, spec: PortSpec) -> LogicalPort:
     network = find_network(tx.world, spec.network)
     uuid = uuid4()
+    parent = None if spec.parent is None else find_port(tx.world, spec.parent)
+    vif = None if parent is None else uuid
     port = LogicalPort(
         uuid=uuid,
         name=spec.name,
         network_uuid=network.uuid,
-        vif_uuid=None if spec.vif_uuid is None else UUID(spec.vif_uuid),
+        vif_uuid=vif if spec.vif_uuid is None else UUID(spec.vif_uuid),
+        parent_port=None if parent is None else parent.uuid,
+        tag=spec.tag,
         **(_of_itself(tx, network, uuid, spec) if spec.shadow_of is None else _mirrored(tx, network, spec)),
     )
     rules.check_port(tx.world, port)
     rules.check_port_groups(tx.world, port)
     rules.check_shadow(tx.world, port)
+    rules.check_subport(tx.world, port)
     put_port(tx, port)
     settle_learned(tx, port)
     version = allocate.next_version(0, now_ms=_now_ms())
     tx.put(Location(port_uuid=port.uuid, network_uuid=network.uuid, mac=location_mac(port), version=version))
+    if parent is not None and parent.uuid in tx.world.locations:
+        settle_subports(tx, tx.world.locations[parent.uuid])
     return port
 
 
+def put_location(tx: Transaction, location: Location) -> None:
+    """Put *location*; sub-ports go with their parent."""
+    tx.put(location)
+    settle_subports(tx, location)
+
+
+def settle_subports(tx: Transaction, location: Location) -> None:
+    """Bring the sub-ports of *location*'s port where that is."""
+    for one in tuple(rules.following(tx.world, location, now_ms=_now_ms())):
+        tx.put(one)
+
+
 def _of_itself(tx: Transaction, network: OpaqueNetwork, uuid: UUID, spec: PortSpec) -> dict[str, Any]:
-    mac = allocate.mac_of(tx.world, network_uuid=network.uuid, port_uuid=uuid) if spec.mac is None else spec.mac.lower()
+    mac = _default_mac(tx, network, uuid, spec) if spec.mac is None else spec.mac.lower()
     return {
         "mac": mac,
         "ips": _addresses(spec.ips),
@@ -237,6 +257,14 @@ def _of_itself(tx: Transaction, network: OpaqueNetwork, uuid: UUID, spec: PortSp
         "egress_kbps": spec.egress_kbps,
         "ingress_kbps": spec.ingress_kbps,
     }
+
+
+def _default_mac(tx: Transaction, network: OpaqueNetwork, uuid: UUID, spec: PortSpec) -> str:
+    """Of a sub-port its parent's, which a guest's VLAN interface has by itself, if it is free on the network."""
+    parent = None if spec.parent is None else find_port(tx.world, spec.parent)
+    if parent is not None and ("mac", network.uuid, parent.mac) not in tx.world.unique:
+        return parent.mac
+    return allocate.mac_of(tx.world, network_uuid=network.uuid, port_uuid=uuid)
 
 
 def _mirrored(tx: Transaction, network: OpaqueNetwork, spec: PortSpec) -> dict[str, Any]:
@@ -262,6 +290,9 @@ def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPor
     values = _given(patch, vif_uuid=UUID, mac=str.lower, ips=_addresses, **convert)
     if "network" in values:
         values["network_uuid"] = find_network(tx.world, values.pop("network")).uuid
+    if "parent" in values:
+        values["parent_port"] = find_port(tx.world, values.pop("parent")).uuid
+    _refuse_vif_of_subport(tx, port, values)
     wanted_vif = values.get("vif_uuid", port.vif_uuid)
     if port.vif_uuid is not None and wanted_vif != port.vif_uuid:
         raise NetmgrError(
@@ -274,6 +305,7 @@ def set_port(tx: Transaction, port: LogicalPort, patch: PortPatch) -> LogicalPor
     rules.check_port(tx.world, changed)
     rules.check_port_groups(tx.world, changed)
     rules.check_shadow(tx.world, changed)
+    rules.check_subport(tx.world, changed)
     put_port(tx, changed)
     if changed.mac != port.mac:  # another MAC is another guest
         tx.delete(Kind.LEARNED, port.uuid)
@@ -318,7 +350,18 @@ def tell_mac(tx: Transaction, port: LogicalPort) -> None:
         tx.put(replace(location, mac=location_mac(port), version=version))
 
 
+def _refuse_vif_of_subport(tx: Transaction, port: LogicalPort, values: Mapping[str, Any]) -> None:
+    if port.parent_port is not None and "vif_uuid" in values:
+        parent = tx.world.ports[port.parent_port]
+        raise NetmgrError(
+            f"port {port.name}: is a sub-port of port {parent.name}, whose VIF carries its frames; no VIF can be "
+            "attached to it or detached from it",
+            status=409,
+        )
+
+
 def detach_port(tx: Transaction, port: LogicalPort, *, force: bool = False) -> LogicalPort:
+    _refuse_vif_of_subport(tx, port, {"vif_uuid": None})
     if not force:
         rules.check_port_release(tx.world, port, verb="detach")
     detached = replace(port, vif_uuid=None)
@@ -367,7 +410,7 @@ def _unbind(tx: Transaction, location: Location) -> None:
         version=allocate.next_version(location.version, now_ms=_now_ms()),
     )
     if replace(location, version=unbound.version) != unbound:
-        tx.put(unbound)
+        put_location(tx, unbound)
 
 
 def _given(patch: Any, **convert: Any) -> dict[str, Any]:

@@ -231,6 +231,12 @@ class PortSpec(_Model):
     nested: NestedList = Field(default_factory=list, description="Further MACs behind its VIF; they move with it.")
     egress_kbps: int = Field(default=0, description="Most that its VIF may send, in kbit/s; 0 for no limit.")
     ingress_kbps: int = Field(default=0, description="Most that is delivered to its VIF, in kbit/s; 0 for no limit.")
+    parent: str | None = Field(
+        default=None,
+        description="Port whose VIF carries its frames, tagged: a UUID, a name, NETWORK/PORT. It is a sub-port then, "
+        "and where its parent is.",
+    )
+    tag: int = Field(default=0, description="VLAN id of its frames on the parent's VIF, 1 to 4094.")
     shadow_of: str | None = Field(
         default=None,
         description="Name or UUID of the port that it is to be a shadow of; it then mirrors that one's MAC, addresses, "
@@ -252,6 +258,8 @@ class PortPatch(_Model):
     nested: NestedList | None = None
     egress_kbps: int | None = Field(default=None, description="0 takes the limit off.")
     ingress_kbps: int | None = Field(default=None, description="0 takes the limit off.")
+    parent: str | None = Field(default=None, description="Can't be changed.")
+    tag: int | None = Field(default=None, description="Of a sub-port.")
     shadow_of: str | None = Field(default=None, description="Can't be changed, but by failover.")
 
 

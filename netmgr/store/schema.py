@@ -125,9 +125,12 @@ port = Table(
     Column("egress_kbps", BigInteger, nullable=False),
     Column("ingress_kbps", BigInteger, nullable=False),
     _list("security_groups"),
+    _uuid("parent_port", nullable=True),  # no reference: SQLite adds none to a table that is there
+    Column("tag", Integer, nullable=False),
     UniqueConstraint("network_uuid", "name"),
     UniqueConstraint("vif_uuid"),
 )
+Index("uq_port_parent_port_tag", port.c.parent_port, port.c.tag, unique=True)  # without a parent any number
 _NO_SHADOW = text("shadow_of IS NULL")  # a shadow has its primary's MAC
 Index(
     "uq_port_network_uuid_mac",

@@ -21,7 +21,7 @@ from netmgr.contract.proto import sync_pb2
 from netmgr.contract.reading import words_of
 from netmgr.contract.types import Claim, Kind, Learned, Location, Object, ReleaseReason
 from netmgr.model import NetmgrError, World
-from netmgr.rules import learned_rows
+from netmgr.rules import learned_rows, subports_of
 from netmgr.service import edits
 from netmgr.store import Store, Transaction
 
@@ -79,9 +79,10 @@ def _answer_together(store: Store, asker: Asker, claims: Sequence[Claim], *, now
 
 
 def _unreadable(world: World, asker: Asker, grant: Grant) -> Refusal | None:
-    network = world.networks[grant.port.network_uuid]
-    of_grant = ((f"network {network.name}", network), (f"port {grant.port.name}", grant.port))
-    for name, item in of_grant if asker.unreadable else ():
+    ports = (grant.port, *subports_of(world, grant.port)) if asker.unreadable else ()
+    networks = (world.networks[port.network_uuid] for port in ports)
+    of_grant = [(f"network {one.name}", one) for one in networks] + [(f"port {one.name}", one) for one in ports]
+    for name, item in of_grant:
         missing = words_of(item) & asker.unreadable
         if missing:
             return Refusal(f"{name} can't be used here: {too_old(asker.agent, missing)}")
@@ -94,7 +95,7 @@ def _put_grant(transaction: Transaction, grant: Grant) -> None:
         transaction.put(port)
         edits.settle_learned(transaction, port)
     if world.locations.get(port.uuid) != location:
-        transaction.put(location)
+        edits.put_location(transaction, location)
     if grant.history.made_by or grant.history.vm_uuid:
         transaction.put(grant.history)
 
@@ -193,7 +194,7 @@ def _decide(
     with store.transaction() as transaction:
         decided = decide(transaction.world)
         if isinstance(decided, Location):
-            transaction.put(decided)
+            edits.put_location(transaction, decided)
     if isinstance(decided, Refusal):
         log.warning("location.ignored", what=what, host=str(host), port=str(port_uuid), reason=decided.sentence)
     elif decided is not None:

@@ -277,9 +277,11 @@ class Session:
         except TimeoutError:
             raise Refused(grpc.StatusCode.UNAVAILABLE, "the manager's store does not answer; connect again") from None
         # The host will subscribe to the networks of what it was granted; nobody waits for that.
-        networks = {UUID(answer.port.port.network_uuid) for answer in answers}
-        self._hub.subscribe(self, self.outbox.subscribed | networks)
         ports = [UUID(answer.port.port.uuid) for answer in answers]
+        world = self._hub.world
+        below = [world.ports[uuid].network_uuid for port in ports for uuid in world.subports_of.get(port, ())]
+        networks = {UUID(answer.port.port.network_uuid) for answer in answers} | {*below}
+        self._hub.subscribe(self, self.outbox.subscribed | networks)
         self.outbox.given((kind, port) for port in ports for kind in (Kind.PORT, Kind.LOCATION))
         self.wake()
 

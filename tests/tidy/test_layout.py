@@ -20,8 +20,8 @@ PURE = {
                "contract/types.py", "model", "rules", "allocate", "span", "arbiter"),
     "hostagent": ("addresses", "dhcp", "explain", "flow", "flow_words", "flows", "group_memory", "health", "learning",
                   "migration", "model", "names", "pipeline", "plan", "presence", "qos", "resolve", "strays", "tracing",
-                  "tracking/tickets", "tracking/zones", "underlay/liveness", "underlay/path_fit", "underlay/path_mtu",
-                  "underlay/peers", "uplinks", "vif_report", "vifs"),
+                  "subports", "tracking/tickets", "tracking/zones", "underlay/liveness", "underlay/path_fit",
+                  "underlay/path_mtu", "underlay/peers", "uplinks", "vif_report", "vifs"),
     "vmctl": ("eligibility", "links", "migration", "model", "readiness", "placement", "switches/eligible",
               "switches/model", "switches/network_xml", "switches/nics", "switches/plan"),
 }  # fmt: skip

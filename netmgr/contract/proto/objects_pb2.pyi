@@ -79,7 +79,7 @@ class NestedMac(_message.Message):
     def __init__(self, mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LogicalPort(_message.Message):
-    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up", "shadow_of", "security_groups", "allow", "egress_kbps", "ingress_kbps", "nested")
+    __slots__ = ("uuid", "name", "network_uuid", "vif_uuid", "mac", "ips", "admin_up", "shadow_of", "security_groups", "allow", "egress_kbps", "ingress_kbps", "nested", "parent_port", "tag")
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     NETWORK_UUID_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,8 @@ class LogicalPort(_message.Message):
     EGRESS_KBPS_FIELD_NUMBER: _ClassVar[int]
     INGRESS_KBPS_FIELD_NUMBER: _ClassVar[int]
     NESTED_FIELD_NUMBER: _ClassVar[int]
+    PARENT_PORT_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     name: str
     network_uuid: str
@@ -106,7 +108,9 @@ class LogicalPort(_message.Message):
     egress_kbps: int
     ingress_kbps: int
     nested: _containers.RepeatedCompositeFieldContainer[NestedMac]
-    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ..., shadow_of: _Optional[str] = ..., security_groups: _Optional[_Iterable[str]] = ..., allow: _Optional[_Iterable[str]] = ..., egress_kbps: _Optional[int] = ..., ingress_kbps: _Optional[int] = ..., nested: _Optional[_Iterable[_Union[NestedMac, _Mapping]]] = ...) -> None: ...
+    parent_port: str
+    tag: int
+    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., network_uuid: _Optional[str] = ..., vif_uuid: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., admin_up: _Optional[bool] = ..., shadow_of: _Optional[str] = ..., security_groups: _Optional[_Iterable[str]] = ..., allow: _Optional[_Iterable[str]] = ..., egress_kbps: _Optional[int] = ..., ingress_kbps: _Optional[int] = ..., nested: _Optional[_Iterable[_Union[NestedMac, _Mapping]]] = ..., parent_port: _Optional[str] = ..., tag: _Optional[int] = ...) -> None: ...
 
 class SecurityRule(_message.Message):
     __slots__ = ("direction", "ethertype", "protocol", "port_min", "port_max", "icmp_type", "icmp_code", "remote_cidr", "remote_group")

@@ -21,11 +21,23 @@ import pytest
 from hostagent.flow import Flow
 from hostagent.flows import compile_flows
 from hostagent.model import Bridge, Desired, Interface, Observed, OvsPort, PathKey, PathStatus, Phase
-from hostagent.names import OWNER, SWITCH_KEY, patch_port, switch_bridge, trunk_port, tunnel_port, uplink_bridge
+from hostagent.names import (
+    OWNER,
+    SUBPORT_KEY,
+    SWITCH_KEY,
+    TAGGED_KEY,
+    patch_port,
+    subport_end,
+    switch_bridge,
+    trunk_port,
+    tunnel_port,
+    uplink_bridge,
+)
 from hostagent.pipeline.drops import Drop, drops_of
 from hostagent.pipeline.probe import way_out
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.resolve import resolve
+from hostagent.subports import subport_patches
 from hostagent.tracking.tickets import tickets_in
 from hostagent.tracking.zones import ZONES
 from netmgr.contract.types import (
@@ -153,6 +165,17 @@ class Fabric:
         if tap:
             self.plug(name, host)
 
+    def subport(self, name: str, number: int, network: str, parent: str, tag: int, **more: object) -> None:
+        """A sub-port of *parent* with MAC *number*, where that is; `settle` makes its patch."""
+        where = self.locations[named(parent)]
+        self.port(name, number, network, "h1", tap=False, **more)  # type: ignore[arg-type]
+        self.ports[named(name)] = replace(
+            self.ports[named(name)], vif_uuid=named(name), parent_port=named(parent), tag=tag
+        )
+        self.locations[named(name)] = replace(
+            where, port_uuid=named(name), network_uuid=named(network), mac=mac(number), version=1
+        )
+
     def learn(self, name: str, *addresses: str, refused: str = "") -> None:
         """What the manager has said of *addresses* that the guest of port *name* uses."""
         port = self.ports[named(name)]
@@ -220,6 +243,8 @@ class Fabric:
                 location = replace(location, **values)  # type: ignore[arg-type]
         location = replace(location, parked=bool(changes.get("parked", location.parked)), version=location.version + 1)
         self.locations[named(name)] = location
+        for port in [port for port in self.ports.values() if port.parent_port == named(name)]:
+            self.relocate(port.name, **changes)
 
     def phase(self, host: str, name: str, phase: Phase, relay: str = "") -> None:
         self.hosts[host].phases[named(name)] = phase
@@ -260,6 +285,14 @@ class Fabric:
     async def _change(self, host: Host, connection: OpenFlowConnection) -> None:
         desired, bridge, realized = self.desired(host), host.read(), await connection.dump()
         intent = resolve(desired, Observed(bridges=(bridge,), paths=host.paths)).switches[SWITCH.uuid]
+        there = {port.name for port in bridge.ports}
+        for patch in subport_patches(desired, [intent], {bridge.name: bridge}).get(bridge.name, ()):
+            if patch.name not in there:
+                (end,) = patch.interfaces
+                words = ["type=patch", f"options:peer={end.options['peer']}"]
+                words += [f'external_ids:{key}="{value}"' for key, value in end.external_ids.items()]
+                host.switch.vsctl("add-port", bridge.name, patch.name, "--", "set", "Interface", patch.name, *words)
+        bridge = host.read()
         wanted = compile_flows(desired=desired, intent=intent, bridge=bridge, realized=realized)
         await connection.bundle([*(realized - wanted)], [*(wanted - realized)])
         assert await connection.dump() == wanted
@@ -299,7 +332,9 @@ class Fabric:
         one = self.hosts[host]
         one.switch.appctl("revalidator/wait")  # counters are pushed to the flows with it
         rows = {row["name"]: row["ofport"] for row in one.switch.interfaces()}
-        ports = {rows[f"{name}-{host}"]: name for name in names}
+        taps = {name: f"{name}-{host}" for name in names}
+        taps |= {name: subport_end(named(name)) for name in names if self.ports[named(name)].parent_port}
+        ports = {rows[tap]: name for name, tap in taps.items()}
         return {(ports.get(drop.ofport, ""), drop.reason): drop.packets for drop in asyncio.run(self._drops(one))}
 
     def counted(self, host: str) -> list[tuple[Flow, int]]:
@@ -411,5 +446,5 @@ def fabric(_hosts: tuple[dict[str, Host], DummySwitch]) -> Iterator[Fabric]:
     yield Fabric(hosts, underlay)
     for host in hosts.values():
         for row in host.switch.interfaces():
-            if "iface-id" in dict(row["external_ids"][1]):
+            if {"iface-id", SUBPORT_KEY, TAGGED_KEY} & {key for key, _ in row["external_ids"][1]}:
                 host.switch.vsctl("del-port", row["name"])

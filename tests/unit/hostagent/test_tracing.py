@@ -16,8 +16,12 @@ from netmgr.contract.types import TraceEnd, TraceEndKind, TraceFrame, TraceProto
 
 CASES = Path(__file__).resolve().parents[2] / "cases" / "trace"
 BRIDGE = "osw-2628de404e"
-VIF3, VIF4 = UUID(int=3), UUID(int=4)
-PORTS = Ports(names={1: "vxlan-1", 3: "tap3", 4: "tap4"}, vifs={3: VIF3, 4: VIF4}, tunnels=frozenset({1}))
+VIF3, VIF4, VIF5, VIF7 = UUID(int=3), UUID(int=4), UUID(int=5), UUID(int=7)
+PORTS = Ports(
+    names={1: "vxlan-1", 3: "tap3", 4: "tap4", 5: "sub-5", 7: "sub-7"},
+    vifs={3: VIF3, 4: VIF4, 5: VIF5, 7: VIF7},
+    tunnels=frozenset({1}),
+)
 FROM_VIF = Entry(ofport=3)
 FROM_TUNNEL = Entry(ofport=1, tun_src="10.200.0.1", tun_dst="10.200.0.2", tun_id=5000)
 
@@ -36,6 +40,15 @@ def tunnel(reason: str = "") -> TraceEnd:
         ("away", FROM_VIF, [tunnel()]),
         ("arrive", FROM_TUNNEL, [TraceEnd(kind=TraceEndKind.VIF, ovs_port="tap3", vif_uuid=VIF3)]),
         ("flood", FROM_VIF, [TraceEnd(kind=TraceEndKind.VIF, ovs_port="tap4", vif_uuid=VIF4), tunnel()]),
+        (
+            "sub-port",
+            FROM_VIF,
+            [
+                TraceEnd(kind=TraceEndKind.VIF, ovs_port="sub-5", vif_uuid=VIF5),
+                TraceEnd(kind=TraceEndKind.VIF, ovs_port="tap4", vif_uuid=VIF4),
+                TraceEnd(kind=TraceEndKind.VIF, ovs_port="sub-7", vif_uuid=VIF7),
+            ],
+        ),
         ("arp", FROM_VIF, [TraceEnd(kind=TraceEndKind.ANSWERED, ovs_port="tap3", vif_uuid=VIF3)]),
         ("spoofed", FROM_VIF, [dropped("SOURCES", "IP source is not the port's")]),
         ("liar", FROM_TUNNEL, [dropped("TUNNEL", "source MAC does not live at the VTEP it came from")]),
