@@ -94,14 +94,12 @@ def compile_flows(
 
 def ports_by_network(desired: Desired) -> dict[UUID, tuple[UUID, ...]]:
     """UUIDs of the ports of each network, sorted: those known, and those of which only the location is."""
-    found: dict[UUID, list[UUID]] = {}
-    ports = desired.ports
-    for uuid, port in ports.items():
-        found.setdefault(port.network_uuid, []).append(uuid)
-    for uuid, location in desired.locations.items():
-        if uuid not in ports:
-            found.setdefault(location.network_uuid, []).append(uuid)
-    return {network: tuple(sorted(uuids, key=_NUMBER)) for network, uuids in found.items()}
+    found: dict[int, list[UUID]] = {}
+    for uuid, port in desired.ports.items():
+        found.setdefault(port.network_uuid.int, []).append(uuid)
+    for uuid in set(desired.locations).difference(desired.ports):
+        found.setdefault(desired.locations[uuid].network_uuid.int, []).append(uuid)
+    return {UUID(int=network): tuple(sorted(uuids, key=_NUMBER)) for network, uuids in found.items()}
 
 
 _VSID_MASK = 0xFFFF_FFFF_FFFF_FF00
@@ -193,7 +191,7 @@ def _inputs(
                     elif port.security_groups:
                         zone = desired.ct_zones[port.uuid] if is_stateful(port, desired.groups) else 0
                         policies.append((port.uuid, tuple(sorted(port.security_groups)), zone))
-    phases, relays = desired.phases, desired.relay_vteps
+    phases, relays, learned = desired.phases, desired.relay_vteps, desired.learned
     return _Inputs(
         host=desired.host.uuid if desired.host is not None else None,
         datapath=desired.datapath,
@@ -202,7 +200,7 @@ def _inputs(
         uuids=uuids,
         ports=ports,
         locations=tuple(map(desired.locations.get, uuids)),
-        learned=tuple((uuid, desired.learned[uuid]) for uuid in uuids if uuid in desired.learned),
+        learned=tuple((uuid, learned[uuid]) for uuid in uuids if uuid in learned) if learned else (),
         hushed=tuple(uuid for uuid in (network.uuid, *uuids) if uuid in desired.hushed) if desired.hushed else (),
         ofports=tuple(ofports),
         metered=frozenset(metered),

@@ -310,8 +310,8 @@ class Host:
         if before is None:
             self._stale_flows.add(bridge)
             return
-        replaced, tables = {flow.key() for flow in add}, {flow.table for flow in add}
-        gone = [flow for flow in before if flow.table in tables and flow.key() in replaced]
+        replaced, ends = {flow.key() for flow in add}, {_end(flow) for flow in add}
+        gone = [flow for flow in before if _end(flow) in ends and flow.key() in replaced]
         self._flows[bridge] = before.difference(delete, gone).union(add)
 
     async def flush_zone(self, bridge: str, zone: int) -> None:
@@ -489,6 +489,11 @@ class Host:
         self._stale_flows.discard(bridge)
         self._why_no_switch[bridge] = f"bridge {bridge}: the OpenFlow connection ended ({why})"
         self._events.dirty("flows")
+
+
+def _end(flow: Flow) -> int | bytes | None:
+    """A part of its key, quick to compare."""
+    return flow.match[-1].value if flow.match else None
 
 
 def _is_switch(bridge: Bridge) -> bool:
