@@ -37,6 +37,7 @@ from hostagent.model import (
     PathStatus,
     RemoveAddress,
     RemoveNetwork,
+    SetArpIgnore,
     SetClassifier,
     SetLink,
     Step,
@@ -361,7 +362,7 @@ class Host:
         return []
 
     async def _apply_one(self, step: Step) -> None:
-        if isinstance(step, SetLink | AddAddress | RemoveAddress | SetClassifier):
+        if isinstance(step, SetLink | SetArpIgnore | AddAddress | RemoveAddress | SetClassifier):
             self._links.forget()
             await self._links.netlink.apply([step])
         elif isinstance(step, DefineNetwork | KeepNetwork | RemoveNetwork):

@@ -26,13 +26,11 @@ from hostagent.health import host_report, measuring, rejections
 from hostagent.host import Host
 from hostagent.model import Desired, Observed, Step, Unread
 from hostagent.motion import Motion
-from hostagent.names import uplink_links
 from hostagent.network_steps import NetworkSteps, at_libvirt, can_wait
 from hostagent.news import News
 from hostagent.plan import plan
 from hostagent.presence import due_claims, due_releases, seen_vifs
 from hostagent.progress import Failures, failed_objects
-from hostagent.realize.neighbours import answer_only_for_own
 from hostagent.repairs import Repairs
 from hostagent.reporting import Reporting
 from hostagent.resolve import resolve
@@ -162,7 +160,6 @@ class Loop:
         parts = self._parts
         if isinstance(observed.bridges, Unread):
             return
-        answer_only_for_own(link for one in observed.bridges for link in uplink_links(one.name, one.external_ids))
         dead = {name for name, flows in observed.flows.items() if isinstance(flows, Unread)}
         vifs = seen_vifs(observed.bridges, observed.flows)
         parts.guests.look(vifs, dead_bridges=dead, desired=parts.desired(), now=time.monotonic())

@@ -62,6 +62,7 @@ __all__ = [
     "RemoveNetwork",
     "RemovePort",
     "RemoveQos",
+    "SetArpIgnore",
     "SetClassifier",
     "SetLink",
     "Step",
@@ -212,6 +213,7 @@ class Link:
     speed_mbps: int = 0
     addresses: tuple[str, ...] = ()
     master: str = ""  # name of the kernel bridge or bond that holds it; "ovs-system" does not count
+    arp_ignore: int | None = None  # for whom it answers ARP (ip-sysctl), 0 for all; None: it has no IPv4
     classifier: Classifier | None = None  # None where Open vSwitch does not shape the link
 
 
@@ -321,6 +323,14 @@ class SetLink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetArpIgnore:
+    """Have a link answer ARP for the addresses that `arp_ignore` (ip-sysctl) names: 1, its own."""
+
+    link: str
+    arp_ignore: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddAddress:
     link: str
     address: str  # CIDR
@@ -412,6 +422,7 @@ Step = (
     | PutPort
     | RemovePort
     | SetLink
+    | SetArpIgnore
     | AddAddress
     | RemoveAddress
     | DefineNetwork

@@ -34,7 +34,6 @@ __all__ = [
     "trunk_port",
     "tunnel_port",
     "uplink_bridge",
-    "uplink_links",
 ]
 
 _OWNER_KEY, _OWNER_VALUE = "opaque-owner", "hostagent"
@@ -116,12 +115,6 @@ def tagged_end(port_uuid: UUID) -> str:
 def exit_port(network_type: NetworkType, switch_uuid: UUID) -> str:
     """The port by which networks of a type leave a switch's bridge."""
     return patch_port(switch_uuid) if network_type is NetworkType.VLAN else tunnel_port(network_type, switch_uuid)
-
-
-def uplink_links(bridge: str, external_ids: Mapping[str, str]) -> tuple[str, ...]:
-    """The bridge's LOCAL and the PNICs, of an uplink bridge of ours; of others nothing."""
-    pnics = external_ids.get(PNICS_KEY, "") if is_ours(external_ids) else ""
-    return (bridge, *pnics.split(",")) if pnics else ()
 
 
 def is_ours(external_ids: Mapping[str, str]) -> bool:

@@ -33,6 +33,7 @@ from hostagent.model import (
     PutBridge,
     PutPort,
     PutQos,
+    SetArpIgnore,
     SetLink,
     Step,
 )
@@ -133,6 +134,11 @@ def _link(step: SetLink, rested: Observed, observed: Observed) -> str:
     return f"link {step.name} was set down" if had is not None and had.admin_up and step.mtu is None else ""
 
 
+def _arp(step: SetArpIgnore, rested: Observed, observed: Observed) -> str:
+    had = _links(rested).get(step.link)
+    return f"link {step.link} was made to answer ARP for others" if had is not None and had.arp_ignore else ""
+
+
 def _address(step: AddAddress, rested: Observed, observed: Observed) -> str:
     had = _links(rested).get(step.link)
     wanted = interface_of(step.address)
@@ -173,6 +179,7 @@ _DAMAGES: dict[type, Callable[..., str]] = {
     PutBridge: _bridge,
     PutPort: _port,
     SetLink: _link,
+    SetArpIgnore: _arp,
     AddAddress: _address,
     ChangeFlows: _flows,
     ChangeMeters: _meters,

@@ -12,7 +12,7 @@ __all__ = ["describe", "log_steps"]
 
 log = structlog.get_logger(__name__)
 
-_FACTS = ("bridge", "name", "link", "address", "uuid", "mtu")
+_FACTS = ("bridge", "name", "link", "address", "uuid", "mtu", "arp_ignore")
 
 
 def describe(step: Step) -> str:

@@ -12,6 +12,11 @@ source MACs, so the tunnels of one VTEP use one PNIC at a time; LACP with balanc
 partner such a bond works as active-backup, so a physical switch that is not set up costs bandwidth, not the host. Open
 vSwitch takes 3 s to find that out, and then offers LACP every 30 s.
 
+Linux answers ARP for any address of its own on any interface, with that interface's MAC (arp_ignore, ip-sysctl). A
+PNIC in a userspace bridge is such an interface still, and so is another uplink's LOCAL on the same segment: a peer
+would send tunnels to a MAC where no tunnel ends. So our uplinks and their PNICs answer for what they carry themselves;
+a stricter setting stays.
+
 Addresses on LOCAL are removed only if the bridge's own record says that we put them there: an operator may have added
 one. The record is written before the address, and cleaned after it, so that an agent that dies in between still knows.
 """
@@ -34,6 +39,7 @@ from hostagent.model import (
     RemoveAddress,
     RemoveBridge,
     RemovePort,
+    SetArpIgnore,
     SetLink,
     Step,
     Unread,
@@ -64,6 +70,7 @@ _BONDINGS = {
 
 
 _PATCH = "patch"
+_ANY_ADDRESS, _OWN_ADDRESSES = 0, 1  # values of arp_ignore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +191,8 @@ def _bridge_and_addresses(
         link = links.get(name)
         if link is None or not link.admin_up:
             yield SetLink(name=name)
+        if link is None or link.arp_ignore == _ANY_ADDRESS:
+            yield SetArpIgnore(link=name, arp_ignore=_OWN_ADDRESSES)
     for address in stale:
         yield RemoveAddress(link=uplink.name, address=address)
     for address in uplink.addresses:

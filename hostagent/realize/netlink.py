@@ -1,7 +1,7 @@
 """Kernel interfaces: links and addresses, by rtnetlink.
 
 Theory of operation. Reading is two dumps (`rtnetlink`) in a worker thread, and where Open vSwitch shapes a link a
-third, of queueing disciplines. That and all changes are made by pyroute2 (`netlink_changes`), loaded when first needed.
+third, of queueing disciplines. That and changes are pyroute2's (`netlink_changes`), loaded when first needed.
 Events are not parsed: a raw netlink socket in the groups of these says *that* something changed, the next dump says
 what. Speed comes from the driver by ethtool's ioctl, because sysfs may show another namespace's devices.
 """
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from hostagent.model import AddAddress, Link, RemoveAddress, SetClassifier, SetLink, Unread
+from hostagent.model import AddAddress, Link, RemoveAddress, SetArpIgnore, SetClassifier, SetLink, Unread
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.rtnetlink import dump_addresses, dump_links
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Netlink", "NetlinkStep"]
 
-NetlinkStep = SetLink | AddAddress | RemoveAddress | SetClassifier
+NetlinkStep = SetLink | SetArpIgnore | AddAddress | RemoveAddress | SetClassifier
 
 _RTMGRP_LINK, _RTMGRP_TC, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x8, 0x10, 0x100
 _SHAPED = "htb"  # the qdisc of links that Open vSwitch shapes
@@ -115,6 +115,7 @@ class Netlink:
                         addresses=tuple(sorted(addresses.get(link.index, ()))),
                         master=_master(names, link.master),
                         classifier=shaped.get(link.index),
+                        arp_ignore=link.arp_ignore,
                     )
                 )
         return tuple(sorted(links, key=lambda link: link.name))
@@ -159,5 +160,8 @@ def _sentence(step: NetlinkStep, error: Exception) -> str:
     if isinstance(step, SetLink):
         wanted = "up" if step.mtu is None else f"up with MTU {step.mtu}"
         return f"interface {step.name}: wanted {wanted}, the kernel said {detail}; retrying"
+    if isinstance(step, SetArpIgnore):
+        wanted = f"arp_ignore {step.arp_ignore}, so that it answers for its own addresses only"
+        return f"interface {step.link}: wanted {wanted}; the kernel said {detail}; retrying"
     verb = "add" if isinstance(step, AddAddress) else "remove"
     return f"interface {step.link}: could not {verb} address {step.address}, the kernel said {detail}; retrying"

@@ -16,8 +16,9 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from hostagent.model import AddAddress, Classifier, RemoveAddress, SetClassifier, SetLink
+from hostagent.model import AddAddress, Classifier, RemoveAddress, SetArpIgnore, SetClassifier, SetLink
 from hostagent.realize.classifier import read_classifiers, write_classifier
+from hostagent.realize.rtnetlink import set_arp_ignore
 
 __all__ = ["Changes"]
 
@@ -45,7 +46,7 @@ class Changes:
         with self._open() as route:
             return read_classifiers(route)
 
-    def apply(self, step: SetLink | AddAddress | RemoveAddress | SetClassifier) -> None:
+    def apply(self, step: SetLink | SetArpIgnore | AddAddress | RemoveAddress | SetClassifier) -> None:
         """Carry *step* out.
 
         Raises:
@@ -58,6 +59,9 @@ class Changes:
             if isinstance(step, RemoveAddress) or (isinstance(step, SetClassifier) and not step.filters):
                 return
             raise OSError(errno.ENODEV, "no such interface") from None
+        if isinstance(step, SetArpIgnore):  # of a link's IPv4 configuration the library only reads
+            set_arp_ignore(index, step.arp_ignore)
+            return
         with self._open() as route:
             if isinstance(step, SetClassifier):
                 write_classifier(route, index, step.filters, step.queue_bytes)

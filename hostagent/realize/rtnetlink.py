@@ -1,34 +1,37 @@
 """Dumps of links and addresses by rtnetlink(7), decoded here: what the agent reads after every change of any link.
 
 Only what is asked for is decoded, because the whole of a link has a hundred attributes and this runs beside every guest
-that comes or goes. A dump that the kernel marks as interrupted is asked for again.
+that comes or goes. A dump that the kernel marks as interrupted is asked for again. One setting is made here too.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-__all__ = ["RawLink", "dump_addresses", "dump_links"]
+__all__ = ["RawLink", "dump_addresses", "dump_links", "set_arp_ignore"]
 
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 _LINK, _ADDRESS = struct.Struct("=BxHiII"), struct.Struct("=BBBBI")
-_NEWLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 18, 20, 22
+_NEWLINK, _GETLINK, _SETLINK, _NEWADDR, _GETADDR = 16, 18, 19, 20, 22
 _ERROR, _DONE = 2, 3
-_REQUEST_DUMP, _INTERRUPTED = 0x1 | 0x300, 0x10
+_REQUEST_DUMP, _REQUEST_ACKNOWLEDGED, _INTERRUPTED = 0x1 | 0x300, 0x1 | 0x4, 0x10
 _LINK_ADDRESS, _LINK_NAME, _LINK_MTU, _LINK_QDISC, _LINK_MASTER, _LINK_CARRIER = 1, 3, 4, 6, 10, 33
+_LINK_FAMILIES, _INET, _INET_CONF, _ARP_IGNORE = 26, 2, 1, 19  # IFLA_AF_SPEC holds AF_INET's, that its IFLA_INET_CONF
 _ADDRESS_PEER, _ADDRESS_LOCAL = 1, 2
-_NESTED_MASK = 0x3FFF
+_NESTED, _NESTED_MASK = 0x8000, 0x3FFF
 _TRIES = 5
 _TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawLink:
-    """A link as the kernel tells it; *master* is an index, 0 for none."""
+    """A link as the kernel tells it; *master* is an index, 0 for none; *arp_ignore* is None without IPv4."""
 
     index: int
     name: str
@@ -38,6 +41,7 @@ class RawLink:
     qdisc: str
     master: int
     carrier: bool
+    arp_ignore: int | None
 
 
 def dump_links() -> list[RawLink]:
@@ -60,6 +64,7 @@ def dump_links() -> list[RawLink]:
                 qdisc=_text(found.get(_LINK_QDISC, b"")),
                 master=_number(found.get(_LINK_MASTER, b"")),
                 carrier=bool(_number(found.get(_LINK_CARRIER, b""))),
+                arp_ignore=_arp_ignore(found.get(_LINK_FAMILIES, b"")),
             )
         )
     return links
@@ -81,10 +86,22 @@ def dump_addresses() -> dict[int, list[str]]:
     return addresses
 
 
+def set_arp_ignore(index: int, value: int) -> None:
+    """For which addresses the link answers ARP (ip-sysctl).
+
+    Raises:
+        OSError: the kernel refused, or did not answer.
+    """
+    conf = _nested(_INET_CONF, _attribute(_ARP_IGNORE, struct.pack("=I", value)))
+    body = _LINK.pack(0, 0, index, 0, 0) + _nested(_LINK_FAMILIES, _nested(_INET, conf))
+    with _connected() as kernel:
+        kernel.send(_HEADER.pack(_HEADER.size + len(body), _SETLINK, _REQUEST_ACKNOWLEDGED, 1, 0) + body)
+        for _ in _answers(kernel, 1):
+            pass
+
+
 def _dump(request: int, wanted: int, body: bytes) -> list[bytes]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as kernel:
-        kernel.settimeout(_TIMEOUT_S)
-        kernel.bind((0, 0))
+    with _connected() as kernel:
         for number in range(1, _TRIES + 1):
             kernel.send(_HEADER.pack(_HEADER.size + len(body), request, _REQUEST_DUMP, number, 0) + body)
             found, whole = [], True
@@ -95,6 +112,14 @@ def _dump(request: int, wanted: int, body: bytes) -> list[bytes]:
             if whole:
                 return found
     raise OSError("the kernel's list changed each time while it was read")
+
+
+@contextmanager
+def _connected() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as kernel:
+        kernel.settimeout(_TIMEOUT_S)
+        kernel.bind((0, 0))
+        yield kernel
 
 
 def _answers(kernel: socket.socket, number: int) -> Iterator[tuple[int, int, bytes]]:
@@ -109,7 +134,9 @@ def _answers(kernel: socket.socket, number: int) -> Iterator[tuple[int, int, byt
                 continue
             if kind == _ERROR:
                 code = -struct.unpack_from("=i", message)[0]
-                raise OSError(code, "the kernel refused to list its links or addresses")
+                if code == 0:  # an acknowledgement
+                    return
+                raise OSError(code, os.strerror(code))
             yield kind, flags, message
             if kind == _DONE:
                 return
@@ -124,6 +151,21 @@ def _attributes(body: bytes, at: int) -> dict[int, bytes]:
         found[kind & _NESTED_MASK] = body[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
     return found
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    assert len(value) % 4 == 0, "longer ones would need padding"
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
+
+
+def _nested(kind: int, value: bytes) -> bytes:
+    return _attribute(kind | _NESTED, value)
+
+
+def _arp_ignore(families: bytes) -> int | None:
+    inet = _attributes(families, 0).get(_INET, b"")
+    values, at = _attributes(inet, 0).get(_INET_CONF, b""), 4 * (_ARP_IGNORE - 1)
+    return int(struct.unpack_from("=I", values, at)[0]) if len(values) >= at + 4 else None
 
 
 def _text(value: bytes) -> str:

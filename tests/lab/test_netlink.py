@@ -16,7 +16,7 @@ pytestmark = pytest.mark.lab
 _PROGRAM = """
 import asyncio, json, subprocess, sys
 from dataclasses import asdict
-from hostagent.model import AddAddress, RemoveAddress, SetLink
+from hostagent.model import AddAddress, RemoveAddress, SetArpIgnore, SetLink
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.netlink import Netlink
 
@@ -67,6 +67,29 @@ return {"down": down, "up": up, "after": await link("v0")}
     assert {"10.9.0.1/24", "2001:db8::1/64"} <= set(up["addresses"])
     assert "10.9.0.1/24" not in result["after"]["addresses"]
     assert "2001:db8::1/64" in result["after"]["addresses"]
+
+
+def test_a_link_answers_arp_for_its_own_addresses_only_once_told_so(bare_lab: Lab) -> None:
+    bare_lab.exec("h1", ["ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1"])
+    bare_lab.exec(
+        "h1", ["ip", "link", "set", "v1", "mtu", "60"]
+    )  # too small for IPv4, which the kernel takes off
+    result = _run(
+        bare_lab,
+        """
+before = await link("v0"), await link("v1")
+for _ in range(2):
+    await netlink.apply([SetArpIgnore(link="v0", arp_ignore=1)])
+refusals = [await refused(SetArpIgnore(link=name, arp_ignore=1)) for name in ("v1", "nosuch0")]
+after = await link("v0")
+return {"before": [one["arp_ignore"] for one in before], "after": after["arp_ignore"], "refusals": refusals}
+""",
+    )
+    assert result["before"] == [0, None]
+    assert result["after"] == 1
+    assert bare_lab.exec("h1", ["cat", "/proc/sys/net/ipv4/conf/v0/arp_ignore"]).stdout.strip() == "1"
+    for name, refusal in zip(("v1", "nosuch0"), result["refusals"], strict=True):
+        assert f"interface {name}: wanted arp_ignore 1" in refusal
 
 
 def test_refusals_name_the_interface_and_what_was_wanted(bare_lab: Lab) -> None:

@@ -33,6 +33,7 @@ from hostagent.model import (
     RemoveNetwork,
     RemovePort,
     RemoveQos,
+    SetArpIgnore,
     SetClassifier,
     SetLink,
     Step,
@@ -138,7 +139,8 @@ def desired(
 def bare(*pnics: str, mtu: int = 9000) -> Observed:
     """A host with *pnics* (eth1 if none is named) and nothing else."""
     links = tuple(
-        Link(name=name, mac="02:ff:00:00:00:01", mtu=mtu, admin_up=True, carrier=True) for name in pnics or ("eth1",)
+        Link(name=name, mac="02:ff:00:00:00:01", mtu=mtu, admin_up=True, carrier=True, arp_ignore=0)
+        for name in pnics or ("eth1",)
     )
     return Observed(links=links)
 
@@ -190,7 +192,7 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
                 fail_mode=step.fail_mode,
                 external_ids={**old.external_ids, **step.external_ids},
             )
-            links.setdefault(step.name, Link(name=step.name, mtu=1500))
+            links.setdefault(step.name, Link(name=step.name, mtu=1500, arp_ignore=0))
             if SWITCH_KEY in step.external_ids:
                 flows.setdefault(step.name, frozenset())
                 meters.setdefault(step.name, frozenset())
@@ -227,6 +229,8 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
             bridges[step.bridge] = replace(bridge, ports=tuple(one for one in bridge.ports if one.name != step.name))
         case SetLink():
             links[step.name] = replace(links[step.name], admin_up=True, mtu=step.mtu or links[step.name].mtu)
+        case SetArpIgnore():
+            links[step.link] = replace(links[step.link], arp_ignore=step.arp_ignore)
         case AddAddress():
             link = links[step.link]
             links[step.link] = replace(link, addresses=(*link.addresses, step.address))

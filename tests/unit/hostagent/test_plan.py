@@ -29,6 +29,7 @@ from hostagent.model import (
     RemoveBridge,
     RemoveNetwork,
     RemovePort,
+    SetArpIgnore,
     SetLink,
     Unread,
 )
@@ -82,12 +83,13 @@ def bridge_of(observed: Observed, name: str) -> Bridge:
 
 def test_a_bare_host_gets_uplink_bridge_tunnel_and_address_first():
     steps = plan(desired=ONE, observed=bare())
-    assert kinds(steps) == [PutBridge, PutPort, PutPort, SetLink, AddAddress, PutBridge, PutPort]
+    uplink = [PutBridge, PutPort, PutPort, SetArpIgnore, SetLink, SetArpIgnore, AddAddress]
+    assert kinds(steps) == [*uplink, PutBridge, PutPort]
     assert steps[0].fail_mode == "standalone"
     assert steps[2].interfaces[0].mtu_request == 1600
-    assert steps[4] == AddAddress(link=UPL, address="10.0.0.1/24")
-    assert (steps[5].name, steps[5].fail_mode, steps[5].datapath_type) == (OSW, "secure", "netdev")
-    assert dict(steps[6].interfaces[0].options) == {"remote_ip": "flow", "key": "flow", "local_ip": "10.0.0.1"}
+    assert steps[6] == AddAddress(link=UPL, address="10.0.0.1/24")
+    assert (steps[7].name, steps[7].fail_mode, steps[7].datapath_type) == (OSW, "secure", "netdev")
+    assert dict(steps[8].interfaces[0].options) == {"remote_ip": "flow", "key": "flow", "local_ip": "10.0.0.1"}
 
 
 def test_the_second_round_lays_flows_and_only_then_defines_the_network():
@@ -116,7 +118,7 @@ def test_what_was_not_read_is_neither_made_nor_removed(part):
         steps = plan(desired=wanted, observed=replace(settled(ONE, bare()), **unread))
         touched = {
             "bridges": object,
-            "links": (SetLink, AddAddress, RemoveAddress),
+            "links": (SetLink, SetArpIgnore, AddAddress, RemoveAddress),
             "libvirt_networks": (DefineNetwork, RemoveNetwork),
         }
         assert [step for step in steps if isinstance(step, touched[part])] == []

@@ -25,6 +25,7 @@ from hostagent.model import (
     PutQos,
     Qos,
     RemovePort,
+    SetArpIgnore,
     SetLink,
     Step,
 )
@@ -51,7 +52,7 @@ RESTED = Observed(
             ports=(OvsPort(name="vxlan-1", interfaces=(TUNNEL,)), OvsPort(name="tap1", qos=SHAPED)),
         ),
     ),
-    links=(Link(name="upl-1", admin_up=True, addresses=("10.0.0.1/24",)),),
+    links=(Link(name="upl-1", admin_up=True, addresses=("10.0.0.1/24",), arp_ignore=1),),
     libvirt_networks=(BLUE,),
     flows={"osw-1": frozenset({flow(1), flow(2)})},
     meters={"osw-1": frozenset({METER})},
@@ -92,6 +93,7 @@ def ports(*now: OvsPort) -> Observed:
         (PUT_TUNNEL, ports(), "port vxlan-1 of bridge osw-1 was taken out"),
         (PUT_TUNNEL, ports(OvsPort(name="vxlan-1")), "port vxlan-1 of bridge osw-1 was changed"),
         (SetLink(name="upl-1"), replace(RESTED, links=()), "link upl-1 was set down"),
+        (SetArpIgnore(link="upl-1", arp_ignore=1), RESTED, "link upl-1 was made to answer ARP for others"),
         (AddAddress(link="upl-1", address="10.0.0.1/24"), RESTED, "address 10.0.0.1/24 was removed from upl-1"),
         (ChangeFlows(bridge="osw-1", delete=(), add=(flow(1), flow(2))), flows(), "flows of bridge osw-1: 2 deleted"),
         (
