@@ -77,10 +77,10 @@ def test_a_link_answers_arp_for_its_own_addresses_only_once_told_so(bare_lab: La
     result = _run(
         bare_lab,
         """
-before = await link("v0"), await link("v1")
+before = await link("v0"), await link("lo")
 for _ in range(2):
     await netlink.apply([SetArpIgnore(link="v0", arp_ignore=1)])
-refusals = [await refused(SetArpIgnore(link=name, arp_ignore=1)) for name in ("v1", "nosuch0")]
+refusals = [await refused(SetArpIgnore(link=name, arp_ignore=1)) for name in ("lo", "nosuch0")]
 after = await link("v0")
 return {"before": [one["arp_ignore"] for one in before], "after": after["arp_ignore"], "refusals": refusals}
 """,
@@ -88,7 +88,7 @@ return {"before": [one["arp_ignore"] for one in before], "after": after["arp_ign
     assert result["before"] == [0, None]
     assert result["after"] == 1
     assert bare_lab.exec("h1", ["cat", "/proc/sys/net/ipv4/conf/v0/arp_ignore"]).stdout.strip() == "1"
-    for name, refusal in zip(("v1", "nosuch0"), result["refusals"], strict=True):
+    for name, refusal in zip(("lo", "nosuch0"), result["refusals"], strict=True):
         assert f"interface {name}: wanted arp_ignore 1" in refusal
 
 
