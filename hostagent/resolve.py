@@ -11,12 +11,16 @@ the choices are made here, once, as a pure function of what is wanted and what w
 - A *blocked* switch is frozen: nothing of it is made and nothing of it is removed, and the flows of what exists are
   kept up. What works is not torn down because a cable was pulled.
 - An *excluded* network has no flows (another one has its segment). An *undefined* network is not given to libvirt.
+- Of two networks that want one segment the one in use stays: what works is not taken down by a newcomer. It is in use
+  if libvirt has it, if the trunk to its uplink carries its VLAN, or if it has flows, in this order; what was not read
+  says nothing. Where neither or both are in use, the one with the lower UUID stays.
 
 Problems are sentences: the object, what was wanted, what was found, what to do.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -24,11 +28,14 @@ from uuid import UUID
 
 from hostagent.addresses import interface_of
 from hostagent.model import Bridge, Desired, Link, Observed, OvsPort, Unread
-from hostagent.names import exit_port, is_ours, network_key, switch_bridge, uplink_bridge
+from hostagent.names import PNICS_KEY, exit_port, is_ours, network_key, switch_bridge, trunk_port, uplink_bridge
 from hostagent.underlay.path_fit import Fit, by_tunnel, fit, overhead, peer_names
 from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
 
 __all__ = ["Resolved", "SwitchIntent", "resolve", "tunnel_key"]
+
+
+_Claim = tuple[UUID | str, NetworkType, int] | int  # what one network at a time can have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,18 +271,14 @@ def _networks(
 ) -> dict[UUID, tuple[OpaqueNetwork, ...]]:
     """Networks by switch, without the excluded ones."""
     by_switch: dict[UUID, list[OpaqueNetwork]] = {}
-    segments: dict[tuple[UUID | str, NetworkType, int], OpaqueNetwork] = {}
-    keys: dict[int, OpaqueNetwork] = {}
-    for network in _by_seniority(desired, observed):
+    carried: dict[_Claim, OpaqueNetwork] = {}
+    for network, claims in _by_seniority(desired, observed):
         ref = Ref(kind=Kind.NETWORK, uuid=network.uuid)
         switch = desired.switches.get(network.switch_uuid)
         if switch is None:
             problems.append((ref, f"network {network.name}: its switch {network.switch_uuid} is not on this host"))
             continue
-        # a VLAN is one for all switches on the same PNICs
-        wire = switch.uuid if network.type.tunneled else uplink_bridge(_choose_pnics(switch, desired.offered_pnics))
-        segment = (wire, network.type, network.segment_id)
-        senior = segments.get(segment) or keys.get(network_key(network.uuid))
+        senior = next((carried[claim] for claim in claims if claim in carried), None)
         if senior is not None:
             problems.append(
                 (
@@ -286,7 +289,7 @@ def _networks(
                 )
             )
             continue
-        segments[segment] = keys[network_key(network.uuid)] = network
+        carried.update(dict.fromkeys(claims, network))
         by_switch.setdefault(switch.uuid, []).append(network)
         for sentence in _definition_problems(network, switch, _vtep(desired, switch.uuid), observed):
             problems.append((ref, sentence))
@@ -316,11 +319,41 @@ def _of_switch(senior: OpaqueNetwork, switch: OpaqueSwitch, desired: Desired) ->
     return f", on the same PNICs by switch {other.name}" if other is not None and other.uuid != switch.uuid else ""
 
 
-def _by_seniority(desired: Desired, observed: Observed) -> list[OpaqueNetwork]:
-    """Networks that libvirt has by their UUID first: of two that clash, the one in use stays."""
+def _by_seniority(desired: Desired, observed: Observed) -> list[tuple[OpaqueNetwork, tuple[_Claim, ...]]]:
+    """All networks with what each must have for itself; of those that want the same, the one that is to have it first.
+
+    Whether a network is in use is looked at only where it matters: there may be many flows.
+    """
+    claims = {network.uuid: _claims(network, desired) for network in desired.networks.values()}
+    times = Counter(claim for several in claims.values() for claim in several)
+
+    def rank(network: OpaqueNetwork) -> tuple[tuple[bool, ...], UUID]:
+        contested = any(times[claim] > 1 for claim in claims[network.uuid])
+        return tuple(not sign for sign in _signs_of_use(network, observed)) if contested else (), network.uuid
+
+    return [(network, claims[network.uuid]) for network in sorted(desired.networks.values(), key=rank)]
+
+
+def _claims(network: OpaqueNetwork, desired: Desired) -> tuple[_Claim, ...]:
+    """Its segment, and its key in the pipeline."""
+    wire: UUID | str = network.switch_uuid
+    if not network.type.tunneled and network.switch_uuid in desired.switches:  # one for all switches on the same PNICs
+        wire = uplink_bridge(_choose_pnics(desired.switches[network.switch_uuid], desired.offered_pnics))
+    return (wire, network.type, network.segment_id), network_key(network.uuid)
+
+
+def _signs_of_use(network: OpaqueNetwork, observed: Observed) -> Iterator[bool]:
     known = observed.libvirt_networks
-    defined = set() if isinstance(known, Unread) else {network.uuid for network in known if network.ours}
-    return sorted(desired.networks.values(), key=lambda network: (network.uuid not in defined, network.uuid))
+    yield not isinstance(known, Unread) and any(one.ours and one.uuid == network.uuid for one in known)
+    trunk = trunk_port(network.switch_uuid)
+    yield not network.type.tunneled and any(
+        port.name == trunk and is_ours(port.external_ids) and network.segment_id in port.trunks
+        for bridge in _bridges(observed)
+        if PNICS_KEY in bridge.external_ids and is_ours(bridge.external_ids)
+        for port in bridge.ports
+    )
+    flows, cookie = observed.flows.get(switch_bridge(network.switch_uuid)), network_key(network.uuid)
+    yield flows is not None and not isinstance(flows, Unread) and any(flow.cookie == cookie for flow in flows)
 
 
 def _definition_problems(network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str, observed: Observed) -> Iterator[str]:

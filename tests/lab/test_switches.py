@@ -78,9 +78,7 @@ def test_two_switches_with_tunnels_of_every_type_carry_tcp_and_keep_apart(
     for host in lab.hosts:
         done = lab.exec(host, ["hostagent", "verify"], check=False)
         assert done.returncode == 0, done.stdout
-    setting = (
-        f"/proc/sys/net/ipv4/conf/pnic{pnics - 1}/arp_ignore"  # else it answers for other PNICs' VTEPs
-    )
+    setting = f"/proc/sys/net/ipv4/conf/pnic{pnics - 1}/arp_ignore"  # else it answers for other PNICs' VTEPs
     lab.exec("h1", ["sh", "-c", f"echo 0 > {setting}"])
     done = lab.exec("h1", ["hostagent", "verify"], check=False)
     assert (done.returncode, f"SetArpIgnore link=pnic{pnics - 1} arp_ignore=1" in done.stdout) == (1, True), done.stdout
