@@ -308,8 +308,10 @@ def of_a_set(function: Callable[[frozenset[Flow]], R]) -> Callable[[frozenset[Fl
 def match(**conditions: int | str | tuple[int, int]) -> tuple[Match, ...]:
     """Canonical conditions from `field=value`.
 
-    A value is an integer, a pair (value, mask), or text: a MAC, an address, or a prefix of addresses.
+    A value is an integer, a pair (value, mask), or text: a MAC, an address, or a prefix of addresses. Fields of
+    neighbour discovery need the ICMPv6 code beside them (see `hostagent.pipeline.icmpv6`).
     """
+    assert "icmpv6_code" in conditions or not any(name.startswith("nd_") for name in conditions), conditions
     items = []
     for name, given in conditions.items():
         if isinstance(given, int):

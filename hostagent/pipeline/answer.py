@@ -30,13 +30,14 @@ from ipaddress import ip_interface
 
 from hostagent.flow import IN_PORT, Action, Flow, Goto, Match, Move, Output, Resubmit, SetField, canonical, match
 from hostagent.flow import address_of as to_int
+from hostagent.pipeline.icmpv6 import Icmpv6, neighbour_discovery
 from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, Table
 
 __all__ = ["Address", "answer_flows", "binding", "single_addresses"]
 
 _ARP_REQUEST = match(eth_type=0x0806, arp_op=1)
-_SOLICITATION = match(eth_type=0x86DD, nw_proto=58, icmpv6_type=135, icmpv6_code=0)
-_ADVERTISEMENT = match(eth_type=0x86DD, nw_proto=58, icmpv6_type=136, icmpv6_code=0)
+_SOLICITATION = neighbour_discovery(Icmpv6.SOLICITATION)
+_ADVERTISEMENT = neighbour_discovery(Icmpv6.ADVERTISEMENT)
 _ALL_NODES = "ff02::1"
 _ALL_NODES_MAC = 0x3333_0000_0001
 _SOLICITED, _OVERRIDE = 0x4000_0000, 0x2000_0000
@@ -136,7 +137,11 @@ def _responder_rows(key: int, writes_nd: bool) -> Iterator[Flow]:
     if not writes_nd:
         yield row(Table.REPLY, 100, _SOLICITATION, Move(OWNER_MAC, "eth_dst", 48), Goto(Table.FORWARD))
         return
-    from_owner = (Move(OWNER_MAC, "eth_src", 48), Move(ADDRESS6, "ipv6_src", 128), SetField("icmpv6_type", 136))
+    from_owner = (
+        Move(OWNER_MAC, "eth_src", 48),
+        Move(ADDRESS6, "ipv6_src", 128),
+        SetField("icmpv6_type", Icmpv6.ADVERTISEMENT),
+    )
     yield row(
         Table.REPLY,
         100,
@@ -147,7 +152,7 @@ def _responder_rows(key: int, writes_nd: bool) -> Iterator[Flow]:
         SetField("nd_reserved", _OVERRIDE),
         Goto(Table.ADVERTISE),
     )
-    yield row(Table.REPLY, 95, (*_SOLICITATION, Match("nd_sll", 0)), Goto(Table.FORWARD))
+    yield row(Table.REPLY, 95, neighbour_discovery(Icmpv6.SOLICITATION, nd_sll=0), Goto(Table.FORWARD))
     yield row(
         Table.REPLY,
         90,

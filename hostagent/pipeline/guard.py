@@ -20,6 +20,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 
 from hostagent.flow import Action, Flow, Goto, Match, Move, Resubmit, SetField, canonical, mac_to_int, match
+from hostagent.pipeline.icmpv6 import Icmpv6, icmpv6, neighbour_discovery
 from hostagent.pipeline.tables import (
     ADDRESS4,
     ADDRESS6,
@@ -72,12 +73,14 @@ def _guard(ofport: int, mac: int, ips: tuple[str, ...], cookie: int, allow: tupl
         yield accept(100, arp, sender, actions=_claim("arp_spa"))
     yield accept(100, match(eth_type=0x8035), sender)
     for option in (mac, 0):  # the option is there and says the truth, or is not there
-        yield accept(100, _nd(135), match(nd_sll=option), actions=onward if ips else _claim("ipv6_src"))
+        solicitation = neighbour_discovery(Icmpv6.SOLICITATION, nd_sll=option)
+        yield accept(100, solicitation, actions=onward if ips else _claim("ipv6_src"))
         if ips:
             for prefix6 in (*_ipv6(ips), _LINK_LOCAL):
-                yield accept(100, _nd(136), match(nd_target=str(prefix6), nd_tll=option))
+                target = str(prefix6)
+                yield accept(100, neighbour_discovery(Icmpv6.ADVERTISEMENT, nd_target=target, nd_tll=option))
         else:
-            yield accept(100, _nd(136), match(nd_tll=option), actions=_claim("nd_target"))
+            yield accept(100, neighbour_discovery(Icmpv6.ADVERTISEMENT, nd_tll=option), actions=_claim("nd_target"))
     for message in (message for allowance in allow for message in RESERVED.get(allowance, ())):
         whole = () if Match("nw_proto", 17) in message else (Match("ip_frag", 0, 1),)  # RFC 6980
         yield accept(111, message, whole)
@@ -114,20 +117,10 @@ def _sources(ofport: int, mac: int, ips: tuple[str, ...], cookie: int) -> Iterat
     )
     for prefix6 in (*_ipv6(ips), _LINK_LOCAL):
         yield row(100, match(eth_type=0x86DD, ipv6_src=str(prefix6)))
-        yield row(100, match(ipv6_src="::"), _nd(135), match(nd_target=str(prefix6)))
-    yield row(100, match(ipv6_src="::"), _icmpv6(133))
-    yield row(100, match(ipv6_src="::"), _icmpv6(143))
+        yield row(100, neighbour_discovery(Icmpv6.SOLICITATION, ipv6_src="::", nd_target=str(prefix6)))
+    yield row(100, icmpv6(Icmpv6.ROUTER_SOLICITATION, ipv6_src="::"))
+    yield row(100, icmpv6(Icmpv6.LISTENER_REPORT_V2, ipv6_src="::"))
     yield row(80)
-
-
-def _icmpv6(kind: int) -> tuple[Match, ...]:
-    return match(eth_type=0x86DD, nw_proto=58, icmpv6_type=kind)
-
-
-def _nd(kind: int) -> tuple[Match, ...]:
-    """Neighbour discovery whose fields are matched too. The kernel's datapath caches them only beside type *and* code:
-    without the code a megaflow leaves them out, and one true message would let all lies pass."""
-    return (*_icmpv6(kind), Match("icmpv6_code", 0))
 
 
 def _ipv4(ips: tuple[str, ...]) -> list[IPv4Network]:

@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from hostagent.flow import Action, Controller, Flow, Goto, Match, SetField, canonical, match
+from hostagent.pipeline.icmpv6 import Icmpv6, icmpv6
 from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, RIVAL_BYTES, UNTAGGED, Denied, Table
 
 __all__ = ["claim_flows", "claimed_address", "lease_flows", "rival_flows", "source_of", "unknown_flows"]
@@ -70,8 +71,8 @@ def claim_flows(
     yield row(100, (Match(OWNER_MAC, 0),), copy, onward)
     for why, message in (
         (Denied.ARP, match(eth_type=0x0806)),
-        (Denied.ND, match(eth_type=0x86DD, nw_proto=58, icmpv6_type=135)),
-        (Denied.ND, match(eth_type=0x86DD, nw_proto=58, icmpv6_type=136)),
+        (Denied.ND, icmpv6(Icmpv6.SOLICITATION)),
+        (Denied.ND, icmpv6(Icmpv6.ADVERTISEMENT)),
     ):
         yield row(85, message, copy, SetField(REASON, why), Goto(Table.DROPPED))
     for to_server in (
@@ -90,8 +91,8 @@ def unknown_flows(*, ofport: int, cookie: int) -> Iterator[Flow]:
     for priority, why, conditions in (
         (91, Denied.ARP, match(eth_type=0x0806)),
         (91, Denied.ARP, match(eth_type=0x8035)),
-        (91, Denied.ND, match(eth_type=0x86DD, nw_proto=58, icmpv6_type=135)),
-        (91, Denied.ND, match(eth_type=0x86DD, nw_proto=58, icmpv6_type=136)),
+        (91, Denied.ND, icmpv6(Icmpv6.SOLICITATION)),
+        (91, Denied.ND, icmpv6(Icmpv6.ADVERTISEMENT)),
         (1, Denied.MAC, ()),
     ):
         items = canonical([Match("in_port", ofport), UNTAGGED, _ONE_STATION, *conditions])

@@ -40,6 +40,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from hostagent.flow import Action, Ct, Flow, Goto, Match, Move, Output, Resubmit, SetField, address_of, canonical, match
+from hostagent.pipeline.icmpv6 import Icmpv6, icmpv6
 from hostagent.pipeline.tables import (
     ADDRESS4,
     ADDRESS6,
@@ -214,11 +215,26 @@ def ticket_flows(*, ofport: int, tickets: Iterable[Ticket], network: int) -> Ite
 
 
 _PORTED: Final = {6: "tcp", 17: "udp"}
-_ECHO_REPLIES: Final = {1: ("icmp_type", 0), 58: ("icmpv6_type", 129)}
+_ECHO_REPLIES: Final = {1: ("icmp_type", 0), 58: ("icmpv6_type", Icmpv6.ECHO_REPLY)}
 _SYN: Final = 0x002
 
 
 # --- of every bridge on which a port has groups -------------------------------------------------------------------
+
+
+_DISCOVERY: Final = (
+    Icmpv6.ROUTER_SOLICITATION,
+    Icmpv6.ROUTER_ADVERTISEMENT,
+    Icmpv6.SOLICITATION,
+    Icmpv6.ADVERTISEMENT,
+    Icmpv6.REDIRECT,
+)
+_LISTENERS: Final = (
+    Icmpv6.LISTENER_QUERY,
+    Icmpv6.LISTENER_REPORT,
+    Icmpv6.LISTENER_DONE,
+    Icmpv6.LISTENER_REPORT_V2,
+)
 
 
 @cache
@@ -231,11 +247,10 @@ def _always(way: _Way) -> Iterator[Flow]:
     onward = (Goto(Table.ANSWER if way is _EGRESS else way.onward),)  # questions are among them
     for eth_type in (0x0806, 0x8035):
         yield _row(way.entry, 110, match(eth_type=eth_type), onward)
-    for kind in (133, 134, 135, 136, 137):
-        yield _row(way.entry, 110, match(eth_type=0x86DD, nw_proto=58, icmpv6_type=kind), onward)
-    for kind in (130, 131, 132, 143):
-        listeners = match(eth_type=0x86DD, nw_proto=58, icmpv6_type=kind, ipv6_dst="ff00::/8")
-        yield _row(way.entry, 110, listeners, onward)
+    for kind in _DISCOVERY:
+        yield _row(way.entry, 110, icmpv6(kind), onward)
+    for kind in _LISTENERS:
+        yield _row(way.entry, 110, icmpv6(kind, ipv6_dst="ff00::/8"), onward)
     for eth_type, client, server in ((0x0800, 68, 67), (0x86DD, 546, 547)):
         ends = (client, server) if way is _EGRESS else (server, client)
         yield _row(way.entry, 110, match(eth_type=eth_type, nw_proto=17, udp_src=ends[0], udp_dst=ends[1]), onward)

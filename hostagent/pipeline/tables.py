@@ -49,6 +49,7 @@ from hostagent.flow import (
     mac_to_int,
     match,
 )
+from hostagent.pipeline.icmpv6 import Icmpv6, icmpv6, neighbour_discovery
 from netmgr.contract.types import Allowance
 
 __all__ = [
@@ -211,10 +212,6 @@ REASON: Final = "reg3"
 """A `Denied`, on the way to DROPPED."""
 
 
-def _icmpv6(kind: int) -> tuple[Match, ...]:
-    return match(eth_type=0x86DD, nw_proto=58, icmpv6_type=kind)
-
-
 # Clients look at the destination port and hardly at the source's, so both are reserved.
 RESERVED: Final[Mapping[Allowance, tuple[tuple[Match, ...], ...]]] = {
     Allowance.DHCP_SERVER: (
@@ -224,8 +221,8 @@ RESERVED: Final[Mapping[Allowance, tuple[tuple[Match, ...], ...]]] = {
         match(eth_type=0x86DD, nw_proto=17, udp_dst=546),
     ),
     Allowance.ROUTER: (
-        _icmpv6(134),
-        _icmpv6(137),
+        icmpv6(Icmpv6.ROUTER_ADVERTISEMENT),
+        icmpv6(Icmpv6.REDIRECT),
         match(eth_type=0x0800, nw_proto=1, icmp_type=5),
         match(eth_type=0x0800, nw_proto=1, icmp_type=9),
     ),
@@ -256,6 +253,7 @@ def family_of(vtep: str) -> Family:
 CANARY: Final = Flow(table=Table.CANARY, priority=1, cookie=SWITCH_COOKIE, match=match(metadata=SWITCH_COOKIE))
 """Always wanted, never met: a bridge that lacks it has lost its flows."""
 
+_NEIGHBOURS: Final = (Icmpv6.SOLICITATION, Icmpv6.ADVERTISEMENT)
 _SUBROUTINES: Final = (Table.LOCATE, Table.BINDING, Table.REPLICATE, Table.GROUP, Table.MEMBER, Table.RULE)
 ONWARD: Final = {
     Table.SIGNAL: Table.EGRESS,
@@ -283,14 +281,14 @@ def switch_flows(family: Family) -> frozenset[Flow]:
     # who solicits from an address claims it
     asks = (SetField(OWNER_MAC, 0), SetField(ADDRESS4, 0), Move("ipv6_src", ADDRESS6, 128), Resubmit(Table.BINDING))
     solicits = (*asks, SetField(REASON, Denied.SOURCE), Goto(Table.RIVAL))
-    flows.append(_flow(Table.SOURCES, 95, _icmpv6(135), solicits))
+    flows.append(_flow(Table.SOURCES, 95, icmpv6(Icmpv6.SOLICITATION), solicits))
     # probes and duplicate address detection claim nothing yet; a claim to what is bound to nobody is as good as any
     nobodys = match(**{OWNER_MAC: 0})
-    for probe in (match(eth_type=0x0806, arp_spa=0), (*_icmpv6(135), *match(ipv6_src="::"))):
+    for probe in (match(eth_type=0x0806, arp_spa=0), icmpv6(Icmpv6.SOLICITATION, ipv6_src="::")):
         flows.append(_flow(Table.CLAIMS, 110, canonical([*nobodys, *probe]), (Goto(Table.SIGNAL),)))
     flows.append(_flow(Table.CLAIMS, 90, match(**{OWNER_MAC: 0}), (Goto(Table.SIGNAL),)))
     flows.append(_denied(Table.CLAIMS, 80, Denied.ARP, match(eth_type=0x0806)))
-    flows += [_denied(Table.CLAIMS, 80, Denied.ND, _icmpv6(kind)) for kind in (135, 136)]
+    flows += [_denied(Table.CLAIMS, 80, Denied.ND, icmpv6(kind)) for kind in _NEIGHBOURS]
     flows.append(_flow(Table.REPLY, 110, match(**{OWNER_MAC: 0}), (Goto(Table.FORWARD),)))
     locate = (
         SetField(family.holder, 0),
@@ -323,26 +321,26 @@ def _guard(family: Family) -> Iterator[Flow]:
     # The switch sees through extension headers, and the ports and types of first fragments (the connection asks it
     # to), but nothing of later ones. So a first fragment must hold the whole chain of headers (RFC 7112), and ND does
     # not come in fragments at all (RFC 6980). Where it can't follow the headers, it says that the protocol is 0.
-    for kind in (133, 135, 136):
-        yield _denied(guard, 114, Denied.HIDDEN, (*_icmpv6(kind), Match("ip_frag", 1, 1)))
+    for kind in (Icmpv6.ROUTER_SOLICITATION, *_NEIGHBOURS):
+        yield _denied(guard, 114, Denied.HIDDEN, icmpv6(kind, ip_frag=(1, 1)))
     yield _denied(guard, 114, Denied.HIDDEN, match(eth_type=0x86DD, nw_proto=0))
     first = Match("ip_frag", 1, 3)
-    yield _denied(guard, 114, Denied.HIDDEN, (*_icmpv6(0), first))
+    yield _denied(guard, 114, Denied.HIDDEN, (*icmpv6(0), first))
     yield _denied(guard, 114, Denied.HIDDEN, (*match(eth_type=0x86DD, nw_proto=17, udp_dst=0), first))
     # A link-layer option that is there twice makes the switch see none, and no target; receivers take the first.
-    for kind in (135, 136):
-        yield _denied(guard, 112, Denied.ND, (*_icmpv6(kind), Match("icmpv6_code", 0), Match("nd_target", 0)))
+    for kind in _NEIGHBOURS:
+        yield _denied(guard, 112, Denied.ND, neighbour_discovery(kind, nd_target=0))
     # what a VIF says of itself in ARP, RARP and ND is accepted by exact flows, or not at all
     yield _denied(guard, 90, Denied.ARP, match(eth_type=0x8035))
-    advertised = (*_icmpv6(136), Match("icmpv6_code", 0))
+    advertised = neighbour_discovery(Icmpv6.ADVERTISEMENT)
     for why, message, question in (
         (Denied.ARP, match(eth_type=0x0806), (Move("arp_spa", ADDRESS4, 32),)),
-        (Denied.ND, _icmpv6(135), (SetField(ADDRESS4, 0), Move("ipv6_src", ADDRESS6, 128))),
+        (Denied.ND, icmpv6(Icmpv6.SOLICITATION), (SetField(ADDRESS4, 0), Move("ipv6_src", ADDRESS6, 128))),
         (Denied.ND, advertised, (SetField(ADDRESS4, 0), Move("nd_target", ADDRESS6, 128))),
     ):
         whose = (SetField(OWNER_MAC, 0), *question, Resubmit(Table.BINDING))
         yield _flow(guard, 90, canonical(message), (*whose, SetField(REASON, why), Goto(Table.RIVAL)))
-    yield _denied(guard, 89, Denied.ND, _icmpv6(136))  # of no known code, with no target
+    yield _denied(guard, 89, Denied.ND, icmpv6(Icmpv6.ADVERTISEMENT))  # of no known code, with no target
     where = (
         SetField(family.holder, 0),
         SetField(family.incoming, 0),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.frame_count import count_frames, counted
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
@@ -31,38 +31,6 @@ s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.bind((own, 0))
 for _ in range(5):
     s.sendto(b"\\x08\\0\\0\\0" + int(vni).to_bytes(3, "big") + b"\\0" + frame, (other, 4789))
-"""
-# How many frames of that kind reach eth0 within argv 1 seconds.
-COUNT = """
-import socket, sys, time
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
-s.bind(("eth0", 0))
-print("ready", flush=True)
-end, seen = time.monotonic() + float(sys.argv[1]), 0
-while (left := end - time.monotonic()) > 0:
-    s.settimeout(left)
-    try:
-        seen += b"forged" in s.recv(2000)
-    except TimeoutError:
-        break
-print(seen)
-"""
-# How many VXLAN packets for argv 1 (inner destination MAC) come in by pnic0 within argv 2 seconds.
-TAKEN = """
-import socket, sys, time
-mac = bytes.fromhex(sys.argv[1].replace(":", ""))
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
-s.bind(("pnic0", 0))
-print("ready", flush=True)
-end, seen = time.monotonic() + float(sys.argv[2]), 0
-while (left := end - time.monotonic()) > 0:
-    s.settimeout(left)
-    try:
-        packet, where = s.recvfrom(2000)
-        seen += where[2] != 4 and packet[50:56] == mac
-    except TimeoutError:
-        break
-print(seen)
 """
 
 
@@ -109,11 +77,6 @@ class Three:
     def reach(self, endpoint: str, address: str) -> bool:
         return self.lab.exec(endpoint, ["ping", "-c1", "-W1", address], check=False).returncode == 0
 
-    def watch(self, node: str, script: str, *words: str) -> Any:
-        watcher = self.lab.popen(node, ["python3", "-c", script, *words], stdout=subprocess.PIPE, text=True)
-        assert watcher.stdout.readline() == "ready\n"
-        return watcher
-
 
 def mac(number: int) -> str:
     return f"52:54:00:00:05:{number:02x}"
@@ -151,16 +114,17 @@ def test_a_host_that_lies_about_a_vif_delivers_nothing_in_its_name_and_receives_
     lab.stop_daemon("h3", "hostagent")  # from now on h3 does what it likes
     try:
         for liar, delivered in (("h3", 0), ("h1", 5)):  # the same from the holder arrives: the forgery is a good one
-            watcher = three.watch("e2", COUNT, "1.5")
+            watcher = count_frames(lab, "e2", "eth0", seconds=1.5, has={12: b"\x88\xb5forged"})
             lab.exec(liar, ["python3", "-c", SEND, vteps[liar], vteps["h2"], segment, mac(2), mac(1)])
-            assert int(watcher.communicate()[0]) == delivered
+            assert counted(watcher) == delivered
         three.plug("h3", "liar", 1, vif=three.vifs["e1"])
         control = f"unix:/run/openvswitch/{three.bridge}.mgmt"
         lab.exec("h3", ["ovs-ofctl", "-OOpenFlow15", "add-flow", control, "table=0,priority=65535,actions=FLOOD"])
-        taken = three.watch("h3", TAKEN, mac(1), "2")
+        inner = {50: bytes.fromhex(mac(1).replace(":", ""))}  # of a VXLAN packet over IPv4: for whom it is
+        taken = count_frames(lab, "h3", "pnic0", seconds=2, has=inner)
         ping = lab.start_ping("e2", "10.10.0.1", interval_ms=10)
         lab.exec("liar", ["arping", "-c2", "-w1", "-U", "-I", "eth0", "10.10.0.1"], check=False)
-        assert int(taken.communicate()[0]) == 0
+        assert counted(taken) == 0
         assert lab.stop_ping(ping)["lost"] == 0
     finally:
         if any(endpoint.name == "liar" for endpoint in lab.endpoints):

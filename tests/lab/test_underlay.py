@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.frame_count import count_frames, counted
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
@@ -21,26 +22,6 @@ pytestmark = pytest.mark.lab
 APPLY = """
 switches: [{{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: "{pool}"}}]
 networks: [{{name: blue, type: vxlan, zone: a, mtu: 1450}}]
-"""
-# How many frames of networks (not probes) leave by pnic0 for the host whose VTEP is argv 1, within argv 2 seconds.
-SENT = """
-import ipaddress, socket, sys, time
-vtep = ipaddress.ip_address(sys.argv[1]).packed
-at = 14 + (16 if len(vtep) == 4 else 24)
-after = 14 + (20 if len(vtep) == 4 else 40) + 8 + 4
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
-s.bind(("pnic0", 0))
-print("ready", flush=True)
-end, seen = time.monotonic() + float(sys.argv[2]), 0
-while (left := end - time.monotonic()) > 0:
-    s.settimeout(left)
-    try:
-        packet, where = s.recvfrom(2000)
-        there = where[2] == 4 and packet[at : at + len(vtep)] == vtep
-        seen += there and packet[after : after + 3] not in (b"", bytes(3))
-    except TimeoutError:
-        break
-print(seen)
 """
 
 
@@ -93,12 +74,13 @@ class Three:
 
     def sent(self, host: str, peer: str, seconds: float, meanwhile: Callable[[], Any]) -> int:
         """Frames of networks that *host* sends to *peer* while *meanwhile* runs, and *seconds* at least."""
-        words = ["python3", "-c", SENT, self.vteps[peer], str(seconds)]
-        watch = self.lab.popen(host, words, stdout=subprocess.PIPE, text=True)
-        assert watch.stdout is not None
-        assert watch.stdout.readline().strip() == "ready"
+        vtep = ip_address(self.vteps[peer])
+        to, vni = (30, 46) if vtep.version == 4 else (38, 66)  # where outer destination and VNI are; probes have VNI 0
+        watch = count_frames(
+            self.lab, host, "pnic0", leaving=True, seconds=seconds, has={to: vtep.packed}, lacks={vni: bytes(3)}
+        )
         meanwhile()
-        return int(watch.communicate(timeout=seconds + 10)[0])
+        return counted(watch)
 
     def cable(self, host: str, state: str) -> None:
         self.lab.exec("fabric", ["ip", "link", "set", f"{host}-pnic0", state])

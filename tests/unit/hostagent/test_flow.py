@@ -43,8 +43,15 @@ def test_the_order_of_conditions_does_not_matter():
 
 
 def test_prerequisites_come_before_what_needs_them():
-    names = [one.field for one in match(nd_target="fe80::/10", icmpv6_type=135, nw_proto=58, eth_type=0x86DD)]
-    assert names == ["eth_type", "nw_proto", "icmpv6_type", "nd_target"]
+    kind = {"icmpv6_code": 0, "icmpv6_type": 135, "nw_proto": 58, "eth_type": 0x86DD}
+    names = [one.field for one in match(nd_target="fe80::/10", **kind)]
+    assert names == ["eth_type", "nw_proto", "icmpv6_type", "icmpv6_code", "nd_target"]
+
+
+def test_a_field_of_neighbour_discovery_is_not_taken_without_the_code():
+    """The kernel's datapath would leave it out of its megaflows."""
+    with pytest.raises(AssertionError, match="nd_sll"):
+        match(eth_type=0x86DD, nw_proto=58, icmpv6_type=135, nd_sll="52:54:00:00:00:01")
 
 
 def test_a_full_mask_is_no_mask_and_an_empty_one_no_condition():
