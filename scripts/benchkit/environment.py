@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scripts.labkit.node import REPOSITORY
+from scripts.labkit.switch import choose_datapath
 
 __all__ = ["environment", "positive"]
 
@@ -32,7 +33,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
         "load_1min_at_start": os.getloadavg()[0],
-        "datapath": "netdev",
+        "datapath": choose_datapath(None),
         **{what: _first_line(command) for what, command in _VERSIONS.items()},
     }
 

@@ -75,7 +75,7 @@ class Ovn(Subject):
                 "ovn-remote": f"tcp:{self.lab.address(CENTRAL)}:6642",
                 "ovn-encap-type": "geneve",
                 "ovn-encap-ip": vtep(host),
-                "ovn-bridge-datapath-type": "netdev",
+                "ovn-bridge-datapath-type": self.lab.datapath,
             }
             words = [f'external_ids:{key}="{value}"' for key, value in ids.items()]
             self.lab.exec(host, ["ovs-vsctl", "--timeout=10", "set", "Open_vSwitch", ".", *words])

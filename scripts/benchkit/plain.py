@@ -1,7 +1,7 @@
 """Open vSwitch without a network manager: `mac_learning`, and the `floor` that no network can beat.
 
 Both have what ours has: an uplink bridge with the PNIC and the VTEP address on its LOCAL port, a bridge for VIFs, VXLAN
-between all hosts, the userspace datapath.
+between all hosts, the datapath of the lab.
 
 `mac_learning` forwards by NORMAL. Its tunnels are *protected* ports (ovs-vswitchd.conf.db(5)): nothing goes from one
 to another, or the mesh would be a loop.
@@ -168,7 +168,7 @@ def build_uplinks(lab: Lab) -> None:
             "set",
             "Bridge",
             UPLINK,
-            "datapath_type=netdev",
+            f"datapath_type={lab.datapath}",
             "--",
             "add-port",
             UPLINK,
@@ -186,7 +186,7 @@ def build_uplinks(lab: Lab) -> None:
 def build_tunnels(lab: Lab, settings: list[str]) -> None:
     """On every host the bridge for VIFs, with these columns, and a VXLAN tunnel to every other host."""
     for host in lab.hosts:
-        words = ["add-br", BRIDGE, "--", "set", "Bridge", BRIDGE, "datapath_type=netdev", *settings]
+        words = ["add-br", BRIDGE, "--", "set", "Bridge", BRIDGE, f"datapath_type={lab.datapath}", *settings]
         for peer in lab.hosts:
             if peer != host:
                 options = {"remote_ip": vtep(peer), "local_ip": vtep(host), "key": str(VNI)}

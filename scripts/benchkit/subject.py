@@ -1,6 +1,6 @@
 """What is compared: a subject is one way to give three hosts a common layer 2, in a lab of its own.
 
-Everything but the network is the same for all subjects: the lab's hosts, its underlay, the userspace datapath, libvirt,
+Everything but the network is the same for all subjects: the lab's hosts, its underlay and datapath, libvirt,
 the guest, the peers, the command that moves the guest. A subject builds the network, says on which bridge and libvirt
 network it is, and does before and after a move what its own orchestration would do.
 """

@@ -11,14 +11,6 @@ from netmgr.store import Store
 from tests.support.netmgr_api import Api, ApiServer
 from tests.support.netmgr_builder import Builder
 from tests.support.netmgr_store import emptied_postgresql, migrated_sqlite
-from tests.support.postgresql import postgresql_cluster
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[Callable[[], str]]:
-    """Makes URLs of new databases on a cluster in a temporary directory."""
-    with postgresql_cluster() as make_database:
-        yield make_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -19,14 +19,6 @@ from netmgr.contract.codec import encode
 from netmgr.contract.proto import opaque_view_pb2 as pb
 from netmgr.contract.proto import opaque_view_pb2_grpc as rpc
 from netmgr.contract.types import TransportZone
-from tests.support.postgresql import postgresql_cluster
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[Callable[[], str]]:
-    """Makes URLs of new databases on a cluster in a temporary directory."""
-    with postgresql_cluster() as make_database:
-        yield make_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
