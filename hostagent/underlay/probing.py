@@ -19,7 +19,7 @@ from hostagent.host import Host
 from hostagent.model import PathKey, PathStatus
 from hostagent.names import switch_bridge
 from hostagent.pipeline.probe import probe_frame, probe_number, way_out
-from hostagent.realize.neighbours import prime_neighbours
+from hostagent.realize.neighbours import prime_neighbours, solicit_neighbours
 from hostagent.underlay.liveness import Liveness, Measure, Probe, WantedPath
 from hostagent.underlay.path_fit import overhead
 from netmgr.contract.types import NetworkType, PeerState
@@ -32,6 +32,7 @@ _PAUSE_S = 0.02  # probes that are due together leave together
 _IDLE_S = 1.0
 _ECHO_S = 10.0
 _PRIME_S = 5.0
+_SOLICIT_S = 12.0  # Open vSwitch hears an answer only if no megaflow is left from the last one; they live for 10 s
 
 
 class Probing:
@@ -46,7 +47,7 @@ class Probing:
         self._own_vteps: Mapping[UUID, str] = {}
         self._tunnels: Mapping[tuple[UUID, NetworkType], int] = {}
         self._woken = asyncio.Event()
-        self._prime_at = 0.0
+        self._prime_at = self._solicit_at = 0.0
         self._echoes: dict[UUID, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -97,10 +98,7 @@ class Probing:
 
     def prime(self, paths: Iterable[PathKey] | None = None) -> None:
         """Make the neighbours of *paths*, or of all, known to kernel and switch."""
-        wanted = self._wanted if paths is None else paths
-        prime_neighbours(
-            {(self._own_vteps[path.switch], path.vtep) for path in wanted if path.switch in self._own_vteps}
-        )
+        prime_neighbours(self._ends(self._wanted if paths is None else paths))
 
     def on_frame(self, frame: bytes) -> None:
         """A frame that a switch took for an answer."""
@@ -158,10 +156,18 @@ class Probing:
             say("tunnel: " + path.state.value, peer=key.vtep, type=key.type.value, was=before.state.value, cut=path.cut)
 
     def _prime_lost(self, now: float) -> None:
-        """A peer that does not answer may have another MAC than it had: the kernel asks, and the switch hears."""
-        if now >= self._prime_at:
-            self._prime_at = now + _PRIME_S
-            self.prime(path.key for path in self._host.paths if path.state is not PeerState.UP)
+        """A peer that does not answer may have another MAC than the kernel or the switch thinks: both hear again."""
+        if now < self._prime_at:
+            return
+        self._prime_at = now + _PRIME_S
+        lost = [path.key for path in self._host.paths if path.state is not PeerState.UP]
+        self.prime(lost)
+        if lost and now >= self._solicit_at:
+            self._solicit_at = now + _SOLICIT_S
+            solicit_neighbours(self._ends(lost))
+
+    def _ends(self, paths: Iterable[PathKey]) -> set[tuple[str, str]]:
+        return {(self._own_vteps[path.switch], path.vtep) for path in paths if path.switch in self._own_vteps}
 
     def _able(self, path: PathKey) -> bool:
         tunnel = self._tunnels.get((path.switch, path.type), 0)
