@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.dealing import Dealing, longest_first
+
 if TYPE_CHECKING:
     from scripts.labkit import Lab
     from scripts.labkit.guest import GuestImage
@@ -39,6 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     In CI, run a test on real daemons once more when it fails: a machine that others load may miss a deadline once.
 
     A second failure is a failure. Every rerun is named in the report, so that a test that needs it is seen.
+
+    Where several workers share the run, long files begin first.
     """
     for item in items:
         if "fabric" in getattr(item, "fixturenames", ()):
@@ -47,6 +51,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("lab") or item.get_closest_marker("e2e"):
                 item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=2))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        files = dict.fromkeys(item.nodeid.partition("::")[0] for item in items)
+        places = {file: place for place, file in enumerate(longest_first(files))}
+        items.sort(key=lambda item: places[item.nodeid.partition("::")[0]])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Dealing | None:
+    """With `--dist loadfile`, how `tests.support.dealing` says."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return Dealing(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,0 +1,51 @@
+"""How tests are dealt out to the workers of a run (`pytest -n 2 --dist loadfile`).
+
+The tests of a file share a lab, so a file goes to one worker as a whole, except where its labs are one for each
+parameter: then each parameter's tests are dealt by themselves. Those on real daemons, which take longest, are dealt
+first, and the longest of them before all: one that began last would leave the other worker idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from xdist.scheduler.loadfile import LoadFileScheduling
+
+# Files whose labs are made anew for each parameter, by the ids of these.
+_PARTS = {"tests/lab/test_underlay.py": ("ipv4", "ipv6")}
+# Files that take more than a minute, the longest first (`--durations=0` tells).
+_LONGEST = (
+    "tests/e2e/test_vmctl_journal.py",
+    "tests/e2e/test_kernel_machine.py",
+    "tests/e2e/test_vmctl_moves.py",
+    "tests/lab/test_underlay.py",
+    "tests/e2e/test_vmctl_journal_postgresql.py",
+    "tests/e2e/test_virsh_only.py",
+    "tests/e2e/test_libvirt_networks.py",
+)
+_FOLDERS = ("tests/e2e/", "tests/chaos/", "tests/lab/", "tests/sim/")
+
+
+def longest_first(files: Iterable[str]) -> list[str]:
+    """*files*, by their path below the checkout, in the order in which they are to begin."""
+    return sorted(files, key=_rank)
+
+
+def unit_of(nodeid: str) -> str:
+    """What goes to one worker with the test *nodeid*: its file, or its part of it."""
+    file, _, test = nodeid.partition("::")
+    part = next((part for part in _PARTS.get(file, ()) if part in test.partition("[")[2].rstrip("]").split("-")), "")
+    return f"{file}[{part}]" if part else file
+
+
+class Dealing(LoadFileScheduling):
+    """xdist's own, with `unit_of`; a run tells it not to put the files with the most tests first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(nodeid)
+
+
+def _rank(file: str) -> tuple[int, int]:
+    if file in _LONGEST:
+        return 0, _LONGEST.index(file)
+    return 1, next((number for number, folder in enumerate(_FOLDERS) if file.startswith(folder)), len(_FOLDERS))
