@@ -71,7 +71,7 @@ return {"down": down, "up": up, "after": await link("v0")}
 
 def test_a_link_answers_arp_for_its_own_addresses_only_once_told_so(bare_lab: Lab) -> None:
     bare_lab.exec("h1", ["ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1"])
-    bare_lab.exec("h1", ["ip", "link", "set", "v1", "mtu", "60"])  # too small for IPv4, which the kernel takes off
+    bare_lab.exec("h1", ["ip", "link", "set", "lo", "mtu", "60"])  # too small for IPv4, which the kernel takes off
     result = _run(
         bare_lab,
         """
