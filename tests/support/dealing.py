@@ -13,7 +13,7 @@ from xdist.scheduler.loadfile import LoadFileScheduling
 
 # Files whose labs are made anew for each parameter, by the ids of these.
 _PARTS = {"tests/lab/test_underlay.py": ("ipv4", "ipv6")}
-# Files that take more than a minute, the longest first (`--durations=0` tells).
+# Files that take about a minute or more, the longest first (`--durations=0` tells).
 _LONGEST = (
     "tests/e2e/test_vmctl_journal.py",
     "tests/e2e/test_kernel_machine.py",
@@ -22,6 +22,8 @@ _LONGEST = (
     "tests/e2e/test_vmctl_journal_postgresql.py",
     "tests/e2e/test_virsh_only.py",
     "tests/e2e/test_libvirt_networks.py",
+    "tests/unit/vmctl/test_daemon.py",
+    "tests/unit/vmctl/test_daemon_postgresql.py",
 )
 _FOLDERS = ("tests/e2e/", "tests/chaos/", "tests/lab/", "tests/sim/")
 
