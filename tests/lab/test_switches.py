@@ -82,5 +82,5 @@ def test_two_switches_with_tunnels_of_every_type_carry_tcp_and_keep_apart(
     lab.exec("h1", ["sh", "-c", f"echo 0 > {setting}"])
     done = lab.exec("h1", ["hostagent", "verify"], check=False)
     assert (done.returncode, f"SetArpIgnore link=pnic{pnics - 1} arp_ignore=1" in done.stdout) == (1, True), done.stdout
-    assert within(25, lambda: any("answer ARP" in one["what"] for one in show(lab, "h1")["repairs"]))
+    assert within(40, lambda: any("answer ARP" in one["what"] for one in show(lab, "h1")["repairs"]))
     assert lab.exec("h1", ["cat", setting]).stdout.strip() == "1"
