@@ -25,7 +25,6 @@ import structlog
 
 from hostagent.flow import Action, Flow, sharing
 from hostagent.model import (
-    AddAddress,
     Bridge,
     ChangeFlows,
     ChangeMeters,
@@ -35,11 +34,7 @@ from hostagent.model import (
     MeterLimit,
     Observed,
     PathStatus,
-    RemoveAddress,
     RemoveNetwork,
-    SetArpIgnore,
-    SetClassifier,
-    SetLink,
     Step,
     Unread,
 )
@@ -50,6 +45,7 @@ from hostagent.readings import LinkReadings, NetworkReadings
 from hostagent.realize.domains import DomainEvent, Domains
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.libvirt_link import LibvirtLink
+from hostagent.realize.netlink import NetlinkStep
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.realize.ovsdb import OvsDb, OvsStep
 from hostagent.realize.unixctl import await_revalidation, unixctl
@@ -362,7 +358,7 @@ class Host:
         return []
 
     async def _apply_one(self, step: Step) -> None:
-        if isinstance(step, SetLink | SetArpIgnore | AddAddress | RemoveAddress | SetClassifier):
+        if isinstance(step, NetlinkStep):
             self._links.forget()
             await self._links.netlink.apply([step])
         elif isinstance(step, DefineNetwork | KeepNetwork | RemoveNetwork):
