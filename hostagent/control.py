@@ -79,6 +79,8 @@ def parse_request(line: bytes) -> HookRequest:
         raw = json.loads(line)
     except (ValueError, RecursionError):
         raise RequestError("request: not one JSON object on one line") from None
+    if not _is_text(raw):
+        raise RequestError("request: holds half of a surrogate pair, which no text can")
     if not isinstance(raw, dict) or not isinstance(raw.get("verb"), str):
         raise RequestError('request: wanted a JSON object with a text "verb"')
     verb = raw.pop("verb")
@@ -110,6 +112,15 @@ def parse_request(line: bytes) -> HookRequest:
             " <virtualport><parameters interfaceid='UUID'/></virtualport> in the domain's XML"
         )
     return request
+
+
+def _is_text(raw: object) -> bool:
+    """False where JSON's escapes spell what can be neither stored, sent nor logged."""
+    try:
+        json.dumps(raw, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _uuid(verb: str, key: str, raw: Mapping[str, str]) -> UUID | None:

@@ -40,7 +40,7 @@ from hostagent.lookup import Lookup
 from hostagent.model import Interface, Link, Observed, PutPort, RemovePort, Unread
 from hostagent.names import IFACE_ID, is_ours, switch_bridge
 from hostagent.presence import NETWORK_KEY
-from hostagent.realize.endpoint_links import has_link, make_veth, netns_path, remove_link, set_up
+from hostagent.realize.endpoint_links import has_link, has_netns, make_veth, remove_link, set_up
 from hostagent.realize.errors import RealizeError
 from hostagent.records import Endpoint, EndpointKind
 from hostagent.state import State
@@ -254,7 +254,7 @@ class Endpoints:
                 " add the host to the network's transport zone"
             )
         if endpoint.kind is EndpointKind.NETNS:
-            if not netns_path(endpoint.netns).exists():
+            if not has_netns(endpoint.netns):
                 raise RealizeError(
                     f"{place(endpoint)}: the network namespace does not exist; it is plugged again once it does, or"
                     f" detach it with `hostagent port detach {endpoint.vif_uuid}`"

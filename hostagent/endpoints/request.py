@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 
 from hostagent.lookup import Lookup
 from hostagent.model import Link
-from hostagent.realize.endpoint_links import netns_path
+from hostagent.realize.endpoint_links import has_netns, netns_path
 from hostagent.records import Endpoint, EndpointKind
 from hostagent.state import State
 from netmgr.contract.types import AttachMode, LogicalPort, OpaqueNetwork
@@ -100,7 +100,7 @@ def check_place(endpoint: Endpoint, links: Mapping[str, Link], bridge: str) -> N
         EndpointRefused: with what is in the way.
     """
     link = links.get(endpoint.ifname)
-    if endpoint.kind is EndpointKind.NETNS and not netns_path(endpoint.netns).exists():
+    if endpoint.kind is EndpointKind.NETNS and not has_netns(endpoint.netns):
         raise EndpointRefused(f"network namespace {endpoint.netns} does not exist; make it first (`ip netns add NAME`)")
     if endpoint.kind is EndpointKind.INTERNAL and link is not None:
         raise EndpointRefused(f"interface {endpoint.ifname} exists on this host already; choose another name")

@@ -15,7 +15,7 @@ from pathlib import Path
 from hostagent.realize.errors import RealizeError
 from hostagent.records import Endpoint, EndpointKind
 
-__all__ = ["has_link", "make_veth", "netns_path", "remove_link", "set_up"]
+__all__ = ["has_link", "has_netns", "make_veth", "netns_path", "remove_link", "set_up"]
 
 _DEADLINE_S = 10.0
 _NETNS_DIR = Path("/run/netns")
@@ -24,6 +24,14 @@ _NETNS_DIR = Path("/run/netns")
 def netns_path(text: str) -> Path:
     """Path of a network namespace, given its name (as `ip netns` has it) or a path."""
     return Path(text) if "/" in text else _NETNS_DIR / text
+
+
+def has_netns(path: str) -> bool:
+    """True when a network namespace can be there; what can't be looked at (a name too long, no right) is none."""
+    try:
+        return netns_path(path).exists()
+    except OSError:
+        return False
 
 
 def has_link(name: str) -> bool:

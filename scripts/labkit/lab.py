@@ -339,13 +339,14 @@ class Lab:
 
     def _upper_layers(self, name: str, *, fresh: bool = True) -> None:
         began = time.monotonic()
-        # libvirtd looks for hooks when it starts, and joining installs them: so join, libvirtd, agent.
+        # libvirtd looks for hooks when it starts, and joining installs them; then it starts guests that start at boot,
+        # and their hooks ask the agent: so join, agent, libvirtd, as the agent's unit orders it.
         if self.spec.agents and fresh:
             layers.join_host(self, name)
-        if self.spec.libvirt:
-            self.start_daemon(name, "libvirtd")
         if self.spec.agents:
             self.start_daemon(name, "hostagent")
+        if self.spec.libvirt:
+            self.start_daemon(name, "libvirtd")
         what = " and ".join(w for w, wanted in (("libvirt", self.spec.libvirt), ("agent", self.spec.agents)) if wanted)
         self._progress(f"{name}: {what} up after {time.monotonic() - began:.1f} s")
 

@@ -1,16 +1,19 @@
 """The daemons of a lab, layer by layer: how each is started, and known to be ready.
 
 Daemons of ours are started as systemd would start them, with NOTIFY_SOCKET: they are ready when they say READY=1, and
-not when some port happens to be open. They may be stopped and started again one by one (`lab stop`, `lab start`).
+not when some port happens to be open. hostagent has no more capabilities than its unit grants. They may be stopped and
+started again one by one (`lab stop`, `lab start`).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.labkit import hypervisor, processes, switch, wires
@@ -26,6 +29,7 @@ __all__ = ["DAEMONS", "Daemon", "join_host", "register_host", "start_daemon", "s
 _READY_S = 30.0
 _VIEW_PORT = 7445
 _VIEWER = "/var/lib/vmctl/identity"
+_UNIT = Path(__file__).parents[1] / "systemd" / "hostagent.service"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,15 @@ def _start_netmgr(lab: Lab, node: Node) -> None:
 
 def _start_hostagent(lab: Lab, node: Node) -> None:
     settings = {} if lab.spec.libvirt else {"HOSTAGENT_LIBVIRT_URI": "none"}
-    _start_notifying(node, "hostagent", ["hostagent", "run"], settings)
+    _start_notifying(node, "hostagent", [*_confined(_UNIT.read_text()), "hostagent", "run"], settings)
+
+
+def _confined(unit: str) -> list[str]:
+    """A command's beginning that leaves it the capabilities of a systemd unit: what lacks one fails in the lab too."""
+    found = re.search(r"^CapabilityBoundingSet=(.+)$", unit, re.MULTILINE)
+    assert found is not None
+    names = [name.removeprefix("CAP_").lower() for name in found[1].split()]
+    return ["setpriv", "--no-new-privs", "--bounding-set", ",".join(["-all", *(f"+{name}" for name in names)])]
 
 
 def _start_vmctl(lab: Lab, node: Node) -> None:

@@ -252,24 +252,28 @@ def test_a_domain_that_is_started_again_has_the_port_it_had(plain: Plain) -> Non
     assert within(10, lambda: plain.settled_at("h1"))
 
 
-def test_after_a_reboot_with_the_manager_gone_only_the_recorded_holder_may_start_it(plain: Plain) -> None:
+@pytest.mark.parametrize("starts", ["by hand", "at boot"])
+def test_after_a_reboot_with_the_manager_gone_only_the_recorded_holder_may_start_it(plain: Plain, starts: str) -> None:
     lab = plain.lab
     vif = plain.port()["vif_uuid"]
     xml = plain.virsh("h1", "dumpxml", "--migratable", "--security-info", "web")
     assert vif in xml  # its definition has the UUID by now: it has migrated
     plain.virsh("h1", "destroy", "web")
-    plain.virsh("h1", "undefine", "web")
     for host in lab.hosts:
+        lab.exec(host, [*VIRSH, "undefine", "web"], check=False)
         lab.exec(host, [*VIRSH, "define", "/dev/stdin"], input=xml)
     assert within(10, lambda: plain.port()["parked"])
     lab.stop_daemon("mgr", "netmgr")
     try:
+        if starts == "at boot":
+            plain.virsh("h1", "autostart", "web")
         lab.crash("h1")
         lab.boot("h1")
         refused = plain.virsh("h2", "start", "web", ok=False)
         assert "not the recorded holder" in refused
         assert "start the guest on the host that held it last" in refused
-        plain.virsh("h1", "start", "web")
+        if starts == "by hand":
+            plain.virsh("h1", "start", "web")
         assert within(10, lambda: plain.vif("h1").get("state") == "lit")
         assert plain.vif("h1")["vif"] == vif
         assert within(40, plain.answers)

@@ -86,6 +86,7 @@ def test_attaching_again_changes_nothing_and_detaching_takes_the_port_along(lab:
     ("words", "sentence"),
     [
         (["--network", "blue", "--netns", "nowhere"], "does not exist; make it first"),
+        (["--network", "blue", "--netns", "x" * 300], "does not exist; make it first"),
         (["--network", "green", "--internal", "x0"], "it has blue, cms"),
         (["--network", "blue", "--internal", "mgmt0"], "exists on this host already"),
         (["--network", "blue", "--internal", "x" * 16], "wanted up to 15"),

@@ -52,6 +52,9 @@ def test_a_whole_request_is_understood() -> None:
         (_line(vm_name=7), "vm_name must be text"),
         (_line(vm_name="x" * 2000), "at most 1024"),
         (b'{"verb": "show", "mac": ""}', "unknown fields: mac"),
+        (b'{"verb": "explain", "which": "\\ud800"}', "surrogate"),
+        (b'{"verb": "show", "\\udfff": ""}', "surrogate"),
+        (b'{"verb": "show"', "not one JSON object"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_sentence(line: bytes, words: str) -> None:
