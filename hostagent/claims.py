@@ -65,7 +65,7 @@ class Claims:
         """By VIF: until when (monotonic) a granted claim waits for its tap."""
         self.refusals: dict[UUID, str] = {}
         """By VIF: why it was not granted, as last heard."""
-        self._let_in_dark: dict[UUID, UUID] = {}  # VIF -> network, of guests that started without a port
+        self._dark_until: dict[UUID, float] = {}  # VIF -> until when its tap is waited for: it has no port yet
         self._asking: dict[UUID, UUID | None] = {}  # VIF -> network, while a claim is under way
         self._retries: dict[UUID, _Retry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,7 +114,8 @@ class Claims:
                 log.warning(
                     "claim refused, the VIF is let in dark", vif=str(vif), vm=request.vm_name, reason=str(error)
                 )
-                self._let_in_dark[vif] = network.uuid
+                self._dark_until[vif] = time.monotonic() + TAP_GRACE_S
+                self._remember(request, None, network.uuid, request.mac)
             sentence = await self._realized(network.uuid)
             await self._state.saved()  # a guest that started must find its port without a manager, after any crash
         except (Refused, ManagerAway, StateError) as error:
@@ -135,7 +136,7 @@ class Claims:
     def let_go(self, vif_uuid: UUID) -> None:
         """No tap is to be waited for any more."""
         self.granted_until.pop(vif_uuid, None)
-        self._let_in_dark.pop(vif_uuid, None)
+        self._dark_until.pop(vif_uuid, None)
         self._changed()
 
     def libvirt_is_back(self, active: Collection[UUID], *, away_since: float) -> None:
@@ -163,7 +164,7 @@ class Claims:
     def pursue(self, due: Sequence[SeenVif], present: Sequence[SeenVif]) -> float | None:
         """Claim what is *due*, as far as its pauses allow; seconds until the next one is to be tried again.
 
-        What is known of VIFs that are neither *present* nor being claimed is forgotten.
+        Refusals of VIFs that are neither *present* nor being claimed are forgotten.
         """
         now = time.monotonic()
         here = {vif.vif_uuid for vif in present}
@@ -172,8 +173,9 @@ class Claims:
         for table in (self.refusals, self._retries):
             for vif_uuid in [uuid for uuid in table if uuid not in wanting]:
                 del table[vif_uuid]
-        for vif_uuid in [uuid for uuid, until in self.granted_until.items() if until <= now or uuid in here]:
-            del self.granted_until[vif_uuid]
+        for waiting in (self.granted_until, self._dark_until):
+            for vif_uuid in [uuid for uuid, until in waiting.items() if until <= now or uuid in here]:
+                del waiting[vif_uuid]
         self._state.forget_migrations(before_unix=time.time() - NOTE_LIFE_S)
         pauses, ready = [], []
         for vif in due:
@@ -192,6 +194,12 @@ class Claims:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return min(pauses, default=None)
+
+    def forget_gone(self, present: Sequence[SeenVif]) -> None:
+        """Drop lines of the mapping table whose VIF is neither *present* nor on its way, and whose port this host does
+        not know any more. Call with VIFs that were really read."""
+        coming = self.granted_until.keys() | self._dark_until.keys() | self._asking.keys()
+        self._state.forget_vifs(but=coming | {vif.vif_uuid for vif in present})
 
     def try_again(self) -> None:
         """Something changed that may turn a refusal: pauses end."""
@@ -266,19 +274,23 @@ class Claims:
         assert request.vif_uuid is not None
         self.granted_until[request.vif_uuid] = time.monotonic() + TAP_GRACE_S
         self.refusals.pop(request.vif_uuid, None)
+        self._remember(request, grant.port.uuid, grant.port.network_uuid, grant.port.mac)
+        self._changed()
+
+    def _remember(self, request: HookRequest, port_uuid: UUID | None, network_uuid: UUID, mac: str) -> None:
+        assert request.vif_uuid is not None
         before = self._state.vifs.get(request.vif_uuid)
         self._state.put_vif(
             VifRecord(
                 vif_uuid=request.vif_uuid,
-                port_uuid=grant.port.uuid,
-                network_uuid=grant.port.network_uuid,
-                mac=grant.port.mac,
+                port_uuid=port_uuid,
+                network_uuid=network_uuid,
+                mac=mac,
                 vm_uuid=request.vm_uuid,
                 vm_name=request.vm_name,
                 ovs_port=before.ovs_port if before is not None else "",
             )
         )
-        self._changed()
 
     async def _claim_seen(self, asked: Sequence[tuple[SeenVif, _Retry]]) -> None:
         """Claim VIFs that the loop has met at once, together: what comes of one is nothing to the others."""
@@ -293,6 +305,8 @@ class Claims:
                 else:
                     self._refused_seen(vif, retry, outcome)
             self._state.put_vifs(granted)
+        except StateError as error:  # the grants themselves are the manager's, and told again
+            log.error("claim: the mapping table was not written", reason=str(error))
         finally:
             for vif, _ in asked:
                 self._asking.pop(vif.vif_uuid, None)
@@ -300,24 +314,28 @@ class Claims:
 
     def _claim_of(self, vif: SeenVif) -> Claim:
         migrating = vif.vm_uuid in self._state.notes
+        known = self._state.vifs.get(vif.vif_uuid)
+        of_hook = known.network_uuid if known is not None and known.port_uuid is None else None  # let in dark
         return Claim(
             vif_uuid=vif.vif_uuid,
-            network_uuid=vif.network_uuid or self._let_in_dark.get(vif.vif_uuid),
+            network_uuid=vif.network_uuid or of_hook,
             mac=vif.mac,
             vm_uuid=vif.vm_uuid,
             intent=ClaimIntent.MIGRATE_IN if migrating else ClaimIntent.START,
         )
 
     def _granted_seen(self, vif: SeenVif, grant: Grant) -> VifRecord:
-        for table in (self.refusals, self._retries, self._let_in_dark):
+        for table in (self.refusals, self._retries):
             table.pop(vif.vif_uuid, None)
         log.info("claim granted", vif=str(vif.vif_uuid), ovs_port=vif.ovs_port, port=str(grant.port.uuid))
+        known = self._state.vifs.get(vif.vif_uuid)
         return VifRecord(
             vif_uuid=vif.vif_uuid,
             port_uuid=grant.port.uuid,
             network_uuid=grant.port.network_uuid,
             mac=grant.port.mac,
             vm_uuid=vif.vm_uuid,
+            vm_name=known.vm_name if known is not None and known.vm_uuid == vif.vm_uuid else "",
             ovs_port=vif.ovs_port,
         )
 

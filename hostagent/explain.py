@@ -49,22 +49,29 @@ def explain(
         port = by_vif.get(vif)
         plugged = [status for status in statuses if status.vif_uuid == vif]
         for status in plugged:
-            answers.append(_plugged(status, port, missing.get(vif, ""), desired, away))
+            answers.append(_plugged(status, port, records.get(vif), missing.get(vif, ""), desired, away))
         if not plugged:
             answers.append(_unplugged(vif, port, records.get(vif), missing.get(vif, ""), desired, away))
     return answers
 
 
 def _plugged(
-    status: VifStatus, port: LogicalPort | None, missing: str, desired: Desired, away: tuple[str, ...]
+    status: VifStatus, port: LogicalPort | None, record: Any, missing: str, desired: Desired, away: tuple[str, ...]
 ) -> dict[str, Any]:
-    facts = [f"It is plugged as {status.ovs_port}" + (f" by VM {status.vm_uuid}." if status.vm_uuid else ".")]
+    vm = (record.vm_name if record is not None else "") or status.vm_uuid
+    facts = [f"It is plugged as {status.ovs_port}" + (f" by VM {vm}." if vm else ".")]
+    let_in = desired.networks.get(record.network_uuid) if port is None and record is not None else None
+    if let_in is not None:
+        facts.append(f"libvirt plugged it for network {let_in.name}, with MAC {record.mac}.")
     facts += _port_facts(port, desired)
     facts += [f"It is an endpoint of this host that is not there: {missing}." for _ in [missing] if missing]
     advice: list[str] = []
     if status.state is VifState.DARK:
         facts.append(f"It is dark: {status.reason}.")
-        advice = _advice(status, port, desired)
+        if let_in is not None and record.port_uuid is None:
+            words = f"--network {let_in.name} --mac {record.mac} --vif {status.vif_uuid}"
+            advice = [f"Make a port for it at the manager: netmgr port create NAME {words}"]
+        advice += _advice(status, port, desired)
         if away:
             advice.append(f"No manager can be asked now ({away[0]}); bring one back.")
     elif status.state is VifState.INCOMING:
@@ -90,7 +97,7 @@ def _unplugged(
     if here:
         advice.append("This host is the recorded holder: start the guest here, with or without a manager.")
     elif location is not None and location.holder_host is not None and not location.parked:
-        advice.append(f"It runs at host {location.holder_host}; look there, or migrate the guest here.")
+        advice.append(f"It runs at {_holder(location, desired)}; look there, or migrate the guest here.")
     elif port is None:
         advice.append("This host knows no port of it; `netmgr port list` on the manager shows whether there is one.")
         advice += [f"No manager can be asked now ({away[0]}); bring one back." for _ in away]
@@ -191,11 +198,30 @@ def _where(location: Location, desired: Desired) -> str:
     if location.holder_host is None:
         words = "No host holds the port"
     else:
-        who = "This host" if location.holder_host == host else f"Host {location.holder_host}"
-        words = f"{who} holds the port" + (", parked: its guest is stopped" if location.parked else "")
+        who = "this host" if location.holder_host == host else _holder(location, desired)
+        words = f"{who[0].upper()}{who[1:]} holds the port" + (
+            ", parked: its guest is stopped" if location.parked else ""
+        )
     if location.incoming_host is not None:
-        words += "; it is coming " + ("here" if location.incoming_host == host else f"to host {location.incoming_host}")
+        words += "; it is coming " + (
+            "here" if location.incoming_host == host else f"to {_incoming(location, desired)}"
+        )
     return f"{words} (version {location.version})."
+
+
+def _holder(location: Location, desired: Desired) -> str:
+    return _host(location.holder_host, location.holder_vtep, desired)
+
+
+def _incoming(location: Location, desired: Desired) -> str:
+    return _host(location.incoming_host, location.incoming_vtep, desired)
+
+
+def _host(uuid: UUID | None, vtep: str, desired: Desired) -> str:
+    """By its name, where the manager has told this host who is behind the VTEP."""
+    peers = desired.host.peers if desired.host is not None else ()
+    name = next((peer.host_name for peer in peers if peer.vtep == vtep and peer.host_name), "")
+    return f"host {name} ({uuid})" if name else f"host {uuid}"
 
 
 def _advice(status: VifStatus, port: LogicalPort | None, desired: Desired) -> list[str]:
@@ -217,7 +243,7 @@ def _advice(status: VifStatus, port: LogicalPort | None, desired: Desired) -> li
         return ["The agent asks the manager for it again and again; if it stays dark, see the reason above."]
     if location.holder_host != host:
         return [
-            f"Stop the guest at host {location.holder_host}, or migrate it here; one VIF can be in one place only. If"
+            f"Stop the guest at {_holder(location, desired)}, or migrate it here; one VIF can be in one place only. If"
             " they are two guests, give one a VIF UUID of its own."
         ]
     if location.parked:

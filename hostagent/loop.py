@@ -163,9 +163,9 @@ class Loop:
         dead = {name for name, flows in observed.flows.items() if isinstance(flows, Unread)}
         vifs = seen_vifs(observed.bridges, observed.flows)
         parts.guests.look(vifs, dead_bridges=dead, desired=parts.desired(), now=time.monotonic())
-        for vif in vifs:
-            parts.state.remember_ovs_port(vif.vif_uuid, vif.ovs_port)
+        parts.state.remember_ovs_ports({vif.vif_uuid: vif.ovs_port for vif in vifs})
         if parts.informed():
+            parts.claims.forget_gone(vifs)
             parts.endpoints.look(observed)
             parts.discovery.look(parts.desired())
         parts.subscribe()

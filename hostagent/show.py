@@ -143,23 +143,25 @@ def view_of(agent: Agent) -> opaque_view_pb2.HostView | None:
 def vifs_of(agent: Agent, state: State) -> list[dict[str, Any]]:
     """The VIFs plugged here, each with its port, location and phase."""
     desired = agent.desired()
+    macs = {vif.vif_uuid: vif.mac for vif in agent.guests.vifs}
     result = []
     for status in agent.reporting.report.vifs:
         port = state.ports.get(status.port_uuid) if status.port_uuid is not None else None
         location = desired.locations.get(status.port_uuid) if status.port_uuid is not None else None
-        network = state.networks.get(status.network_uuid) if status.network_uuid is not None else None
         record = state.vifs.get(status.vif_uuid)
+        on = status.network_uuid or (record.network_uuid if record and record.port_uuid is None else None)
+        network = state.networks.get(on) if on is not None else None
         phase = desired.phases.get(status.port_uuid) if status.port_uuid is not None else None
         result.append(
             {
                 "vif": str(status.vif_uuid),
                 "state": status.state.value,
                 "reason": status.reason,
-                "network": network.name if network else str(status.network_uuid or ""),
+                "network": network.name if network else str(on or ""),
                 "port": port.name if port else "",
                 "port_uuid": str(status.port_uuid or ""),
                 "ovs_port": status.ovs_port,
-                "mac": port.mac if port else "",
+                "mac": port.mac if port else macs.get(status.vif_uuid, ""),
                 "ips": list(port.ips) if port else [],
                 "parent": _parent_name(port, state),
                 "tag": port.tag if port else 0,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ CREATE TABLE vifs (
 ) WITHOUT ROWID;
 CREATE TABLE notes (vm_uuid TEXT PRIMARY KEY, at_unix REAL NOT NULL) WITHOUT ROWID;
 """
+_DROP_VIF = "DELETE FROM vifs WHERE vif_uuid = ?"
 
 
 class StateError(Exception):
@@ -72,10 +73,12 @@ class StateError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VifRecord:
-    """One line of the VIF mapping table: VIF → logical port → OVS port, as last known on this host."""
+    """One line of the VIF mapping table: VIF → logical port → OVS port, as last known on this host.
+
+    No port: a guest that was let in dark, on a network whose ports are made for it."""
 
     vif_uuid: UUID
-    port_uuid: UUID
+    port_uuid: UUID | None
     network_uuid: UUID
     mac: str = ""
     vm_uuid: UUID | None = None
@@ -248,27 +251,42 @@ class State:
     # --- what the host itself knows --------------------------------------------------------------------------------
 
     def put_vif(self, record: VifRecord) -> None:
-        """Write one line of the mapping table."""
+        """Write one line of the mapping table; see `put_vifs`."""
         self.put_vifs([record])
 
     def put_vifs(self, records: Iterable[VifRecord]) -> None:
-        """Write lines of the mapping table, in one transaction."""
-        news = [record for record in records if self.vifs.get(record.vif_uuid) != record]
+        """Write lines of the mapping table, in one transaction. They take the place of those that other VIFs have of
+        the same ports.
+
+        Raises:
+            StateError: the disk refused; then the table is as before. Not after `write_beside`.
+        """
+        news = {record.vif_uuid: record for record in records if self.vifs.get(record.vif_uuid) != record}
         if not news:
             return
-        self.vifs.update((record.vif_uuid, record) for record in news)
-        self._journal.write([("REPLACE INTO vifs VALUES (?, ?, ?, ?, ?, ?, ?)", _vif_row(record)) for record in news])
+        ports = {record.port_uuid for record in news.values()} - {None}
+        before = [vif for vif, record in self.vifs.items() if record.port_uuid in ports and vif not in news]
+        rows: list[Statement] = [(_DROP_VIF, (str(vif),)) for vif in before]
+        rows += [("REPLACE INTO vifs VALUES (?, ?, ?, ?, ?, ?, ?)", _vif_row(record)) for record in news.values()]
+        try:
+            self._journal.write(rows)
+        except sqlite3.Error as error:
+            raise StateError(self._sentence(error)) from None
+        for vif in before:
+            del self.vifs[vif]
+        self.vifs.update(news)
 
-    def remember_ovs_port(self, vif_uuid: UUID, ovs_port: str) -> None:
-        """Note under which OVS port a VIF of the mapping table was seen last."""
-        record = self.vifs.get(vif_uuid)
-        if record is not None:
-            self.put_vif(replace(record, ovs_port=ovs_port))
+    def remember_ovs_ports(self, seen: Mapping[UUID, str]) -> None:
+        """Note under which OVS port each VIF of the mapping table was seen last."""
+        self.put_vifs(replace(self.vifs[vif], ovs_port=name) for vif, name in seen.items() if vif in self.vifs)
 
-    def forget_vif(self, vif_uuid: UUID) -> None:
-        """Remove one line of the mapping table; the port itself is the manager's."""
-        if self.vifs.pop(vif_uuid, None) is not None:
-            self._journal.write([("DELETE FROM vifs WHERE vif_uuid = ?", (str(vif_uuid),))])
+    def forget_vifs(self, *, but: Collection[UUID]) -> None:
+        """Drop lines of the mapping table that lead nowhere: their port was never made, is deleted, or lives elsewhere
+        and is not pushed to this host any more. *but*: VIFs that are here or about to be."""
+        stale = [vif for vif, record in self.vifs.items() if record.port_uuid not in self.ports and vif not in but]
+        for vif in stale:
+            del self.vifs[vif]
+        self._journal.write([(_DROP_VIF, (str(vif),)) for vif in stale])
 
     def note_migration(self, vm_uuid: UUID, *, at_unix: float) -> None:
         """libvirt said that this VM is migrating in."""
@@ -446,7 +464,7 @@ class State:
         for vif, port, network, mac, vm, vm_name, ovs_port in db.execute("SELECT * FROM vifs"):
             self.vifs[UUID(vif)] = VifRecord(
                 vif_uuid=UUID(vif),
-                port_uuid=UUID(port),
+                port_uuid=UUID(port) if port else None,
                 network_uuid=UUID(network),
                 mac=mac,
                 vm_uuid=UUID(vm) if vm else None,
@@ -477,7 +495,7 @@ def _newer(seen: Iterable[tuple[str, int]], held: Mapping[str, int]) -> Iterator
 def _vif_row(record: VifRecord) -> tuple[str, ...]:
     return (
         str(record.vif_uuid),
-        str(record.port_uuid),
+        str(record.port_uuid or ""),
         str(record.network_uuid),
         record.mac,
         str(record.vm_uuid or ""),

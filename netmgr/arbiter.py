@@ -262,8 +262,7 @@ def _create(
         return Refusal(
             f"MAC {mac} on network {network.name} belongs to {_port_words(world, other)}, VIF "
             f"{world.ports[other].vif_uuid or 'none'}{_last_guest(world, other)}, not to VIF {claim.vif_uuid} of VM "
-            f"{claim.vm_uuid or 'unknown'} on host {record.name}; give the guest's interface that interfaceid, or "
-            f"another MAC, or delete the port if its guest is gone (netmgr port delete)"
+            f"{claim.vm_uuid or 'unknown'} on host {record.name}; {_mac_advice(world, other, claim)}"
         )
     port = LogicalPort(
         uuid=new_port_uuid,
@@ -427,6 +426,19 @@ def _last_guest(world: World, port_uuid: UUID) -> str:
     history, location = world.port_histories.get(port_uuid), world.locations.get(port_uuid)
     vm = f", last granted to VM {history.vm_uuid}" if history is not None and history.vm_uuid is not None else ""
     return vm + (f", {_whereabouts(world, location)}" if location is not None else "")
+
+
+def _mac_advice(world: World, port_uuid: UUID, claim: Claim) -> str:
+    """What to do about a MAC that has a port already: the same guest's, of another start, or another's."""
+    history, location = world.port_histories.get(port_uuid), world.locations.get(port_uuid)
+    known = history is not None and history.vm_uuid is not None and history.vm_uuid == claim.vm_uuid
+    words = "give the guest's interface that interfaceid, or another MAC, or delete the port if its guest is gone "
+    words += "(netmgr port delete)"
+    if not known or location is None or location.holder_host not in world.hosts:
+        return words
+    if not location.parked:
+        return "this VM runs there: stop it there, or migrate it"
+    return f"start the VM at host {_host_name(world, location.holder_host)}, where it stopped, or {words}"
 
 
 def _host_name(world: World, uuid: UUID) -> str:

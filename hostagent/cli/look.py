@@ -81,7 +81,10 @@ def vif_show(settings: Settings, which: str, form: str) -> None:
     names = ("ovs_port", "mac", "port", "port_uuid", "vm")
     found = [one for one in vifs if one["vif"].startswith(wanted) or wanted in (one[key].lower() for key in names)]
     if not found:
-        raise Failure(f"no VIF {which!r} on this host; `hostagent vif list` shows those there are")
+        raise Failure(
+            f"no VIF {which!r} is plugged here; `hostagent vif list` shows those that are, `hostagent vif explain"
+            f" {which}` why it is not"
+        )
     if form != "table":
         print_value(found if len(found) > 1 else found[0], form)
         return

@@ -68,8 +68,14 @@ def test_guest_starts_dark_where_its_port_is_not_made_yet_is_reported_and_lit_wh
     virsh(lab, "h1", "start", "web")
     assert within(5, lambda: "takes only ports made for it" in vif(lab, "h1", "web").get("reason", ""))
     assert vif(lab, "h1", "web")["state"] == "dark"
-    explained = lab.exec("h1", ["hostagent", "vif", "explain", VIFS["web"]], check=False)
-    assert (explained.returncode, "netmgr port create" in explained.stdout) == (1, True)
+    lab.stop_daemon("h1", "hostagent")
+    lab.start_daemon("h1", "hostagent")  # what libvirt's hook said of it is on disk
+    assert within(5, lambda: vif(lab, "h1", "web") != {})
+    said = {"vm": "web", "network": "hand", "mac": MAC}
+    assert vif(lab, "h1", "web") == vif(lab, "h1", "web") | said
+    explained = lab.exec("h1", ["hostagent", "vif", "explain", "web"], check=False)
+    wanted = f"netmgr port create NAME --network hand --mac {MAC} --vif {VIFS['web']}"
+    assert (explained.returncode, wanted in explained.stdout) == (1, True)
     assert within(
         3, lambda: [one["vif_uuid"] for one in netmgr(lab, "vif", "list", "--state", "dark")] == [VIFS["web"]]
     )
@@ -80,6 +86,7 @@ def test_guest_starts_dark_where_its_port_is_not_made_yet_is_reported_and_lit_wh
     netmgr(lab, "port", "create", "web", "--network", "hand", "--mac", MAC)
     netmgr(lab, "port", "attach", "web", "--vif", VIFS["web"])
     assert within(3, lambda: vif(lab, "h1", "web")["state"] == "lit")
+    assert vif(lab, "h1", "web")["vm"] == "web"
     assert within(40, lambda: answers(lab))
 
 

@@ -21,6 +21,7 @@ from netmgr.contract.types import (
     Location,
     LogicalPort,
     OpaqueNetwork,
+    TunnelPeer,
     VifState,
     VifStatus,
 )
@@ -53,8 +54,9 @@ def explained(
         reason=reason,
         ovs_port="vnet0",
     )
+    peer = TunnelPeer(switch_uuid=BLUE.switch_uuid, host_uuid=OTHER, host_name="h2", vtep="10.0.0.2")
     desired = Desired(
-        host=HostConfig(uuid=HOST, name="h1"),
+        host=HostConfig(uuid=HOST, name="h1", peers=(peer,)),
         networks={NETWORK: BLUE},
         ports={PORT: port} if port else {},
         locations={PORT: location} if location else {},
@@ -138,6 +140,27 @@ def test_a_vif_that_is_not_plugged_is_explained_by_the_mapping_table(location: L
     assert answer["state"] == "unplugged"
     assert "It was last plugged as vnet3 by VM web." in answer["facts"]
     assert advice in answer["advice"][0]
+
+
+def test_hosts_are_called_by_their_names_where_those_are_known() -> None:
+    moving = replace(ELSEWHERE, holder_vtep="10.0.0.2", incoming_host=HOST, incoming_vtep="10.0.0.1")
+    answer = explained(location=moving, plugged=False)
+    assert f"Host h2 ({OTHER}) holds the port; it is coming here (version 5)." in answer["facts"]
+    assert f"It runs at host h2 ({OTHER})" in answer["advice"][0]
+
+
+def test_a_guest_that_was_let_in_dark_is_found_by_its_vm_and_told_the_command_that_makes_its_port() -> None:
+    mac = "52:54:00:00:00:07"
+    record = VifRecord(vif_uuid=VIF, port_uuid=None, network_uuid=NETWORK, mac=mac, vm_name="Web")
+    reason = f"VIF {VIF} is attached to no port, and network blue takes only ports made for it"
+    for which in ("web", mac):
+        answer = explained(None, None, reason=reason, which=which, records={VIF: record})
+        assert answer["vif"] == str(VIF)
+        assert answer["facts"][:2] == [
+            "It is plugged as vnet0 by VM Web.",
+            f"libvirt plugged it for network blue, with MAC {mac}.",
+        ]
+        assert f"netmgr port create NAME --network blue --mac {mac} --vif {VIF}" in answer["advice"][0]
 
 
 def test_an_endpoint_that_is_missing_says_why() -> None:

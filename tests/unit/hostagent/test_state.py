@@ -62,6 +62,40 @@ def test_what_was_taken_is_there_after_a_restart(tmp_path: Path) -> None:
     assert set(again.have()) == set(state.have())
 
 
+def test_a_port_has_one_line_of_the_mapping_table_that_of_its_latest_vif(tmp_path: Path) -> None:
+    """libvirt invents a VIF UUID at each start of a domain that has none."""
+    state, later, other = State(tmp_path / "state.db"), uuid4(), uuid4()
+    state.put_vif(VifRecord(vif_uuid=VIF, port_uuid=PORT, network_uuid=NETWORK))
+    state.put_vif(VifRecord(vif_uuid=other, port_uuid=None, network_uuid=NETWORK, mac="52:54:00:00:00:02"))
+    state.put_vif(VifRecord(vif_uuid=later, port_uuid=PORT, network_uuid=NETWORK))
+    assert state.vifs.keys() == {later, other}
+    again = State(tmp_path / "state.db")
+    assert again.vifs == state.vifs
+    assert again.vifs[other].port_uuid is None
+
+
+def test_lines_of_the_mapping_table_that_lead_nowhere_go_and_those_of_known_ports_or_plugged_vifs_stay(
+    tmp_path: Path,
+) -> None:
+    state, plugged, gone = State(tmp_path / "state.db"), uuid4(), uuid4()
+    state.take([_port()])
+    for vif, port in ((VIF, PORT), (plugged, None), (gone, uuid4())):
+        state.put_vif(VifRecord(vif_uuid=vif, port_uuid=port, network_uuid=NETWORK))
+    state.forget_vifs(but={plugged})
+    assert state.vifs.keys() == State(tmp_path / "state.db").vifs.keys() == {VIF, plugged}
+    state.forget_vifs(but=())
+    assert state.vifs.keys() == {VIF}  # its guest is stopped, and may start again without a manager
+
+
+def test_a_line_that_can_not_be_written_is_not_remembered_either(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    with sqlite3.connect(tmp_path / "state.db") as db:
+        db.execute("CREATE TRIGGER full BEFORE INSERT ON vifs BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    with pytest.raises(StateError, match="disk is full"):
+        state.put_vif(VifRecord(vif_uuid=VIF, port_uuid=PORT, network_uuid=NETWORK))
+    assert state.vifs == {}
+
+
 def test_taking_the_same_again_changes_nothing(tmp_path: Path) -> None:
     state = State(tmp_path / "state.db")
     assert state.take([_zone(), _port()]) != ()

@@ -356,6 +356,13 @@ def test_stopped_port_is_not_left_to_whoever_comes_with_its_mac(
     refused(claim(world, host, vif_uuid=FRESH, vm_uuid=vm), *said)
 
 
+def test_guest_without_a_fixed_vif_that_is_started_on_a_third_host_is_told_where_it_runs_or_stopped() -> None:
+    running = claim(world_of(PORT, held(H2), left()), H4, vif_uuid=FRESH, vm_uuid=VM)
+    refused(running, "held by host h2", "this VM runs there: stop it there, or migrate it")
+    stopped = claim(world_of(PORT, held(H2, parked=True), left()), H4, vif_uuid=FRESH, vm_uuid=VM)
+    refused(stopped, "parked at host h2", "start the VM at host h2, where it stopped, or give", "that interfaceid")
+
+
 def test_history_of_a_port_tells_who_made_it_and_whom_it_was_granted_to() -> None:
     made = claim(world_of(), H1, vm_uuid=VM)
     assert isinstance(made, Grant)
