@@ -227,6 +227,43 @@ def test_a_guest_that_is_migrated_while_paused_is_reached_when_it_runs_again(pla
     assert within(10, lambda: plain.settled_at("h1"))
 
 
+def test_a_leftover_that_somebody_resumes_at_the_source_stays_dark(plain: Plain) -> None:
+    """A migration's client that dies before its last word leaves the guest paused at the source: libvirt can't know
+    whether it runs at the destination. Whoever resumes it there has it twice."""
+    lab, log = plain.lab, plain.lab.path("h2", "/var/log/hostagent.log")
+    before = log.stat().st_size
+    source, destination = (hypervisor.remote_uri(lab.address(host)) for host in lab.hosts)
+    command = ["virsh", "-c", source, "migrate", "--live", "web", destination]
+    command += ["--migrateuri", f"tcp://{lab.address('h2')}"]
+    client = lab.popen("mgr", command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 40
+        while b"phase=activated" not in log.read_bytes()[before:]:
+            assert time.monotonic() < deadline, plain.story()
+            time.sleep(0.005)
+        client.send_signal(signal.SIGSTOP)
+        assert within(10, lambda: plain.port()["host"] == "h2")
+    finally:
+        client.kill()
+        client.wait()
+    assert "paused" in plain.virsh("h1", "domstate", "web")
+    held = plain.port()["location_version"]
+    assert "is held by host" in plain.vif("h1")["reason"]
+    ping = lab.start_ping("peer", "10.10.0.1")
+    plain.virsh("h1", "resume", "web")
+    time.sleep(2)
+    assert plain.vif("h1")["state"] == "dark"
+    assert lab.exec("h1", ["hostagent", "vif", "explain", plain.port()["vif_uuid"]], check=False).returncode == 1
+    plain.virsh("h1", "destroy", "web")
+    time.sleep(2)  # nobody takes its end for the guest's
+    seen = lab.stop_ping(ping)
+    assert (seen["duplicates"], seen["lost"]) == (0, 0)
+    assert plain.port()["location_version"] == held
+    assert plain.settled_at("h2")
+    plain.migrate("h2", "h1")
+    assert within(10, lambda: plain.settled_at("h1"))
+
+
 def test_a_domain_that_is_started_again_has_the_port_it_had(plain: Plain) -> None:
     """libvirt invents another VIF UUID at each start of a domain that has none; the port goes by MAC and VM."""
     before = plain.port()
