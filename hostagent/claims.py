@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 CLAIM_DEADLINE_S = 5.0
 TAP_GRACE_S = 60.0  # from a grant to its tap: libvirt makes disks and huge pages ready in between
 NOTE_LIFE_S = 600.0  # of a migration that libvirt announced
+UNCLAIMED_S = 60.0  # of one whose guest has claimed nothing yet: libvirt asks for its ports next
 _RETRY_S_MIN, _RETRY_S_MAX = 1.0, 30.0
 
 
@@ -94,6 +95,7 @@ class Claims:
         assert request.vif_uuid is not None
         network = self._state.networks.get(request.network_uuid)
         if network is None:
+            self._aborted(request)
             return (
                 f"opaque network {request.network_uuid} is not carried by this host any more; see `hostagent show` for"
                 " those that are, or add the host to the network's transport zone"
@@ -102,6 +104,7 @@ class Claims:
         hidden = self._hidden(network, vif)
         if hidden:
             log.warning("claim refused", vif=str(vif), vm=request.vm_name, network=network.name, reason=hidden)
+            self._aborted(request)
             return hidden
         self._asking[vif] = network.uuid
         self._changed()
@@ -120,16 +123,19 @@ class Claims:
             await self._state.saved()  # a guest that started must find its port without a manager, after any crash
         except (Refused, ManagerAway, StateError) as error:
             log.warning("claim refused", vif=str(vif), vm=request.vm_name, network=network.name, reason=str(error))
+            self._aborted(request)
             return f"network {network.name}: {error}"
         finally:
             self._asking.pop(vif, None)
         if sentence:
             self.granted_until.pop(vif, None)
+            self._aborted(request)
             return f"network {network.name} is not realized on this host: {sentence}"
         return ""
 
     def port_deleted(self, request: HookRequest) -> None:
-        """libvirt let go of the VIF: its grant waits for no tap any more."""
+        """libvirt let go of the VIF: its grant waits for no tap any more, and its guest, if it was coming, is not."""
+        self._aborted(request)
         if request.vif_uuid is not None:
             self.let_go(request.vif_uuid)
 
@@ -156,8 +162,14 @@ class Claims:
     def migrate_begin(self, request: HookRequest) -> None:
         """libvirt is about to let this VM in."""
         if request.vm_uuid is not None:
-            self._state.note_migration(request.vm_uuid, at_unix=time.time())
+            self._state.note_migration(request.vm_uuid, at_unix=time.time() - NOTE_LIFE_S + UNCLAIMED_S)
             log.info("migration in announced", vm=str(request.vm_uuid))
+
+    def _aborted(self, request: HookRequest) -> None:
+        """A migration in that libvirt announced is over with its first refusal. libvirt says nothing more of it, and a
+        plain start that follows must not pass for it: the guest runs on at its source, and its port would be taken."""
+        if request.vm_uuid is not None:
+            self._state.forget_migration(request.vm_uuid)
 
     # --- the loop --------------------------------------------------------------------------------------------------
 
@@ -274,6 +286,8 @@ class Claims:
         assert request.vif_uuid is not None
         self.granted_until[request.vif_uuid] = time.monotonic() + TAP_GRACE_S
         self.refusals.pop(request.vif_uuid, None)
+        if request.vm_uuid is not None and request.vm_uuid in self._state.notes:
+            self._state.note_migration(request.vm_uuid, at_unix=time.time())
         self._remember(request, grant.port.uuid, grant.port.network_uuid, grant.port.mac)
         self._changed()
 

@@ -217,6 +217,23 @@ def test_a_wrong_address_fails_before_anything_moves(plain: Plain) -> None:
     assert plain.answers()
 
 
+def test_a_start_after_a_refused_migration_does_not_pass_for_it(plain: Plain) -> None:
+    """The destination was told of a migration that it then refused; libvirt says nothing of its end."""
+    plain.lab.exec("mgr", ["netmgr", "network", "withdraw", "blue", "--host", "h2", "--wait", "realized"])
+    try:
+        assert "network blue is withdrawn from host h2" in plain.migrate("h1", "h2", ok=False)
+    finally:
+        plain.lab.exec("mgr", ["netmgr", "network", "restore", "blue", "--host", "h2", "--wait", "realized"])
+    xml = plain.virsh("h1", "dumpxml", "--migratable", "--security-info", "web")
+    plain.lab.exec("h2", [*VIRSH, "define", "/dev/stdin"], input=xml)
+    try:
+        assert "held by host h1, where its guest runs" in plain.virsh("h2", "start", "web", ok=False)
+    finally:
+        plain.virsh("h2", "undefine", "web")
+    assert plain.settled_at("h1")
+    assert plain.answers()
+
+
 def test_a_guest_that_is_migrated_while_paused_is_reached_when_it_runs_again(plain: Plain) -> None:
     plain.virsh("h1", "suspend", "web")
     plain.migrate("h1", "h2")
