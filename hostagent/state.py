@@ -278,7 +278,8 @@ class State:
 
     def remember_ovs_ports(self, seen: Mapping[UUID, str]) -> None:
         """Note under which OVS port each VIF of the mapping table was seen last."""
-        self.put_vifs(replace(self.vifs[vif], ovs_port=name) for vif, name in seen.items() if vif in self.vifs)
+        known = ((self.vifs[vif], name) for vif, name in seen.items() if vif in self.vifs)
+        self.put_vifs(replace(record, ovs_port=name) for record, name in known if record.ovs_port != name)
 
     def forget_vifs(self, *, but: Collection[UUID]) -> None:
         """Drop lines of the mapping table that lead nowhere: their port was never made, is deleted, or lives elsewhere
