@@ -60,6 +60,7 @@ log = structlog.get_logger(__name__)
 
 AUDIT_S, _PROBE_S, _PRIME_S, _REFRESH_S = 15, 3, 300, 60
 RELAY_S = 10.0
+ALONE_S = 5.0  # without a manager, after which what it said last of others' guests may have changed
 _SUBSCRIBE_S = 1.0  # how long an agent without memory waits for the ports of its networks
 
 
@@ -194,7 +195,8 @@ class Agent:
         pushed = desired_of(
             self._state, self._identity, phases=self.motion.phases(), relay_vteps=self.motion.relay_vteps()
         )
-        pushed = replace(pushed, tickets=self.ticketing.held, hushed=self.discovery.hushed())
+        alone = self.sync.away_s > ALONE_S
+        pushed = replace(pushed, tickets=self.ticketing.held, hushed=self.discovery.hushed(), alone=alone)
         return with_plugged(pushed, vifs=self.guests.vifs, ports=self._state.port_by_vif)
 
     @property

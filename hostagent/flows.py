@@ -124,6 +124,7 @@ class _Inputs(NamedTuple):
     uuids: tuple[UUID, ...]  # of the ports
     ports: tuple[LogicalPort | None, ...]
     locations: tuple[Location | None, ...]
+    alone: bool  # and it matters: one of the ports is parked
     learned: tuple[tuple[UUID, Learned], ...]  # by port
     hushed: tuple[UUID, ...]  # ports, or the network itself
     ofports: tuple[tuple[UUID, int], ...]  # by VIF, of this network's taps
@@ -192,6 +193,7 @@ def _inputs(
                         zone = desired.ct_zones[port.uuid] if is_stateful(port, desired.groups) else 0
                         policies.append((port.uuid, tuple(sorted(port.security_groups)), zone))
     phases, relays, learned = desired.phases, desired.relay_vteps, desired.learned
+    locations = tuple(map(desired.locations.get, uuids))
     return _Inputs(
         host=desired.host.uuid if desired.host is not None else None,
         datapath=desired.datapath,
@@ -199,7 +201,8 @@ def _inputs(
         wire=wire,
         uuids=uuids,
         ports=ports,
-        locations=tuple(map(desired.locations.get, uuids)),
+        locations=locations,
+        alone=desired.alone and any(location is not None and location.parked for location in locations),
         learned=tuple((uuid, learned[uuid]) for uuid in uuids if uuid in learned) if learned else (),
         hushed=tuple(uuid for uuid in (network.uuid, *uuids) if uuid in desired.hushed) if desired.hushed else (),
         ofports=tuple(ofports),
@@ -338,12 +341,13 @@ def _own_views(inputs: _Inputs) -> Iterator[tuple[UUID, PortView]]:
             continue
         known = learned.get(uuid, ()) if port is None or not port.ips else ()
         if location.holder_host != inputs.host != location.incoming_host and uuid not in phases:
-            yield uuid, _remote(port, location, mac, text)._replace(learned=known)
+            yield uuid, _remote(port, location, mac, text, inputs.alone)._replace(learned=known)
         else:
             phase, relay = phases.get(uuid, Phase.STEADY), relays.get(uuid, "")
             ofport = ofports.get(port.vif_uuid, 0) if port is not None and port.vif_uuid is not None else 0
             metered = port is not None and port.vif_uuid in inputs.metered
-            view = _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay, uuid in inputs.barred)
+            barred = uuid in inputs.barred
+            view = _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay, barred, inputs.alone)
             others = port is not None and Allowance.NESTED in port.allow
             view = view._replace(
                 learned=known,
@@ -363,17 +367,17 @@ def addresses_of(learned: Learned | None, mac: str = "") -> tuple[tuple[int, int
     return single_addresses(tuple(one.address for one in found if not one.refused and one.mac == mac))
 
 
-def _remote(port: LogicalPort | None, location: Location, mac: int, text: str) -> PortView:
+def _remote(port: LogicalPort | None, location: Location, mac: int, text: str, alone: bool) -> PortView:
     """A port that this host has no part in: most are."""
-    live = location.holder_host is not None and not location.parked
+    held = location.holder_host is not None
     return PortView(
         mac=mac,
         mac_text=text,
         ips=port.ips if port is not None else (),
         holder_vtep=location.holder_vtep if location.holder_host is not None else "",
         incoming_vtep=location.incoming_vtep if location.incoming_host is not None else "",
-        live=live,
-        bound=live and port is not None and port.admin_up,
+        live=held and (alone or not location.parked),
+        bound=held and not location.parked and port is not None and port.admin_up,
     )
 
 
@@ -388,6 +392,7 @@ def _view(
     phase: Phase,
     relay: str,
     barred: bool,
+    alone: bool,
 ) -> PortView:
     here = location.holder_host == host
     state = VifState.DARK
@@ -397,7 +402,7 @@ def _view(
     if state is VifState.INCOMING:
         phase = Phase.INCOMING  # its machine may not have heard yet
     elsewhere = location.holder_host is not None and not here
-    live = elsewhere and not location.parked
+    runs = elsewhere and not location.parked
     return PortView(
         mac=mac,
         mac_text=text,
@@ -411,8 +416,8 @@ def _view(
         holder_vtep=location.holder_vtep if elsewhere else "",
         incoming_vtep=location.incoming_vtep if location.incoming_host not in (None, host) else "",
         relay_vtep=_relay_vtep(location, phase, host, relay),
-        live=live,
-        bound=(live and port is not None and port.admin_up) or (state is VifState.LIT and ofport > 0),
+        live=elsewhere and (alone or not location.parked),
+        bound=(runs and port is not None and port.admin_up) or (state is VifState.LIT and ofport > 0),
     )
 
 

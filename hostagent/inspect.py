@@ -1,7 +1,8 @@
 """The host beside its definition, read independently of the running agent: for `hostagent plan` and `verify`.
 
-Four things only the agent can know, and is asked for if it runs: which ports are in motion (a migration's phases),
-which connections came with them, what is hushed because it claims too much, and what probes tell of the ways to peers.
+Five things only the agent can know, and is asked for if it runs: which ports are in motion (a migration's phases),
+which connections came with them, what is hushed because it claims too much, what probes tell of the ways to peers, and
+whether it has long been without a manager.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def inspect_host(state_dir: Path, *, socket: Path, ovs_rundir: Path, libvirt_uri
             observed = replace(observed, paths=_paths(told))
             motion: dict[str, dict[UUID, Any]] = {"phases": phases, "relay_vteps": vteps, "tickets": _tickets(told)}
             desired = desired_of(state, identity, locations=locations, **motion)
-            desired = replace(desired, hushed=_hushed(told))
+            desired = replace(desired, hushed=_hushed(told), alone=told.get("alone") is True)
         steps = plan(desired=desired, observed=observed)
         return {
             "switches": len(desired.switches),

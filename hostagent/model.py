@@ -111,6 +111,8 @@ class Desired:
     locations: Mapping[UUID, Location] = field(default_factory=dict)  # by port UUID
     learned: Mapping[UUID, Learned] = field(default_factory=dict)  # by port UUID
     hushed: frozenset[UUID] = frozenset()  # ports and networks of whose frames no copies are made
+    # no manager has been reached for a while: a guest that was stopped elsewhere may run again, unheard of
+    alone: bool = False
     withdrawals: Mapping[UUID, Withdrawal] = field(default_factory=dict)  # by network UUID
     groups: Mapping[UUID, SecurityGroup] = field(default_factory=dict)
     ct_zones: Mapping[UUID, int] = field(default_factory=dict)  # zone of the connection tracker, by port UUID

@@ -91,6 +91,7 @@ def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
             str(port): {"phase": phase.value, "vtep": desired.relay_vteps.get(port, "")}
             for port, phase in desired.phases.items()
         },
+        "alone": desired.alone,
         "hushed": sorted(str(one) for one in desired.hushed),
         "tickets": {str(port): [asdict(one) for one in found] for port, found in desired.tickets.items()},
     }

@@ -92,6 +92,18 @@ def test_an_address_is_bound_while_its_guest_lives_somewhere(where, bound):
     assert bool([flow for flow in flows if flow.table == Table.BINDING]) is bound
 
 
+@pytest.mark.parametrize(("parked", "alone", "flooded"), [(False, False, 1), (True, False, 0), (True, True, 1)])
+def test_without_a_manager_a_guest_that_was_stopped_elsewhere_may_run_again_and_is_asked(parked, alone, flooded):
+    """Its host may start it without a manager, whose word of it comes later: it must hear who asks for its address."""
+    here, far = port("here", 1, ips=("10.1.0.1",)), port("far", 2, ips=("10.1.0.2",))
+    wanted = world((here, location(here, "h1")), (far, location(far, "h2", parked=parked)))
+    flows = compiled(replace(wanted, alone=alone), plug(host_of(wanted), OSW, "tap0", here.vif_uuid, 50))
+    copies = [flow for flow in flows if flow.table == Table.FLOOD and "tun_dst" in str(flow)]
+    assert len(copies) == flooded
+    owners = [flow for flow in flows if flow.table == Table.BINDING]
+    assert len(owners) == (1 if parked else 2)  # nobody answers for a guest that may be stopped
+
+
 @pytest.mark.parametrize("ips", [(), ("10.1.0.1", "fd00::1")], ids=["learning", "defined"])
 def test_fields_of_neighbour_discovery_are_matched_beside_the_code(ips):
     """The kernel's datapath leaves them out of its megaflows otherwise, and lets lies through after a truth."""
