@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -264,7 +265,8 @@ def test_a_leftover_that_somebody_resumes_at_the_source_stays_dark(plain: Plain)
         assert within(10, lambda: plain.port()["host"] == "h2")
     finally:
         client.kill()
-        client.wait()
+        os.kill(client.pid, signal.SIGCONT)  # its nsenter has stopped with it
+        client.wait(timeout=10)
     assert "paused" in plain.virsh("h1", "domstate", "web")
     held = plain.port()["location_version"]
     assert "is held by host" in plain.vif("h1")["reason"]
