@@ -240,6 +240,7 @@ def _compile(inputs: _Inputs, known: _Compiled | None, realized: frozenset[Flow]
         wire=inputs.wire,
         ports=views,
         remotes=remotes.values(),
+        alone=inputs.alone,
         hushed=inputs.network.uuid in inputs.hushed,
         writes_nd=inputs.datapath != "system",
     )
@@ -341,13 +342,12 @@ def _own_views(inputs: _Inputs) -> Iterator[tuple[UUID, PortView]]:
             continue
         known = learned.get(uuid, ()) if port is None or not port.ips else ()
         if location.holder_host != inputs.host != location.incoming_host and uuid not in phases:
-            yield uuid, _remote(port, location, mac, text, inputs.alone)._replace(learned=known)
+            yield uuid, _remote(port, location, mac, text)._replace(learned=known)
         else:
             phase, relay = phases.get(uuid, Phase.STEADY), relays.get(uuid, "")
             ofport = ofports.get(port.vif_uuid, 0) if port is not None and port.vif_uuid is not None else 0
             metered = port is not None and port.vif_uuid in inputs.metered
-            barred = uuid in inputs.barred
-            view = _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay, barred, inputs.alone)
+            view = _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay, uuid in inputs.barred)
             others = port is not None and Allowance.NESTED in port.allow
             view = view._replace(
                 learned=known,
@@ -367,17 +367,17 @@ def addresses_of(learned: Learned | None, mac: str = "") -> tuple[tuple[int, int
     return single_addresses(tuple(one.address for one in found if not one.refused and one.mac == mac))
 
 
-def _remote(port: LogicalPort | None, location: Location, mac: int, text: str, alone: bool) -> PortView:
+def _remote(port: LogicalPort | None, location: Location, mac: int, text: str) -> PortView:
     """A port that this host has no part in: most are."""
-    held = location.holder_host is not None
+    live = location.holder_host is not None and not location.parked
     return PortView(
         mac=mac,
         mac_text=text,
         ips=port.ips if port is not None else (),
         holder_vtep=location.holder_vtep if location.holder_host is not None else "",
         incoming_vtep=location.incoming_vtep if location.incoming_host is not None else "",
-        live=held and (alone or not location.parked),
-        bound=held and not location.parked and port is not None and port.admin_up,
+        live=live,
+        bound=live and port is not None and port.admin_up,
     )
 
 
@@ -392,7 +392,6 @@ def _view(
     phase: Phase,
     relay: str,
     barred: bool,
-    alone: bool,
 ) -> PortView:
     here = location.holder_host == host
     state = VifState.DARK
@@ -402,7 +401,7 @@ def _view(
     if state is VifState.INCOMING:
         phase = Phase.INCOMING  # its machine may not have heard yet
     elsewhere = location.holder_host is not None and not here
-    runs = elsewhere and not location.parked
+    live = elsewhere and not location.parked
     return PortView(
         mac=mac,
         mac_text=text,
@@ -416,8 +415,8 @@ def _view(
         holder_vtep=location.holder_vtep if elsewhere else "",
         incoming_vtep=location.incoming_vtep if location.incoming_host not in (None, host) else "",
         relay_vtep=_relay_vtep(location, phase, host, relay),
-        live=elsewhere and (alone or not location.parked),
-        bound=(runs and port is not None and port.admin_up) or (state is VifState.LIT and ofport > 0),
+        live=live,
+        bound=(live and port is not None and port.admin_up) or (state is VifState.LIT and ofport > 0),
     )
 
 

@@ -112,7 +112,7 @@ class PortView(NamedTuple):
     holder_vtep: str = ""  # of another host that holds it
     incoming_vtep: str = ""  # of another host that it is going to
     relay_vtep: str = ""
-    live: bool = False  # held elsewhere, and not parked, or perhaps not any more
+    live: bool = False  # held elsewhere, and not parked
     bound: bool = False  # its guest answers for its addresses, here or elsewhere
 
 
@@ -125,6 +125,7 @@ class NetworkPorts:
     wire: Wire | Trunk | None
     ports: tuple[PortView, ...]
     remotes: Collection[Remote] = ()
+    alone: bool = False  # what is parked elsewhere may live again, unheard of
     hushed: bool = False  # what its DHCP servers say is not copied to the agent
     writes_nd: bool = True  # the datapath can turn a neighbour solicitation into an advertisement
 
@@ -301,7 +302,8 @@ def _flood(network: NetworkPorts) -> Iterator[Flow]:
         yield _row(Table.FLOOD, 100, network.key, (network_match, FROM_UPLINK), here)
     elif network.wire is not None:
         wire, family = network.wire, family_of(network.wire.vtep)
-        vteps = sorted({place.holder_vtep for place in network.places() if place.live} - {wire.vtep, ""} - wire.cut)
+        hearing = {place.holder_vtep for place in network.places() if place.live or network.alone}
+        vteps = sorted(hearing - {wire.vtep, ""} - wire.cut)
         copies = [
             tuple(action for vtep in part for action in (SetField(family.tun_dst, to_int(vtep)), Output(wire.tunnel)))
             for part in (vteps[at : at + _VTEPS_A_FLOW] for at in range(0, len(vteps), _VTEPS_A_FLOW))
