@@ -19,7 +19,7 @@ from uuid import UUID
 
 from hostagent.model import Phase
 
-__all__ = ["Endpoint", "EndpointKind", "Records", "Relay", "read_ct_zones"]
+__all__ = ["Endpoint", "EndpointKind", "Records", "Relay", "VifRecord", "read_ct_zones", "read_vifs", "vif_row"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS endpoints (
@@ -63,6 +63,21 @@ class Relay:
     phase: Phase
     vtep: str
     until_unix: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VifRecord:
+    """One line of the VIF mapping table: VIF → logical port → OVS port, as last known on this host.
+
+    No port: a guest that was let in dark, on a network whose ports are made for it."""
+
+    vif_uuid: UUID
+    port_uuid: UUID | None
+    network_uuid: UUID
+    mac: str = ""
+    vm_uuid: UUID | None = None
+    vm_name: str = ""
+    ovs_port: str = ""
 
 
 class Records:
@@ -157,4 +172,33 @@ def _endpoint(row: dict[str, str]) -> Endpoint:
         mac=row["mac"],
         addresses=tuple(address for address in row["addresses"].split(",") if address),
         name=row["name"],
+    )
+
+
+def read_vifs(db: sqlite3.Connection) -> dict[UUID, VifRecord]:
+    """The VIF mapping table, of which `state` keeps the lines."""
+    return {
+        UUID(vif): VifRecord(
+            vif_uuid=UUID(vif),
+            port_uuid=UUID(port) if port else None,
+            network_uuid=UUID(network),
+            mac=mac,
+            vm_uuid=UUID(vm) if vm else None,
+            vm_name=vm_name,
+            ovs_port=ovs_port,
+        )
+        for vif, port, network, mac, vm, vm_name, ovs_port in db.execute("SELECT * FROM vifs")
+    }
+
+
+def vif_row(record: VifRecord) -> tuple[str, ...]:
+    """As the table has it."""
+    return (
+        str(record.vif_uuid),
+        str(record.port_uuid or ""),
+        str(record.network_uuid),
+        record.mac,
+        str(record.vm_uuid or ""),
+        record.vm_name,
+        record.ovs_port,
     )

@@ -18,7 +18,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -27,7 +27,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from hostagent.journal import Journal, Statement
-from hostagent.records import Records, read_ct_zones
+from hostagent.records import Records, VifRecord, read_ct_zones, read_vifs, vif_row
 from netmgr.contract.codec import ContractError, decode_object, encode_object
 from netmgr.contract.proto import objects_pb2
 from netmgr.contract.types import (
@@ -69,21 +69,6 @@ _DROP_VIF = "DELETE FROM vifs WHERE vif_uuid = ?"
 
 class StateError(Exception):
     """What should be kept could not be written; nothing of it is remembered."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VifRecord:
-    """One line of the VIF mapping table: VIF → logical port → OVS port, as last known on this host.
-
-    No port: a guest that was let in dark, on a network whose ports are made for it."""
-
-    vif_uuid: UUID
-    port_uuid: UUID | None
-    network_uuid: UUID
-    mac: str = ""
-    vm_uuid: UUID | None = None
-    vm_name: str = ""
-    ovs_port: str = ""
 
 
 class State:
@@ -267,7 +252,7 @@ class State:
         ports = {record.port_uuid for record in news.values()} - {None}
         before = [vif for vif, record in self.vifs.items() if record.port_uuid in ports and vif not in news]
         rows: list[Statement] = [(_DROP_VIF, (str(vif),)) for vif in before]
-        rows += [("REPLACE INTO vifs VALUES (?, ?, ?, ?, ?, ?, ?)", _vif_row(record)) for record in news.values()]
+        rows += [("REPLACE INTO vifs VALUES (?, ?, ?, ?, ?, ?, ?)", vif_row(record)) for record in news.values()]
         try:
             self._journal.write(rows)
         except sqlite3.Error as error:
@@ -462,16 +447,7 @@ class State:
         self._seen.update(
             (UUID(port), version) for port, version in _newer(db.execute("SELECT * FROM seen"), dict(held))
         )
-        for vif, port, network, mac, vm, vm_name, ovs_port in db.execute("SELECT * FROM vifs"):
-            self.vifs[UUID(vif)] = VifRecord(
-                vif_uuid=UUID(vif),
-                port_uuid=UUID(port) if port else None,
-                network_uuid=UUID(network),
-                mac=mac,
-                vm_uuid=UUID(vm) if vm else None,
-                vm_name=vm_name,
-                ovs_port=ovs_port,
-            )
+        self.vifs.update(read_vifs(db))
         self.notes.update((UUID(vm), at) for vm, at in db.execute("SELECT * FROM notes"))
 
     def _forget_all(self) -> None:
@@ -491,15 +467,3 @@ class State:
 def _newer(seen: Iterable[tuple[str, int]], held: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """Of *seen* what is newer than what is *held*: little, of ten thousand ports."""
     return ((port, version) for port, version in seen if version > held.get(port, 0))
-
-
-def _vif_row(record: VifRecord) -> tuple[str, ...]:
-    return (
-        str(record.vif_uuid),
-        str(record.port_uuid or ""),
-        str(record.network_uuid),
-        record.mac,
-        str(record.vm_uuid or ""),
-        record.vm_name,
-        record.ovs_port,
-    )
