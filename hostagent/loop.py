@@ -95,7 +95,8 @@ class Loop:
         pause: float | None = 0.0
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(news.wake.wait(), _LOOK_S_MAX if pause is None else min(pause, _LOOK_S_MAX))
+                async with asyncio.timeout(_LOOK_S_MAX if pause is None else min(pause, _LOOK_S_MAX)):
+                    await news.wake.wait()
             await asyncio.sleep(self._parts.switchover.calm_s())
             news.wake.clear()
             self.beat = began = time.monotonic()

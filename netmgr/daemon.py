@@ -21,8 +21,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,20 @@ def run(
         authority.ensure_identity(state_dir / OPERATOR_DIRECTORY, name="operator", role=Role.OPERATOR, now=now)
         store = Store.open(store_url or f"sqlite:///{state_dir}/netmgr.db")
         try:
-            asyncio.run(_serve(store, authority, listen=listen, api_port=api_port, sync_port=sync_port))
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(_serve(store, authority, listen=listen, api_port=api_port, sync_port=sync_port))
         finally:
             store.close()
     log.info("netmgr.stopped")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where it is installed: every message costs less there. None is asyncio's own."""
+    try:
+        factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+    except ImportError:
+        return None
+    return factory
 
 
 def set_up_logging(log_format: str) -> None:

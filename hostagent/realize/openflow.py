@@ -22,7 +22,7 @@ import asyncio
 import itertools
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from hostagent.flow import Action, Flow, Match
 from hostagent.model import MeterLimit
@@ -422,8 +422,7 @@ class _Wire(asyncio.Protocol):
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # by its methods; uvloop's has no such base
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer
