@@ -50,7 +50,7 @@ _ROUNDS_MAX = 20  # a plan that never becomes empty is our mistake; it must not 
 _LOOK_S_MAX = 5.0  # after which the loop comes round without being woken
 _LET_OUT = 3  # turns of the event loop until a claim is on its way: the manager works on it while this turn goes on
 _MISTAKE_S = 1.0  # until the turn after one that a mistake of ours ended
-_LONG_S, _REST_S_MAX = 0.01, 0.05  # a turn that is longer is followed by a rest as long, up to this
+_LONG_S, _REST_S_MAX = 0.01, 0.05  # a turn with more work is followed by a rest as long, up to this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +99,17 @@ class Loop:
                     await news.wake.wait()
             await asyncio.sleep(self._parts.switchover.calm_s())
             news.wake.clear()
-            self.beat = began = time.monotonic()
+            self.beat, began = time.monotonic(), time.thread_time()
             try:
                 pause = await self._converge()
             except Exception:  # a mistake of ours must not end the host's agent; it is logged whole
                 log.exception("loop: a turn failed")
                 pause = _MISTAKE_S
             # What comes while a turn is long comes in crowds: the next turn takes it all at once.
-            took_s = time.monotonic() - began
-            if took_s > _LONG_S and news.wake.is_set():
-                await asyncio.sleep(min(took_s, _REST_S_MAX))
+            # Waiting for the switch, or for a processor that others have, is no work.
+            worked_s = time.thread_time() - began
+            if worked_s > _LONG_S and news.wake.is_set():
+                await asyncio.sleep(min(worked_s, _REST_S_MAX))
 
     async def _converge(self) -> float | None:
         """Make the host as wanted, as far as can be; seconds after which to look again without being woken."""
