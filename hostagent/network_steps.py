@@ -39,7 +39,7 @@ class NetworkSteps:
         self._done = done
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._waited = False
+        self._since: dict[Step, float] = {}  # what can wait, from when on it was planned
 
     @property
     def busy(self) -> bool:
@@ -48,9 +48,8 @@ class NetworkSteps:
 
     def start(self, steps: Sequence[Step]) -> None:
         """Begin with *steps*, unless others are under way: then the plan that follows them has these again."""
-        now: Sequence[Step] = [step for step in steps if not can_wait(step)]
-        if not now and steps:
-            now = self._after_a_moment(steps)
+        ripe = self._ripe([step for step in steps if can_wait(step)])
+        now = [step for step in steps if not can_wait(step)] or ripe
         if now and self._task is None:
             self._task = asyncio.create_task(self._apply(now), name="libvirt-networks")
 
@@ -60,17 +59,17 @@ class NetworkSteps:
         if self._task is not None:
             self._task.cancel()
 
-    def _after_a_moment(self, steps: Sequence[Step]) -> Sequence[Step]:
-        """*steps* once their moment has passed; nothing before, and the loop is woken then."""
-        if self._waited:
-            self._waited = False
-            return steps
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_KEEP_S, self._due)
-        return ()
+    def _ripe(self, waiting: Sequence[Step]) -> list[Step]:
+        """Of *waiting* those that have been planned for a moment; the loop is woken when others will have been."""
+        now = time.monotonic()
+        self._since = {step: self._since.get(step, now) for step in waiting}
+        unripe = [since + _KEEP_S - now for since in self._since.values() if since + _KEEP_S > now]
+        if unripe and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(min(unripe), self._due)
+        return [step for step in waiting if self._since[step] + _KEEP_S <= now]
 
     def _due(self) -> None:
-        self._timer, self._waited = None, True
+        self._timer = None
         self._done()
 
     async def _apply(self, steps: Sequence[Step]) -> None:

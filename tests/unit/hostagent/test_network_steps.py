@@ -38,15 +38,27 @@ def test_what_libvirt_is_to_keep_waits_a_moment_and_what_guests_wait_for_does_no
         await woken.wait()
         assert libvirt.taken == [(DEFINE,)]
         assert time.monotonic() - began < 0.1
-        woken.clear()
-        steps.start([KEEP])  # the next plan has it still
-        await woken.wait()
-        assert libvirt.taken == [(DEFINE,)]
-        woken.clear()
-        steps.start([KEEP])
-        await woken.wait()
+        while len(libvirt.taken) < 2:
+            woken.clear()
+            steps.start([KEEP])  # the next plan has it still
+            await woken.wait()
         assert libvirt.taken == [(DEFINE,), (KEEP,)]
         assert time.monotonic() - began > 0.1
+        steps.close()
+
+    asyncio.run(main())
+
+
+def test_every_network_has_its_moment_also_after_one_that_went_before_its_own_was_over() -> None:
+    async def main() -> None:
+        libvirt, woken = Libvirt(), asyncio.Event()
+        steps = NetworkSteps(host=libvirt, failures=Failures(), done=woken.set)  # type: ignore[arg-type]
+        steps.start([KEEP])
+        await woken.wait()
+        steps.start([])  # it is wanted no more
+        steps.start([KeepNetwork(uuid=uuid4(), name="green", bridge="osw-1", mtu=1450)])
+        await asyncio.sleep(0.05)
+        assert libvirt.taken == []
         steps.close()
 
     asyncio.run(main())
