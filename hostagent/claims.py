@@ -23,7 +23,9 @@ from uuid import UUID
 import structlog
 
 from hostagent.control import HookRequest
+from hostagent.names import is_tap_of
 from hostagent.presence import SeenVif
+from hostagent.realize.early_taps import EarlyTaps
 from hostagent.state import State, StateError, VifRecord
 from hostagent.sync_client import Grant, ManagerAway, Refused, SyncClient
 from netmgr.contract.types import CLAIMS_MAX, Claim, ClaimIntent, LogicalPort, OpaqueNetwork, why_withdrawn
@@ -71,6 +73,7 @@ class Claims:
         self._retries: dict[UUID, _Retry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._present: frozenset[UUID] | None = None  # VIFs plugged here; None before the first look
+        self._taps = EarlyTaps(self._awaits)
 
     @property
     def asking(self) -> bool:
@@ -108,6 +111,7 @@ class Claims:
             return hidden
         self._asking[vif] = network.uuid
         self._changed()
+        self._taps.watch()
         try:
             try:
                 self._granted(request, await self._grant(request, network.name))
@@ -218,6 +222,7 @@ class Claims:
         self._retries.clear()
 
     async def close(self) -> None:
+        self._taps.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -250,6 +255,12 @@ class Claims:
                 f" VIF {vif}, so nobody can tell whether it runs elsewhere. Bring the network manager back"
                 + ("" if migrating else ", or start the guest on the host that held it last")
             ) from None
+
+    def _awaits(self, mac: str) -> bool:
+        """Whether a link of this MAC is the tap of a VIF that was granted."""
+        now = time.monotonic()
+        waiting = (self._state.vifs.get(vif) for vif, until in self.granted_until.items() if until > now)
+        return any(record is not None and is_tap_of(record.mac, tap=mac) for record in waiting)
 
     def _hidden(self, network: OpaqueNetwork, vif_uuid: UUID) -> str:
         """Why *network* takes no new VIF here; empty when it does, or the VIF is none: it runs here or is coming."""

@@ -26,6 +26,7 @@ __all__ = [
     "bond_port",
     "exit_port",
     "is_ours",
+    "is_tap_of",
     "network_key",
     "patch_port",
     "subport_end",
@@ -120,6 +121,12 @@ def exit_port(network_type: NetworkType, switch_uuid: UUID) -> str:
 def is_ours(external_ids: Mapping[str, str]) -> bool:
     """True when *external_ids* carry our mark."""
     return external_ids.get(_OWNER_KEY) == _OWNER_VALUE
+
+
+def is_tap_of(mac: str, *, tap: str) -> bool:
+    """Whether a link with the MAC *tap* is the tap that libvirt makes for a guest's interface with *mac*: the same, but
+    it begins with 0xfe, which libvirt allows no guest (`virNetDevTapCreateInBridgePort`)."""
+    return len(mac) > 2 and tap == "fe" + mac[2:]
 
 
 def network_key(network_uuid: UUID) -> int:

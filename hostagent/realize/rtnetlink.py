@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-__all__ = ["RawLink", "dump_addresses", "dump_links", "set_arp_ignore"]
+__all__ = ["RawLink", "dump_addresses", "dump_links", "flags_request", "links_told", "set_arp_ignore"]
 
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 _LINK, _ADDRESS = struct.Struct("=BxHiII"), struct.Struct("=BBBBI")
 _NEWLINK, _GETLINK, _SETLINK, _NEWADDR, _GETADDR = 16, 18, 19, 20, 22
+_REQUEST = 0x1
 _ERROR, _DONE = 2, 3
 _REQUEST_DUMP, _REQUEST_ACKNOWLEDGED, _INTERRUPTED = 0x1 | 0x300, 0x1 | 0x4, 0x10
 _LINK_ADDRESS, _LINK_NAME, _LINK_MTU, _LINK_QDISC, _LINK_MASTER, _LINK_CARRIER = 1, 3, 4, 6, 10, 33
@@ -50,24 +51,20 @@ def dump_links() -> list[RawLink]:
     Raises:
         OSError: the kernel refused, or did not answer.
     """
-    links = []
-    for body in _dump(_GETLINK, _NEWLINK, _LINK.pack(0, 0, 0, 0, 0)):
-        _, _, index, flags, _ = _LINK.unpack_from(body)
-        found = _attributes(body, _LINK.size)
-        links.append(
-            RawLink(
-                index=index,
-                name=_text(found.get(_LINK_NAME, b"")),
-                flags=flags,
-                mac=found[_LINK_ADDRESS].hex(":") if _LINK_ADDRESS in found else "",
-                mtu=_number(found.get(_LINK_MTU, b"")),
-                qdisc=_text(found.get(_LINK_QDISC, b"")),
-                master=_number(found.get(_LINK_MASTER, b"")),
-                carrier=bool(_number(found.get(_LINK_CARRIER, b""))),
-                arp_ignore=_arp_ignore(found.get(_LINK_FAMILIES, b"")),
-            )
-        )
-    return links
+    return [_link(body) for body in _dump(_GETLINK, _NEWLINK, _LINK.pack(0, 0, 0, 0, 0))]
+
+
+def links_told(data: bytes) -> Iterator[RawLink]:
+    """The links in what one `recv` of a socket in the group of links has brought: new ones, and ones that changed."""
+    for kind, _, _, body in _messages(data):
+        if kind == _NEWLINK and len(body) >= _LINK.size:
+            yield _link(body)
+
+
+def flags_request(index: int, flags: int) -> bytes:
+    """The message that sets *flags* of a link and leaves the others; the kernel answers only if it refuses."""
+    body = _LINK.pack(0, 0, index, flags, flags)
+    return _HEADER.pack(_HEADER.size + len(body), _SETLINK, _REQUEST, 0, 0) + body
 
 
 def dump_addresses() -> dict[int, list[str]]:
@@ -125,11 +122,7 @@ def _connected() -> Iterator[socket.socket]:
 def _answers(kernel: socket.socket, number: int) -> Iterator[tuple[int, int, bytes]]:
     """Kind, flags and body of each message that answers request *number*, up to its end."""
     while True:
-        data, at = kernel.recv(1 << 18), 0
-        while at + _HEADER.size <= len(data):
-            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
-            message = data[at + _HEADER.size : at + length]
-            at += max((length + 3) & ~3, _HEADER.size)
+        for kind, flags, sequence, message in _messages(kernel.recv(1 << 18)):
             if sequence != number:
                 continue
             if kind == _ERROR:
@@ -140,6 +133,31 @@ def _answers(kernel: socket.socket, number: int) -> Iterator[tuple[int, int, byt
             yield kind, flags, message
             if kind == _DONE:
                 return
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Kind, flags, sequence number and body of each message in *data*."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
+        yield kind, flags, sequence, data[at + _HEADER.size : at + length]
+        at += max((length + 3) & ~3, _HEADER.size)
+
+
+def _link(body: bytes) -> RawLink:
+    _, _, index, flags, _ = _LINK.unpack_from(body)
+    found = _attributes(body, _LINK.size)
+    return RawLink(
+        index=index,
+        name=_text(found.get(_LINK_NAME, b"")),
+        flags=flags,
+        mac=found[_LINK_ADDRESS].hex(":") if _LINK_ADDRESS in found else "",
+        mtu=_number(found.get(_LINK_MTU, b"")),
+        qdisc=_text(found.get(_LINK_QDISC, b"")),
+        master=_number(found.get(_LINK_MASTER, b"")),
+        carrier=bool(_number(found.get(_LINK_CARRIER, b""))),
+        arp_ignore=_arp_ignore(found.get(_LINK_FAMILIES, b"")),
+    )
 
 
 def _attributes(body: bytes, at: int) -> dict[int, bytes]:

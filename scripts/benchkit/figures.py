@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-__all__ = ["ALL", "POSITIONS", "SUBJECTS", "UNITS", "Move", "Seen", "document", "p95", "reach", "table"]
+__all__ = ["POSITIONS", "SUBJECTS", "UNITS", "Move", "Seen", "document", "p95", "reach", "table"]
 
 SUBJECTS = ("ours", "ovn", "mac_learning", "floor")
 POSITIONS = ("source", "destination", "third")
@@ -70,14 +70,18 @@ def p95(samples: Sequence[float]) -> float:
 def document(
     moves: Mapping[str, Sequence[Move]], *, failures: Mapping[str, Sequence[str]], environment: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What goes into migration.json: figures by subject and position, the reach, the moves one by one."""
+    """What goes into migration.json: an object for each subject (its figures over all positions, and by position in
+    `positions`), the reach, the moves one by one."""
     figures = {subject: by_position(of) for subject, of in moves.items() if of}
     return {
-        "environment": dict(environment),
+        **{
+            subject: {**of[ALL], "positions": {place: of[place] for place in POSITIONS}}
+            for subject, of in figures.items()
+        },
         "units": UNITS,
-        "subjects": figures,
         "reach": reach(figures),
         "failures": {subject: list(sentences) for subject, sentences in failures.items() if sentences},
+        "environment": dict(environment),
         "moves": {subject: [asdict(move) for move in of] for subject, of in moves.items()},
     }
 
@@ -141,8 +145,8 @@ def table(doc: Mapping[str, Any]) -> str:
     """The figures for people: median / 95th percentile by subject and position, then the reach."""
     head = ("subject", "peer on", "moves", "gap ms", "pause ms", "gap-pause ms", "lost", "twice", "stop", "resume")
     rows = [head]
-    for subject, positions in doc["subjects"].items():
-        for position, metrics in positions.items():
+    for subject in (name for name in SUBJECTS if name in doc):
+        for position, metrics in {**doc[subject]["positions"], ALL: doc[subject]}.items():
             count = len(doc["moves"][subject])
             cells = (_cell(metrics[metric]) for metric in _METRICS)
             rows.append((subject, position, str(count), *cells))

@@ -146,3 +146,33 @@ return {"kib": after - before, "files": len(os.listdir("/proc/self/fd")) - files
     )
     assert result["kib"] < 4096
     assert result["files"] <= 0
+
+
+def test_a_tap_that_is_awaited_is_up_once_it_has_its_mac_and_others_stay_as_they_are(bare_lab: Lab) -> None:
+    result = _run(
+        bare_lab,
+        """
+import structlog
+from hostagent.realize.early_taps import EarlyTaps
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+def told():
+    return subprocess.run(["ip", "link", "show", "vnet7"], check=True, capture_output=True, text=True).stdout
+taps = EarlyTaps(lambda mac: mac == "fe:00:00:00:00:07")
+taps.watch()
+taps.watch()
+for name, mac in (("vnet7", "fe:00:00:00:00:07"), ("vnet8", "fe:00:00:00:00:08")):
+    subprocess.run(["ip", "tuntap", "add", "dev", name, "mode", "tap"], check=True)
+    subprocess.run(["ip", "link", "set", name, "address", mac], check=True)
+for _ in range(200):
+    if (await link("vnet7"))["admin_up"]:
+        break
+    await asyncio.sleep(0.01)
+found = {name: (await link(name))["admin_up"] for name in ("vnet7", "vnet8")}
+promiscuous = "PROMISC" in told()
+taps.close()
+subprocess.run(["ip", "link", "set", "vnet7", "down"], check=True)
+await asyncio.sleep(0.1)
+return {**found, "promiscuous": promiscuous, "closed": (await link("vnet7"))["admin_up"]}
+""",
+    )
+    assert result == {"vnet7": True, "vnet8": False, "promiscuous": True, "closed": False}

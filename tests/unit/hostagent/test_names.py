@@ -6,7 +6,16 @@ from uuid import UUID
 
 import pytest
 
-from hostagent.names import bond_port, exit_port, is_ours, network_key, switch_bridge, tunnel_port, uplink_bridge
+from hostagent.names import (
+    bond_port,
+    exit_port,
+    is_ours,
+    is_tap_of,
+    network_key,
+    switch_bridge,
+    tunnel_port,
+    uplink_bridge,
+)
 from netmgr.contract.types import NetworkType
 
 SWITCH = UUID("0123456789abcdef0123456789abcdef")
@@ -45,3 +54,10 @@ def test_only_the_whole_mark_makes_a_thing_ours():
 
 def test_a_network_goes_by_the_first_half_of_its_uuid():
     assert network_key(SWITCH) == 0x0123456789ABCDEF
+
+
+def test_a_tap_has_its_guests_mac_but_for_the_first_byte():
+    assert is_tap_of("52:54:00:00:00:01", tap="fe:54:00:00:00:01")
+    assert not is_tap_of("52:54:00:00:00:01", tap="52:54:00:00:00:01")
+    assert not is_tap_of("52:54:00:00:00:01", tap="fe:54:00:00:00:02")
+    assert not is_tap_of("", tap="fe")

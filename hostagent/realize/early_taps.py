@@ -1,0 +1,78 @@
+"""Taps that libvirt is about to plug, made ready the moment they exist.
+
+Theory of operation. Each link that changes makes vswitchd read the kernel's routes anew, and while it does it knows no
+route: what another of its threads translates just then for the userspace datapath goes wrong. Tunnels out are dropped,
+tunnels in end at the kernel, where nobody listens, until all is translated once more. And it translates everything when
+a port is plugged. The plug itself changes the link: Open vSwitch makes it promiscuous; then libvirt sets it up. So each
+guest that comes may cost the host's tunnels some milliseconds. Seen on two busy cores, for 90 taps each, in turns, with
+a ping every 2 ms through a tunnel: plugged, then set up, 42 lost, in pieces of up to 20 ms; set up, then plugged, 25;
+set up and made promiscuous, then plugged, none.
+
+So both is done as soon as the kernel tells of the tap. libvirt takes ten milliseconds or more from there to the plug,
+and what comes then changes nothing. A tap is known by its MAC, which libvirt makes of the guest's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from hostagent.realize.rtnetlink import flags_request, links_told
+
+__all__ = ["EarlyTaps"]
+
+log = structlog.get_logger(__name__)
+
+_RTMGRP_LINK = 0x1
+_IFF_UP, _IFF_PROMISC = 0x1, 0x100
+_MOST = 1 << 16
+
+
+class EarlyTaps:
+    """Makes ready the links that *wanted* recognizes by their MAC. Nothing is done before `watch`."""
+
+    def __init__(self, wanted: Callable[[str], bool]) -> None:
+        self._wanted = wanted
+        self._kernel: socket.socket | None = None
+
+    def watch(self) -> None:
+        """Begin, or go on. Without the kernel's ear nothing is lost but those milliseconds."""
+        if self._kernel is not None:
+            return
+        try:
+            kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+            kernel.bind((0, _RTMGRP_LINK))
+        except OSError as error:
+            log.warning("taps: not seen before they are plugged", reason=str(error))
+            return
+        self._kernel = kernel
+        asyncio.get_running_loop().add_reader(kernel.fileno(), self._hear, kernel)
+
+    def close(self) -> None:
+        if self._kernel is not None:
+            asyncio.get_running_loop().remove_reader(self._kernel.fileno())
+            self._kernel.close()
+            self._kernel = None
+
+    def _hear(self, kernel: socket.socket) -> None:
+        done = set()
+        while True:
+            try:
+                data = kernel.recv(_MOST)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # some were lost: libvirt sets them up
+                    raise
+                continue
+            for link in links_told(data):
+                if link.index not in done and not link.flags & _IFF_UP and self._wanted(link.mac):
+                    done.add(link.index)
+                    with suppress(OSError):  # gone already
+                        kernel.send(flags_request(link.index, _IFF_UP | _IFF_PROMISC))
+                    log.info("tap: ready before it is plugged", name=link.name)
