@@ -40,7 +40,7 @@ _DENIED: Final[Mapping[Denied, str]] = {
     Denied.ND: "neighbour discovery that names another's MAC or address",
     Denied.SERVER: "DHCP server's message",
     Denied.ROUTER: "router advertisement or redirect",
-    Denied.HIDDEN: "IPv6 that hides what it is",
+    Denied.HIDDEN: "IP that hides what it is",
     Denied.SOURCE: "IP source is not the port's",
     Denied.EGRESS: "no rule of its security groups allows it to be sent",
     Denied.EGRESS_INVALID: "sent, but the connection tracker knows nothing that it is part of",

@@ -135,7 +135,7 @@ class Denied(IntEnum):
     ND = 5  # the same in neighbour discovery
     SERVER = 6  # what only a DHCP server says
     ROUTER = 7  # router advertisements and redirects
-    HIDDEN = 8  # IPv6 that hides what it is in fragments or broken headers (RFC 7112, RFC 6980)
+    HIDDEN = 8  # IP that hides what it is in fragments or broken headers (RFC 7112, RFC 6980)
     SOURCE = 9  # an IP source that is not the port's
     EGRESS = 32  # no rule of the port's security groups allows it
     EGRESS_INVALID = 33  # the connection tracker makes nothing of it
@@ -321,12 +321,19 @@ def _guard(family: Family) -> Iterator[Flow]:
     # The switch sees through extension headers, and the ports and types of first fragments (the connection asks it
     # to), but nothing of later ones. So a first fragment must hold the whole chain of headers (RFC 7112), and ND does
     # not come in fragments at all (RFC 6980). Where it can't follow the headers, it says that the protocol is 0.
+    # The kernel's datapath does not mind the lengths that a header tells: it finds protocol and ports in what follows
+    # the end of a packet too, where vswitchd says 0 and caches its verdict for what the kernel has found. Were that
+    # verdict "pass", one such frame would open the way for all real ones. Of a chain that it can't follow it says 59.
     for kind in (Icmpv6.ROUTER_SOLICITATION, *_NEIGHBOURS):
         yield _denied(guard, 114, Denied.HIDDEN, icmpv6(kind, ip_frag=(1, 1)))
-    yield _denied(guard, 114, Denied.HIDDEN, match(eth_type=0x86DD, nw_proto=0))
-    first = Match("ip_frag", 1, 3)
-    yield _denied(guard, 114, Denied.HIDDEN, (*icmpv6(0), first))
-    yield _denied(guard, 114, Denied.HIDDEN, (*match(eth_type=0x86DD, nw_proto=17, udp_dst=0), first))
+    for version in (0x0800, 0x86DD):
+        yield _denied(guard, 114, Denied.HIDDEN, match(eth_type=version, nw_proto=0))
+    yield _denied(guard, 114, Denied.HIDDEN, (*match(eth_type=0x86DD, nw_proto=59), Match("ip_frag", 1, 3)))
+    yield _denied(guard, 114, Denied.HIDDEN, icmpv6(0))
+    not_later = Match("ip_frag", 0, 2)  # later fragments have no ports
+    for version in (0x0800, 0x86DD):
+        without_ports = match(eth_type=version, nw_proto=17, udp_dst=0)
+        yield _denied(guard, 114, Denied.HIDDEN, (*without_ports, not_later))
     # A link-layer option that is there twice makes the switch see none, and no target; receivers take the first.
     for kind in _NEIGHBOURS:
         yield _denied(guard, 112, Denied.ND, neighbour_discovery(kind, nd_target=0))

@@ -2,8 +2,9 @@
 
     host                                        machine
     virtiofsd, root of the files ── virtiofs ── overlay in memory: the same files, and nothing written comes out
-    OUT/job ───────────────────────────────────> what runs there, as its first process
-    OUT/status, OUT/junit.xml <───────────────── what came of it
+    PLACE/job ─────────────────────────────────> what runs there, as its first process
+    PLACE/status, events.jsonl, junit.xml <───── what came of it, while it comes
+    OUT, above PLACE <─────────────────────────> the one directory that several machines have in common
     our standard output <── serial line ──────── what it says meanwhile
 
 The processor is emulated (TCG): a machine that is itself virtual may offer KVM, and an ordinary kernel then hangs in
@@ -40,6 +41,9 @@ class Machine:
     modules: Path
     """Holds one directory for each kernel release, as /lib/modules does."""
     out: Path
+    """The host's own directory that it may write to."""
+    place: Path
+    """Its own directory in there; holds its job."""
     socket: Path
     """Where virtiofsd listens."""
     memory_mib: int = 4096
@@ -61,7 +65,7 @@ def qemu(machine: Machine) -> list[str]:
     """The machine; its serial line is standard output. It ends by itself when its job has ended, or at a panic."""
     words = [
         "console=ttyS0 quiet loglevel=3 panic=-1 nokaslr mitigations=off audit=0",
-        f"OUT={machine.out} MODULES={machine.modules}",
+        f"OUT={machine.out} JOB={machine.place / 'job'} MODULES={machine.modules}",
     ]
     memory = f"{machine.memory_mib}M"
     return [
@@ -85,8 +89,8 @@ def qemu(machine: Machine) -> list[str]:
     ]
 
 
-def job(command: Sequence[str], *, directory: Path, environment: Mapping[str, str], out: Path) -> str:
-    """The script that loads Open vSwitch, runs *command*, writes its exit status to OUT/status and ends the machine."""
+def job(command: Sequence[str], *, directory: Path, environment: Mapping[str, str], place: Path) -> str:
+    """The script that loads Open vSwitch, runs *command*, writes its exit status to PLACE/status, ends the machine."""
     settings = [f"{name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
     return "\n".join(
         [
@@ -103,7 +107,7 @@ def job(command: Sequence[str], *, directory: Path, environment: Mapping[str, st
             "mkfifo /run/said",  # a pipe and no terminal: lines come whole, and none is drawn twice
             "cat /run/said & says=$!",
             f"{shlex.join(command)} >/run/said 2>&1 </dev/null",
-            f"echo $? >{shlex.quote(str(out / 'status'))}",
+            f"echo $? >{shlex.quote(str(place / 'status'))}",
             "wait $says",
             "sync",
             "exec busybox poweroff -f",

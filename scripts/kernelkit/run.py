@@ -1,47 +1,49 @@
-"""`make test-kernel`: run tests on Open vSwitch's kernel datapath, in a machine with a kernel of its own.
+"""`make test-kernel`: run tests on Open vSwitch's kernel datapath, in machines with a kernel of their own.
 
     scripts/test-kernel                          the tests of the data plane
     scripts/test-kernel -k tunnel -x             options of pytest
     scripts/test-kernel tests/lab/test_ports.py  some tests
-    scripts/test-kernel --command ovs-vsctl -V   any command
+    scripts/test-kernel --machines 1 …           one machine; as a rule there are two, which share the tests
+    scripts/test-kernel --limit-min 90 …         minutes until it is given up; as a rule 60
+    scripts/test-kernel --command ovs-vsctl -V   any command, in one machine
 
-What the machine says is shown as it comes and kept in build/test-kernel/console.log; results are in junit.xml there.
-The exit status is that of pytest, or 3 where the machine gave none. Whatever ends us (an error, Ctrl-C, SIGKILL) ends
-the machine.
+A line is shown for each test when it ends; failures in full, what was skipped and why, and counts come last. What each
+machine says is kept in build/test-kernel/NUMBER/console.log, results in junit.xml there. The exit status is that of
+pytest, or 3 where of some test nothing is known. Whatever ends us (an error, Ctrl-C, SIGKILL) ends the machines.
 """
 
 from __future__ import annotations
 
+import compileall
 import contextlib
-import os
-import selectors
+import fcntl
+import json
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
-from scripts.kernelkit.machine import BOOT_MODULES, READY, Machine, job, qemu, virtiofsd
-from scripts.labkit import kernel
+from scripts.kernelkit.boot import Booted, boot, kernel_and_initrd
+from scripts.kernelkit.share import PLACE
+from scripts.kernelkit.tally import INCOMPLETE, Tally, clock
 from scripts.labkit.errors import LabError
 from scripts.labkit.node import REPOSITORY
 
 __all__ = ["main", "run"]
 
-NO_STATUS = 3
 _OUT = REPOSITORY / "build/test-kernel"
-_BOOT_S = 180.0
-_SILENCE_S = 600.0  # longer than the longest test may take (pyproject.toml, `timeout`)
-_LIMIT_S = 7200.0
-_VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
+_LIMIT_MIN = 60.0
+_MACHINES = 2  # each keeps one core busy
+_LOOK_S = 0.5
+_STILL_S = 120.0  # after this long without a line, one says what is being waited for
+_PATIENCE = 4  # what these processors do in a second of their clock, ours do in a quarter of one
+_TEST_S = 600  # by the machine's clock, which stands still while others are served
 _ENVIRONMENT = {
     "OPLAB_DATAPATH": "system",
-    "OPLAB_DIR": "/var/oplab",  # the host's labs are none of this machine's
-    "PYTHONDONTWRITEBYTECODE": "1",
+    "OPLAB_DIR": "/var/oplab",  # the host's labs are none of these machines'
+    "OPLAB_PATIENCE": str(_PATIENCE),
     "PYTHONUNBUFFERED": "1",
 }
 
@@ -51,129 +53,151 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments[:1]):
         print(__doc__.strip())
         return
-    if arguments[:1] == ["--command"]:
-        command = arguments[1:]
-    else:
-        colour = "yes" if sys.stdout.isatty() else "no"
-        report = ["-v", "--durations=10", f"--color={colour}", f"--junitxml={_OUT / 'junit.xml'}"]
-        chosen = [] if any(word.startswith("tests") for word in arguments) else ["-m", "datapath"]
-        command = [str(REPOSITORY / ".venv/bin/python"), "-m", "pytest", "-p", "no:cacheprovider", *report]
-        command += [*chosen, *arguments]
+    options = {"--machines": float(_MACHINES), "--limit-min": _LIMIT_MIN}
+    while len(arguments) > 1 and arguments[0] in options:
+        try:
+            options[arguments[0]] = float(arguments[1])
+        except ValueError:
+            sys.exit(f"test-kernel: {arguments[0]} {arguments[1]}: wanted a number")
+        arguments = arguments[2:]
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        sys.exit(run(command))
+        if arguments[:1] == ["--command"]:
+            sys.exit(run(arguments[1:]))
+        sys.exit(_tests(arguments, machines=int(options["--machines"]), limit_s=options["--limit-min"] * 60))
     except LabError as error:
         _say(str(error))
-        sys.exit(NO_STATUS)
+        sys.exit(INCOMPLETE)
     except KeyboardInterrupt:
-        _say("interrupted; the machine is gone")
+        _say("interrupted; the machines are gone")
         sys.exit(130)
 
 
 def run(command: Sequence[str], *, out: Path = _OUT) -> int:
-    """Run *command* in a machine, in this checkout, to its end; its exit status. Raises LabError without one."""
-    program = _needed()
-    found = kernel.fetch(progress=_say)
-    init = Path(__file__).with_name("init")
-    initrd = kernel.initramfs(found, name="machine", modules=BOOT_MODULES, files={"init": init}, progress=_say)
+    """Run *command* in a machine, in this checkout, to its end, showing what it says; its exit status.
+
+    Raises LabError without one.
+    """
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    environment = {**_ENVIRONMENT, "COLUMNS": str(shutil.get_terminal_size((120, 24)).columns)}
-    (out / "job").write_text(job(command, directory=REPOSITORY, environment=environment, out=out))
-    with tempfile.TemporaryDirectory(prefix="test-kernel-") as temporary:
-        machine = Machine(
-            kernel=found.image,
-            initrd=initrd,
-            modules=found.modules.parent,
-            out=out,
-            socket=Path(temporary) / "files.sock",
-        )
-        with _process(virtiofsd(program, machine)) as files:
-            _await(machine.socket, files)
-            with _process(qemu(machine)) as process:
-                _follow(process, out / "console.log")
-    try:
-        return int((out / "status").read_text())
-    except (OSError, ValueError):
-        raise LabError(
-            f"the machine ended without an exit status; its last words are in {out / 'console.log'}"
-        ) from None
+    with boot(command, out=out, place=out, environment=_environment(), files=kernel_and_initrd(_say)) as machine:
+        while machine.runs(_LOOK_S, show=sys.stdout.buffer):
+            pass
+    status = machine.status()
+    if status is None:
+        raise LabError(f"the machine ended without an exit status; its last words are in {machine.log}")
+    return status
 
 
-def _needed() -> str:
-    """Path of virtiofsd. Raises LabError when that or anything else is missing."""
-    if os.geteuid() != 0:
-        raise LabError("wanted root: the machine sees this one's files as they are")
-    program = next((path for path in _VIRTIOFSD if os.access(path, os.X_OK)), None)
-    missing = [name for name in ("qemu-system-x86_64", "setpriv") if shutil.which(name) is None]
-    if program is None:
-        missing.append("virtiofsd")
-    if missing:
-        raise LabError(f"{', '.join(missing)} not found; `make setup` installs what is missing")
-    assert program is not None
-    return program
+def _tests(arguments: Sequence[str], *, machines: int, limit_s: float) -> int:
+    """Run pytest on *machines*; the exit status of all."""
+    began = time.monotonic()
+    files = kernel_and_initrd(_say)
+    tally, interrupted = Tally(), False
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone(_OUT.with_suffix(".lock")))
+        shutil.rmtree(_OUT, ignore_errors=True)
+        _compile()
+        running: dict[int, Booted] = {}
+        for number in range(1, machines + 1):
+            place = _OUT / str(number)
+            environment = {**_environment(), PLACE: str(place)}
+            command = _pytest(arguments, place)
+            running[number] = stack.enter_context(
+                boot(command, out=_OUT, place=place, environment=environment, files=files)
+            )
+        all_of_them = dict(running)
+        _say(f"starting {machines} machine{'s' if machines > 1 else ''}; it takes a minute or two until the first test")
+        try:
+            _follow(running, tally, began=began, limit_s=limit_s, stops="-x" in arguments)
+        except LabError as error:
+            _say(str(error))
+        except KeyboardInterrupt:
+            interrupted = True
+    for line in tally.summary(took_s=time.monotonic() - began):
+        print(line, flush=True)
+    if interrupted:
+        raise KeyboardInterrupt
+    statuses = {number: machine.status() for number, machine in all_of_them.items()}
+    if None in statuses.values() or not tally.wanted:
+        for number, machine in all_of_them.items():
+            print(f"machine {number} (status {statuses[number]}) said last:\n{machine.last_words()}", flush=True)
+    return tally.status(statuses)
+
+
+def _follow(running: dict[int, Booted], tally: Tally, *, began: float, limit_s: float, stops: bool) -> None:
+    """Show what the machines tell until all have ended; with *stops*, until one has ended with a failure.
+
+    Raises LabError when time is over.
+    """
+    told = dict.fromkeys(running, 0)
+    shown = began
+    while running:
+        for number, machine in list(running.items()):
+            try:
+                goes_on = machine.runs(_LOOK_S / len(running))
+            except LabError as error:  # the others go on
+                _say(f"machine {number}: {error}")
+                machine.end()
+                goes_on = False
+            events, told[number] = _events(machine.place / "events.jsonl", told[number])
+            now_s = time.monotonic() - began
+            for event in events:
+                if line := tally.take(number, event, now_s=now_s):
+                    print(line, flush=True)
+                    shown = time.monotonic()
+            if not goes_on:
+                del running[number]
+                if stops and machine.status():
+                    return
+        now = time.monotonic()
+        if now - began > limit_s:
+            raise LabError(f"{clock(limit_s)} are over and not all tests have ended; --limit-min gives them longer")
+        if now - shown > _STILL_S:
+            shown = now
+            _say(f"{clock(now - began)}, still running: {', '.join(tally.running()) or 'pytest begins'}")
+
+
+def _compile() -> None:
+    """Have bytecode of ours ready: there each of many processes would else spend seconds on it."""
+    for package in ("netmgr", "hostagent", "vmctl", "scripts", "tests"):
+        compileall.compile_dir(str(REPOSITORY / package), quiet=2)
 
 
 @contextlib.contextmanager
-def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the context and with us, and that Ctrl-C does not reach before us."""
-    process = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", "--", *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold *lock*. Raises LabError when another run of this checkout does: it writes where we would."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError("another run goes on in this checkout; wait for its end, or use another checkout") from None
+        yield
 
 
-def _await(socket: Path, files: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
-    while not socket.exists():
-        if files.poll() is not None or time.monotonic() > deadline:
-            files.kill()
-            assert files.stdout is not None
-            raise LabError(f"virtiofsd does not serve {socket}: {files.stdout.read().decode(errors='replace').strip()}")
-        time.sleep(0.02)
+def _pytest(arguments: Sequence[str], place: Path) -> list[str]:
+    report = ["-v", "--color=no", f"--timeout={_TEST_S}", f"--junitxml={place / 'junit.xml'}"]
+    chosen = [] if any(word.startswith("tests") for word in arguments) else ["-m", "datapath", "tests/lab"]
+    plugins = ["-p", "no:cacheprovider", "-p", "scripts.kernelkit.share"]
+    return [str(REPOSITORY / ".venv/bin/python"), "-m", "pytest", *plugins, *report, *chosen, *arguments]
 
 
-def _follow(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Pass on what the machine says until it ends. Raises LabError when it hangs."""
-    assert process.stdout is not None
-    began = heard = time.monotonic()
-    up = False
-    with log.open("wb") as kept, selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while True:
-            if selector.select(timeout=1):
-                said = os.read(process.stdout.fileno(), 65536)
-                if not said:
-                    return
-                heard = time.monotonic()
-                kept.write(said)
-                kept.flush()
-                up = up or READY.encode() in log.read_bytes()
-                _show(said, sys.stdout.buffer)
-            now = time.monotonic()
-            for limit, since, what in (
-                (_LIMIT_S, began, "has not ended"),
-                (_SILENCE_S if up else _BOOT_S, heard if up else began, "says nothing" if up else "does not come up"),
-            ):
-                if now - since > limit:
-                    raise LabError(f"the machine {what} for {limit:g} s and was ended; its last words are in {log}")
+def _environment() -> dict[str, str]:
+    return {**_ENVIRONMENT, "COLUMNS": str(shutil.get_terminal_size((120, 24)).columns)}
+
+
+def _events(file: Path, offset: int) -> tuple[list[dict[str, object]], int]:
+    """Whole lines of *file* from *offset* on, and where they end."""
+    if not file.exists():
+        return [], offset
+    with file.open("rb") as lines:
+        lines.seek(offset)
+        whole, newline, _ = lines.read().rpartition(b"\n")
+    return [json.loads(line) for line in whole.splitlines()], offset + len(whole + newline)
 
 
 def _say(sentence: str) -> None:
     print(f"test-kernel: {sentence}", file=sys.stderr, flush=True)
-
-
-def _show(said: bytes, stream: BinaryIO) -> None:
-    stream.write(said.replace(b"\r", b""))
-    stream.flush()
 
 
 if __name__ == "__main__":

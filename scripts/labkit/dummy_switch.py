@@ -18,10 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from scripts.labkit.patience import patient
+
 __all__ = ["DummySwitch", "DummySwitchError", "wire"]
 
 _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
-_START_S = 10.0
+_START_S = patient(10.0)
 
 
 class DummySwitchError(Exception):
@@ -34,7 +36,7 @@ class DummySwitch:
     datapath = "dummy"
     _options: tuple[str, ...] = ("--enable-dummy", "--disable-system", "--disable-system-route")
     _within: tuple[str, ...] = ()
-    """What a command is put behind to run where the switch runs."""
+    """What a command is put behind to run where the switch has its devices."""
 
     def __init__(self) -> None:
         self.rundir = Path(tempfile.mkdtemp(prefix="dummy-ovs-"))
@@ -78,7 +80,7 @@ class DummySwitch:
 
     def vsctl(self, *arguments: str) -> str:
         """Output of `ovs-vsctl`, which waits until the switch has obeyed."""
-        return self._run("ovs-vsctl", f"--db=unix:{self.rundir}/db.sock", "--timeout=10", *arguments)
+        return self._run("ovs-vsctl", f"--db=unix:{self.rundir}/db.sock", f"--timeout={patient(10):.0f}", *arguments)
 
     def appctl(self, *arguments: str) -> str:
         """Output of `ovs-appctl` at the switch."""
@@ -93,14 +95,13 @@ class DummySwitch:
         settings = (f"datapath_type={self.datapath}", f"fail_mode={fail_mode}")
         self.vsctl("add-br", name, "--", "set", "Bridge", name, *settings)
 
-    def add_port(self, bridge: str, name: str, *settings: str) -> int:
-        """A dummy port whose frames are recorded; *settings* are columns of Interface. Its ofport."""
+    def add_port(self, bridge: str, name: str, *settings: str) -> None:
+        """A dummy port whose frames are recorded; *settings* are columns of Interface."""
         path = self.rundir / f"{name}.pcap"
         path.unlink(missing_ok=True)
         self._read.pop(name, None)
         record = f"options:tx_pcap={path}"
         self.vsctl("add-port", bridge, name, "--", "set", "Interface", name, "type=dummy", record, *settings)
-        return int(self.vsctl("get", "Interface", name, "ofport"))
 
     def join(self, bridge: str, port: str, other: Self, other_bridge: str, other_port: str) -> None:
         """Add a port here, another at the *other* switch, and a cable between them."""
@@ -163,7 +164,7 @@ class DummySwitch:
 
     def _run(self, *command: str) -> str:
         environment = {"OVS_RUNDIR": str(self.rundir), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-        done = subprocess.run([*self._within, *command], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DummySwitchError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}")
         return done.stdout

@@ -19,16 +19,24 @@ from collections.abc import Callable
 from typing import Self, TypeVar
 
 from scripts.labkit.dummy_switch import DummySwitch
+from scripts.labkit.patience import patient
+from scripts.labkit.switch import choose_datapath
 
-__all__ = ["KernelSwitch"]
+__all__ = ["KernelSwitch", "make_switch"]
 
 _TUNSETIFF, _TAP, _NO_HEADER = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
+_SIOCSIFFLAGS, _UP = 0x8914, 0x1  # linux/sockios.h, linux/if.h
 _ALL_PROTOCOLS, _OUTGOING = 0x0003, 4  # linux/if_ether.h, linux/if_packet.h
 _CLONE_NEWNET = 0x40000000
 _FRAME = 65536
 _CABLE_MTU = "1700"
 _PAUSE_S, _IDLE_LOOKS = 0.01, 3
 Made = TypeVar("Made")
+
+
+def make_switch() -> DummySwitch:
+    """A switch on the datapath that labs have here: the kernel's, or in user space."""
+    return KernelSwitch() if choose_datapath(None) == "system" else DummySwitch()
 
 
 class KernelSwitch(DummySwitch):
@@ -60,13 +68,12 @@ class KernelSwitch(DummySwitch):
         self._holder.kill()
         self._holder.wait()
 
-    def add_port(self, bridge: str, name: str, *settings: str) -> int:
-        """A tap that is held by us; *settings* are columns of Interface. Its ofport."""
+    def add_port(self, bridge: str, name: str, *settings: str) -> None:
+        """A tap that is held by us; *settings* are columns of Interface."""
         if name in self._taps:
             os.close(self._taps.pop(name))  # the device goes with it
         self._taps[name] = self._inside(lambda: _open_tap(name))
-        self.ip("link", "set", name, "up")
-        return self._plug(bridge, name, *settings)
+        self._plug(bridge, name, *settings)
 
     def join(self, bridge: str, port: str, other: Self, other_bridge: str, other_port: str) -> None:
         """Lay a cable to the *other* switch, a port here and there."""
@@ -78,7 +85,7 @@ class KernelSwitch(DummySwitch):
     def add_address(self, bridge: str, address: str, network: str) -> None:
         """Give the bridge's LOCAL an *address* (with prefix): what tunnels are sent from."""
         if ":" in address:
-            self._run("sysctl", "-qw", f"net.ipv6.conf.{bridge}.disable_ipv6=0")
+            self._run(*self._within, "sysctl", "-qw", f"net.ipv6.conf.{bridge}.disable_ipv6=0")
         self.ip("address", "add", address, "dev", bridge, *(["nodad"] if ":" in address else []))
         self.ip("link", "set", bridge, "up")
 
@@ -99,12 +106,12 @@ class KernelSwitch(DummySwitch):
         """
         frames = []
         source = self._watched.get(port) or self._taps[port]
-        idle, deadline = 0, time.monotonic() + settle_s
+        idle, deadline = 0, time.monotonic() + patient(settle_s)
         while idle < _IDLE_LOOKS and time.monotonic() < deadline:
             if not select.select([source], [], [], _PAUSE_S)[0]:
                 idle = idle + 1 if _running() <= 1 else 0
                 continue
-            idle, deadline = 0, time.monotonic() + settle_s
+            idle, deadline = 0, time.monotonic() + patient(settle_s)
             if isinstance(source, int):
                 frames.append(os.read(source, _FRAME))
             else:
@@ -115,19 +122,20 @@ class KernelSwitch(DummySwitch):
 
     def ip(self, *arguments: str) -> None:
         """Run `ip` in the switch's namespace."""
-        self._run("ip", *arguments)
+        self._run(*self._within, "ip", *arguments)
 
     def _plug_cable(self, bridge: str, name: str) -> None:
         """Take an end of a cable as a port; what leaves by it is recorded."""
-        self._run("ethtool", "-K", name, "txvlan", "off", "tx", "off")  # whole frames, as the wire would have them
+        self._run(
+            *self._within, "ethtool", "-K", name, "txvlan", "off", "tx", "off"
+        )  # whole frames, as the wire would have them
         self.ip("link", "set", name, "up")
         self._watched[name] = self._inside(lambda: _watch(name))
         self._plug(bridge, name)
 
-    def _plug(self, bridge: str, name: str, *settings: str) -> int:
+    def _plug(self, bridge: str, name: str, *settings: str) -> None:
         change = ("--", "set", "Interface", name, *settings) if settings else ()
         self.vsctl("--may-exist", "add-port", bridge, name, *change)
-        return int(self.vsctl("get", "Interface", name, "ofport"))
 
     def _inside(self, make: Callable[[], Made]) -> Made:
         """What *make* makes in the switch's namespace: a device or socket stays where it was made."""
@@ -148,6 +156,8 @@ class KernelSwitch(DummySwitch):
 def _open_tap(name: str) -> int:
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _TAP | _NO_HEADER))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), _UP))
     return descriptor
 
 

@@ -31,6 +31,7 @@ from typing import Any, Self
 from scripts.labkit import hypervisor, layers, processes, reaper, state, switch, wires
 from scripts.labkit.errors import LabError
 from scripts.labkit.node import REPOSITORY, Node, NodeProcess
+from scripts.labkit.patience import patient
 from scripts.labkit.state import MANAGER, Endpoint, LabSpec, LabState
 from scripts.labkit.teardown import kill_all, tear_down
 
@@ -244,7 +245,7 @@ class Lab:
     def stop_ping(self, ping: NodeProcess) -> dict[str, Any]:
         """End a ping; what it saw: `gap_ms`, `lost`, `duplicates` and more (`pinger.Result`)."""
         ping.terminate()
-        out, _ = ping.communicate(timeout=10)
+        out, _ = ping.communicate(timeout=patient(10))
         result: dict[str, Any] = json.loads(out)
         return result
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from scripts.labkit import processes
 from scripts.labkit.errors import LabError
+from scripts.labkit.patience import patient
 from scripts.labkit.processes import ProcessId
 
 __all__ = ["HIDDEN", "REPOSITORY", "Node", "NodeProcess"]
@@ -130,7 +131,7 @@ class Node:
             text=True,
         ) as process:
             try:
-                out, err = process.communicate(input, timeout=timeout_s)
+                out, err = process.communicate(input, timeout=patient(timeout_s))
             except subprocess.TimeoutExpired:
                 process.kill()
                 out, err = process.communicate()
@@ -188,7 +189,7 @@ class Node:
 
     def await_(self, what: str, ready: Callable[[], bool], *, pidfile: str, log: str, timeout_s: float) -> None:
         """Return once *ready*; raise with the log's last lines when the daemon ends or *timeout_s* passes."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + patient(timeout_s)
         while not ready():
             if self.daemon(pidfile) is None and not ready():
                 raise LabError(f"{self.name}: {what} ended while starting. Its last words:\n{self.tail(log)}")

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.labkit.patience import patient
+
 __all__ = [
     "MARK",
     "ProcessId",
@@ -90,7 +92,7 @@ def stop(processes: Iterable[ProcessId], *, grace_s: float, kill_s: float = 5.0)
 
 def ended(processes: Iterable[ProcessId], *, timeout_s: float) -> list[ProcessId]:
     """Wait for the end of all *processes*, at most *timeout_s*; returns those that still run."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + patient(timeout_s)
     poller, descriptors = select.poll(), {}
     for process in processes:
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from scripts.labkit.errors import LabError
 from scripts.labkit.node import Node
+from scripts.labkit.patience import patient
 
 __all__ = ["DAEMONS", "DATAPATHS", "choose_datapath", "start_database", "start_switch"]
 
@@ -60,7 +61,9 @@ def start_database(node: Node) -> None:
         "other_config:n-revalidator-threads=1",
         f"external_ids:hostname={node.name}",
     ]
-    node.exec(["ovs-vsctl", "--timeout=10", "--no-wait", "init", "--", "set", "Open_vSwitch", ".", *settings])
+    node.exec(
+        ["ovs-vsctl", f"--timeout={patient(10):.0f}", "--no-wait", "init", "--", "set", "Open_vSwitch", ".", *settings]
+    )
 
 
 def start_switch(node: Node, *, datapath: str, dummy_ports: bool = False) -> None:

@@ -12,6 +12,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from scripts.labkit.node import Node
+from scripts.labkit.patience import patient
 from scripts.labkit.state import MANAGER, Endpoint
 
 __all__ = ["build_fabric", "management_address", "plug_endpoint", "pnic_names", "unplug_endpoint", "wire"]
@@ -90,7 +91,7 @@ def plug_endpoint(
     host.exec(
         [
             "ovs-vsctl",
-            "--timeout=10",
+            f"--timeout={patient(10):.0f}",
             "add-port",
             endpoint.bridge,
             endpoint.device,
@@ -105,7 +106,7 @@ def plug_endpoint(
 
 def unplug_endpoint(endpoint: Endpoint, *, host: Node) -> None:
     """Take the port off the bridge and remove its cable."""
-    host.exec(["ovs-vsctl", "--timeout=10", "--if-exists", "del-port", endpoint.device])
+    host.exec(["ovs-vsctl", f"--timeout={patient(10):.0f}", "--if-exists", "del-port", endpoint.device])
     host.exec(["ip", "link", "delete", endpoint.device], check=False)  # gone already when the endpoint's node died
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from scripts.labkit import Lab
+from scripts.labkit.patience import patient
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
@@ -83,6 +84,7 @@ def test_a_network_is_realized_as_wanted_and_acknowledged(agents: Agents) -> Non
     assert agents.port("e1")["host"] == "h1"
 
 
+@pytest.mark.datapath
 @pytest.mark.parametrize("what", ["flows", "tunnel", "foreign flow", "VTEP", "fail mode"])
 def test_what_somebody_breaks_is_mended_within_two_seconds(agents: Agents, what: str) -> None:
     management = f"unix:/run/openvswitch/{agents.bridge}.mgmt"
@@ -99,7 +101,7 @@ def test_what_somebody_breaks_is_mended_within_two_seconds(agents: Agents, what:
     began = time.monotonic()
     assert within(2, lambda: agents.verify("h1")[0] == 0)
     assert within(2, lambda: agents.reach("e1", "10.10.0.2"))
-    assert time.monotonic() - began < 4  # the two looks themselves take most of it
+    assert time.monotonic() - began < patient(4)  # the two looks themselves take most of it
     told = {
         "flows": rf"flows of bridge {agents.bridge}: \d+ deleted",
         "tunnel": rf"port vxlan-\w+ of bridge {agents.bridge} was taken out",
@@ -146,6 +148,7 @@ def test_foreign_objects_stay_as_they_are_while_ours_come_and_go(agents: Agents)
         lab.exec("h1", ["ip", "link", "delete", "theirs0"])
 
 
+@pytest.mark.datapath
 @pytest.mark.parametrize("manager", ["with the manager", "without the manager"])
 def test_an_agent_killed_and_started_again_loses_no_packet(agents: Agents, manager: str) -> None:
     lab = agents.lab
@@ -188,6 +191,7 @@ def test_an_agent_that_is_upgraded_changes_flows_without_losing_a_packet(agents:
     assert seen["sent"] > 100
 
 
+@pytest.mark.datapath
 def test_a_vswitchd_that_restarts_gets_its_flows_back_and_nobody_is_parked(agents: Agents) -> None:
     lab = agents.lab
     before = agents.port("e1")["location_version"]
@@ -199,6 +203,7 @@ def test_a_vswitchd_that_restarts_gets_its_flows_back_and_nobody_is_parked(agent
     assert agents.port("e1")["location_version"] == before
 
 
+@pytest.mark.datapath
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_of_vswitchd_costs_what_its_own_restart_takes_and_little_more(agents: Agents, number: int) -> None:
     lab = agents.lab
@@ -211,8 +216,10 @@ def test_a_restart_of_vswitchd_costs_what_its_own_restart_takes_and_little_more(
     time.sleep(2)
     seen = lab.stop_ping(ping)
     print(f"vswitchd was away for {away_ms:.0f} ms; gap {seen['gap_ms']:.0f} ms, {seen['lost']} of {seen['sent']} lost")
-    assert 0 < seen["lost"] <= away_ms / 5 + 100, "half a second for flows of a few ports is generous"
-    assert seen["gap_ms"] < away_ms + 500
+    if lab.datapath != "system":  # the kernel forwards by the flows that it has while vswitchd is away
+        assert seen["lost"] > 0
+    assert seen["lost"] <= away_ms / 5 + patient(100), "half a second for flows of a few ports is generous"
+    assert seen["gap_ms"] < away_ms + patient(500)
     assert seen["duplicates"] == 0
     assert within(5, lambda: agents.verify("h1")[0] == 0)
 
@@ -277,6 +284,7 @@ sendp(Ether(src="02:00:00:00:66:66", dst="ff:ff:ff:ff:ff:ff") / IP(dst="10.10.0.
 """
 
 
+@pytest.mark.datapath
 def test_frames_that_a_vif_must_not_send_are_counted_with_the_reason(agents: Agents) -> None:
     agents.lab.exec("e1", [sys.executable, "-c", SPOOF])
 

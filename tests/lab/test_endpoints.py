@@ -55,6 +55,7 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
+@pytest.mark.datapath
 def test_a_container_and_an_interface_of_a_host_reach_each_other(lab: Lab) -> None:
     assert within(5, lambda: reach(lab, "h1", "c1", "10.10.0.2"))
     inside = lab.exec("h1", ["ip", "netns", "exec", "c1", "ip", "-br", "address", "show", "eth0"]).stdout
@@ -113,6 +114,7 @@ def test_a_port_held_elsewhere_is_refused_and_its_device_not_made(lab: Lab) -> N
     assert agent(lab, "h2", "vif", "explain", C1, code=1)["state"] == "unplugged"
 
 
+@pytest.mark.datapath
 def test_a_physical_host_behind_a_nic_speaks_as_its_port(lab: Lab) -> None:
     lab.exec("h1", ["ip", "link", "add", "nic9", "type", "veth", "peer", "name", "wire9"])
     lab.exec("h1", ["ip", "netns", "add", "printer"])

@@ -38,6 +38,7 @@ from hostagent.pipeline.answer import binding
 from hostagent.pipeline.locate import locate
 from hostagent.realize.openflow import OpenFlowConnection, OpenFlowError
 from scripts.labkit.dummy_switch import DummySwitch
+from scripts.labkit.kernel_switch import make_switch
 
 pytestmark = pytest.mark.lab
 
@@ -46,7 +47,7 @@ BRIDGE = "br-of"
 
 @pytest.fixture(scope="module")
 def switch() -> Iterator[DummySwitch]:
-    with DummySwitch() as one:
+    with make_switch() as one:
         one.add_bridge(BRIDGE)
         one.add_port(BRIDGE, "p1")
         yield one
@@ -235,6 +236,7 @@ def test_forms_of_ct_are_those_that_ovs_ofctl_means(switch):
     assert ours == theirs == flows
 
 
+@pytest.mark.datapath
 def test_a_zone_is_emptied_and_others_are_not(switch):
     """Two connections made by frames that the switch is told of, in two zones."""
     flows = [
@@ -470,6 +472,7 @@ def test_a_hundred_thousand_flows_and_one_change_are_quick(switch):
     assert one_s < 0.02
 
 
+@pytest.mark.datapath
 def test_meters_are_made_changed_read_back_and_removed(switch):
     first = {MeterLimit(number=7, rate_kbps=5000, burst_kbit=600), MeterLimit(number=9, rate_kbps=64, burst_kbit=600)}
     faster = MeterLimit(number=7, rate_kbps=400_000_000, burst_kbit=40_000_000)

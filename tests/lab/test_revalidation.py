@@ -17,8 +17,9 @@ from hostagent.pipeline.tables import CANARY
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.realize.unixctl import UnixctlError, await_revalidation, unixctl
 from scripts.labkit.dummy_switch import DummySwitch
+from scripts.labkit.kernel_switch import make_switch
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.datapath]
 
 BRIDGE = "br-of"
 FORWARD = Flow(table=0, priority=1, cookie=1, match=match(in_port=1), actions=(Output(2),))
@@ -27,7 +28,7 @@ FRAME = bytes.fromhex("020000000002 020000000001 88b5") + bytes(46)
 
 @pytest.fixture(scope="module")
 def switch() -> Iterator[DummySwitch]:
-    with DummySwitch() as one:
+    with make_switch() as one:
         one.add_bridge(BRIDGE)
         one.add_port(BRIDGE, "p1")
         one.add_port(BRIDGE, "p2")

@@ -18,9 +18,10 @@ import pytest
 from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from hostagent.tap_drops import REFUSED
 from scripts.labkit import Lab
+from scripts.labkit.patience import patient
 from tests.support.waiting import within
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.datapath]
 
 APPLY = """
 switches: [{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24}]
@@ -123,10 +124,10 @@ def test_a_storm_of_malformed_frames_harms_neither_the_agent_nor_a_neighbour(two
         two.show("h1")
         slowest = max(slowest, time.monotonic() - began)
         lost += not two.reach("good", "10.10.0.3")
-    sent = int(storm.communicate(timeout=30)[0])
+    sent = int(storm.communicate(timeout=patient(30))[0])
     assert sent > 1000
     assert lost == 0
-    assert slowest < 5
+    assert slowest < patient(5)
     same, holds_kb = two.agent()
     assert same == process
     assert holds_kb < held_kb + 30_000
@@ -152,7 +153,7 @@ def test_what_the_storm_claimed_is_bounded_and_takes_nobody_s_address(two: Two) 
 def test_what_is_wiped_by_hand_is_back_within_two_seconds_and_nothing_else_is_touched(two: Two, what: str) -> None:
     assert within(40, lambda: two.verified("h1"))
     two.lab.exec("h1", ["ovs-vsctl", "--may-exist", "add-br", "br-other", "--", "set", "Bridge", "br-other",
-                        "datapath_type=netdev"])  # fmt: skip
+                        f"datapath_type={two.lab.datapath}"])  # fmt: skip
     time.sleep(1.2)
     stays = {
         "one flow": f"table={Table.FLOOD}",
@@ -177,7 +178,7 @@ def test_what_is_wiped_by_hand_is_back_within_two_seconds_and_nothing_else_is_to
     began = time.monotonic()
     assert within(2, lambda: two.reach("good", "10.10.0.3"))
     assert within(2, lambda: two.verified("h1"))
-    assert time.monotonic() - began < 5, "the two looks themselves take most of it"
+    assert time.monotonic() - began < patient(5), "the two looks themselves take most of it"
     after = durations(two.ofctl("dump-flows", stays))
     kept = [key for key in counted if key in after and after[key] > counted[key]]
     assert len(kept) == len(counted), "they were installed once, and not again"

@@ -14,7 +14,7 @@ from scripts.labkit import Lab
 from tests.support.tcp_copy import copies
 from tests.support.waiting import within
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.datapath]
 
 TUNNELS = [kind.value for kind in NetworkType if kind.tunneled]
 # sw-a and sw-b share a PNIC where there is one; with two, each has its own

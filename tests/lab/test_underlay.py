@@ -121,6 +121,7 @@ def settled(three: Three) -> None:
         pytest.fail(f"what an earlier test broke is not whole again: {told}")
 
 
+@pytest.mark.datapath
 def test_first_frame_to_each_peer_arrives_and_tcp_fills_the_mtu(three: Three) -> None:
     number = 40
     for source, host in (("e1", "h2"), ("e2", "h3"), ("e3", "h1")):
@@ -135,6 +136,7 @@ def test_first_frame_to_each_peer_arrives_and_tcp_fills_the_mtu(three: Three) ->
         assert {peer["mtu_passed"] for peer in three.peers(host).values()} == {1650}
 
 
+@pytest.mark.datapath
 def test_a_peer_that_is_gone_is_sent_nothing_and_comes_back_at_once(three: Three) -> None:
     three.cable("h2", "down")
     try:
@@ -170,6 +172,7 @@ def test_a_host_that_is_cut_off_says_so_and_goes_on_sending(three: Three) -> Non
     assert within(15, three.all_up)
 
 
+@pytest.mark.datapath
 def test_one_direction_that_is_cut_is_noticed_at_both_ends(three: Three) -> None:
     with three.one_way(source="h2", destination="h1"):
         assert within(
@@ -181,6 +184,7 @@ def test_one_direction_that_is_cut_is_noticed_at_both_ends(three: Three) -> None
     assert three.reach("e1", 2)
 
 
+@pytest.mark.datapath
 def test_a_dead_agent_is_no_dead_tunnel_but_a_dead_switch_is(three: Three) -> None:
     three.lab.stop_daemon("h2", "hostagent", number=signal.SIGKILL)
     try:
@@ -197,6 +201,7 @@ def test_a_dead_agent_is_no_dead_tunnel_but_a_dead_switch_is(three: Three) -> No
     assert within(15, three.all_up)
 
 
+@pytest.mark.datapath
 def test_after_a_restart_of_vswitchd_vtep_routes_and_peers_are_back(three: Three) -> None:
     three.lab.stop_daemon("h1", "ovs-vswitchd")
     three.lab.start_daemon("h1", "ovs-vswitchd")
@@ -230,6 +235,7 @@ def test_an_agent_that_is_restarted_goes_on_sparing_a_peer_that_is_gone(three: T
         three.cable("h2", "up")
 
 
+@pytest.mark.datapath
 def test_a_path_that_is_too_narrow_keeps_a_network_from_that_host_and_says_why(three: Three) -> None:
     three.lab.exec("fabric", ["ip", "link", "set", "h2-pnic0", "mtu", "1590"])
     try:
@@ -253,6 +259,7 @@ def test_a_path_that_is_too_narrow_keeps_a_network_from_that_host_and_says_why(t
     three.lab.exec("mgr", ["netmgr", "network", "delete", "wide"])
 
 
+@pytest.mark.datapath
 def test_a_peer_that_comes_back_with_another_mac_is_found(three: Three) -> None:
     uplink = three.uplink("h2")
     three.lab.exec("h2", ["ovs-vsctl", "set", "Bridge", uplink, "other_config:hwaddr=02:aa:bb:cc:dd:02"])

@@ -11,9 +11,10 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from scripts.labkit.patience import patient
 from tests.support.waiting import within
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.datapath]
 
 TWO_FAMILIES = """
 switches:
@@ -72,7 +73,7 @@ def test_switches_of_both_families_share_a_host_and_its_pnic(make_lab: Callable[
         assert taker.stdout is not None
         assert taker.stdout.readline().strip() == "ready"
         lab.exec(one, ["python3", "-c", GIVE, other, "300000"])
-        assert int(taker.communicate(timeout=10)[0]) == 300000, network
+        assert int(taker.communicate(timeout=patient(10))[0]) == 300000, network
         lab.detach(two)
         lab.detach(one)
     peers = {(one["switch"], one["type"]): one for one in show(lab, "h1")["peers"]}

@@ -30,7 +30,8 @@ class Street:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.netmgr("apply", "-f", "/dev/stdin", "--wait", "realized", input=EXAMPLE.read_text() + HOSTS)
-        lab.exec("h3", ["ovs-vsctl", "add-br", "phys", "--", "set", "bridge", "phys", "datapath_type=netdev"])
+        datapath = f"datapath_type={lab.datapath}"
+        lab.exec("h3", ["ovs-vsctl", "add-br", "phys", "--", "set", "bridge", "phys", datapath])
         lab.exec("h3", ["ovs-vsctl", "add-port", "phys", "pnic0"])
         for number, (name, vlan) in enumerate((("m1", 100), ("m2", 200)), 51):
             ids = {"vif_uuid": str(uuid4()), "mac": f"52:54:00:00:09:{number:02x}"}
@@ -88,6 +89,7 @@ def street() -> Iterator[Street]:
         yield Street(lab)
 
 
+@pytest.mark.datapath
 def test_a_vlan_network_is_realized_and_seen_as_one(street: Street) -> None:
     shown = street.show("h1")
     assert {one["name"]: (one["status"], one["vteps"]) for one in shown["switches"]} == {
@@ -102,6 +104,7 @@ def test_a_vlan_network_is_realized_and_seen_as_one(street: Street) -> None:
     assert street.vsctl("h1", "get", "port", street.trunk("h1"), "trunks").strip() == "[100, 200]"
 
 
+@pytest.mark.datapath
 def test_ports_reach_each_other_and_the_machines_of_their_vlan_at_full_size(street: Street) -> None:
     for endpoint in ("e1", "e2", "g1", "g2"):
         assert within(3, lambda name=endpoint: street.reach(name, "10.20.0.51", "-s", "1472", "-M", "do"))
@@ -111,6 +114,7 @@ def test_ports_reach_each_other_and_the_machines_of_their_vlan_at_full_size(stre
     assert copies(street.lab, "m1", "e1", "10.20.0.51")
 
 
+@pytest.mark.datapath
 def test_each_hears_of_its_own_network_only(street: Street) -> None:
     """All three networks have the same addresses: whose MAC comes with the answer tells who answered."""
     for endpoint, answering in (("e1", "52:54:00:00:00:02"), ("g1", "52:54:00:00:01:02"), ("t1", "52:54:00:00:02:02")):
@@ -121,6 +125,7 @@ def test_each_hears_of_its_own_network_only(street: Street) -> None:
         assert machine in street.lab.exec(endpoint, ["ip", "neigh", "show", "10.20.0.51"]).stdout
 
 
+@pytest.mark.datapath
 @pytest.mark.parametrize("what", ["trunk", "patch", "trunk's VLANs", "trunk's mode", "peer"])
 def test_what_somebody_breaks_is_mended_and_what_is_his_stays(street: Street, what: str) -> None:
     trunk, uplink = street.trunk("h1"), street.uplink("h1")
@@ -196,6 +201,7 @@ def test_a_host_rejects_a_vlan_that_it_carries_already(street: Street) -> None:
     assert within(10, lambda: street.reach("e1", "10.20.0.2"))
 
 
+@pytest.mark.datapath
 def test_with_the_last_vlan_network_the_patch_goes_and_nothing_else(street: Street) -> None:
     street.netmgr("zone", "create", "lane", "--kind", "vlan")
     street.netmgr("switch", "set", "sw-a", "--zone", "a", "--zone", "lane")  # a switch of both kinds

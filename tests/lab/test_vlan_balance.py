@@ -10,7 +10,7 @@ import pytest
 from scripts.labkit import Lab
 from tests.support.waiting import within
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.datapath]
 
 APPLY = """
 zones: [{name: street, kind: vlan}]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from scripts.labkit.patience import patient
+
 if TYPE_CHECKING:
     from scripts.labkit import Lab
 
@@ -43,4 +45,4 @@ def copies(lab: Lab, source: str, destination: str, address: str, *, mib: int = 
         return got == server.stdout.readline()
     finally:
         server.terminate()
-        server.wait(timeout=10)
+        server.wait(timeout=patient(10))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from scripts.labkit.patience import patient
+
 PAUSE_S = 0.05
 
 
 def within(seconds: float, claim: Callable[[], object]) -> bool:
-    """True as soon as *claim* holds; False when it does not within that time."""
-    deadline = time.monotonic() + seconds
+    """True as soon as *claim* holds; False when it does not within that time, longer on a slow machine."""
+    deadline = time.monotonic() + patient(seconds)
     while not claim():
         if time.monotonic() > deadline:
             return False

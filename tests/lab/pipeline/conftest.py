@@ -60,8 +60,7 @@ from netmgr.contract.types import (
     VtepAssignment,
 )
 from scripts.labkit.dummy_switch import DummySwitch
-from scripts.labkit.kernel_switch import KernelSwitch
-from scripts.labkit.switch import choose_datapath
+from scripts.labkit.kernel_switch import make_switch
 
 SPACE = UUID("11111111-2222-3333-4444-555555555555")
 SWITCH = OpaqueSwitch(uuid=UUID("aa" * 16), name="s1", zone_uuids=(), vtep_pool="10.0.0.0/24", pnic_globs=("p0",))
@@ -390,12 +389,11 @@ async def connected(host: Host):  # type: ignore[no-untyped-def]
 @pytest.fixture(scope="module")
 def _hosts() -> Iterator[tuple[dict[str, Host], DummySwitch]]:
     with contextlib.ExitStack() as stack:
-        make = KernelSwitch if choose_datapath(None) == "system" else DummySwitch
-        underlay = stack.enter_context(make())
+        underlay = stack.enter_context(make_switch())
         underlay.add_bridge("under", fail_mode="standalone")
         hosts = {}
         for index in (1, 2, 3):
-            host = Host(name=f"h{index}", switch=stack.enter_context(make()), vtep=f"10.0.0.{index}")
+            host = Host(name=f"h{index}", switch=stack.enter_context(make_switch()), vtep=f"10.0.0.{index}")
             _build(host, underlay, f"u{index}")
             hosts[host.name] = host
         uplink = uplink_bridge(("p0",))
@@ -445,6 +443,7 @@ def fabric(_hosts: tuple[dict[str, Host], DummySwitch]) -> Iterator[Fabric]:
         host.switch.appctl("dpctl/flush-conntrack")
     yield Fabric(hosts, underlay)
     for host in hosts.values():
-        for row in host.switch.interfaces():
-            if {"iface-id", SUBPORT_KEY, TAGGED_KEY} & {key for key, _ in row["external_ids"][1]}:
-                host.switch.vsctl("del-port", row["name"])
+        ours = {"iface-id", SUBPORT_KEY, TAGGED_KEY}
+        ports = [row["name"] for row in host.switch.interfaces() if ours & {key for key, _ in row["external_ids"][1]}]
+        if ports:
+            host.switch.vsctl(*(word for name in ports for word in ("--", "del-port", name)))

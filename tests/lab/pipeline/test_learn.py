@@ -79,9 +79,17 @@ def test_a_learned_address_is_answered_on_the_askers_host_and_crosses_nothing(gu
     guests.crossed("h2")
     guests.say("c", "h2", arp(3, "10.1.0.3", V4), ns(3, "fd00::3", V6))
     answers = [Ether(frame) for frame in guests.hear("c", "h2")]
-    assert [(answer.src, answer.dst) for answer in answers] == [(mac(1), mac(3))] * 2
-    assert (answers[0][ARP].psrc, answers[1][ICMPv6ND_NA].tgt) == (V4, V6)
-    assert guests.crossed("h2") == 0
+    assert {(answer.src, answer.dst) for answer in answers} == {(mac(1), mac(3))}
+    assert answers[0][ARP].psrc == V4
+    if guests.hosts["h2"].switch.datapath == "system":  # writes no advertisements: the owner is asked, alone
+        assert len(answers) == guests.crossed("h2") == 1
+        (question,) = (Ether(frame) for frame in guests.hear("a", "h1"))
+        assert (question.dst, question[ICMPv6ND_NS].tgt) == (mac(1), V6)
+        assert guests.hear("b", "h1") == []
+    else:
+        assert answers[1][ICMPv6ND_NA].tgt == V6
+        assert len(answers) == 2
+        assert guests.crossed("h2") == 0
 
 
 def test_of_two_guests_with_one_address_the_first_keeps_working_and_the_second_is_seen(guests):

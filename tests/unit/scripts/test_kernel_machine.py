@@ -17,6 +17,7 @@ MACHINE = Machine(
     initrd=Path("/c/machine.img"),
     modules=Path("/c/lib/modules"),
     out=Path("/repo/build/out"),
+    place=Path("/repo/build/out/2"),
     socket=Path("/tmp/x/files.sock"),
 )
 
@@ -33,12 +34,13 @@ def test_init_is_told_where_results_go_and_modules_are() -> None:
     words = qemu(MACHINE)
     told = words[words.index("-append") + 1].split()
     assert "OUT=/repo/build/out" in told
+    assert "JOB=/repo/build/out/2/job" in told
     assert "MODULES=/c/lib/modules" in told
 
 
 def test_the_job_keeps_the_exit_status_and_every_word_of_its_command(tmp_path: Path) -> None:
     command = ["sh", "-c", 'echo "$1 in $(pwd) on $WHERE"; exit 7', "sh", "it's two words"]
-    text = job(command, directory=tmp_path, environment={"WHERE": "a 'kernel'"}, out=tmp_path)
+    text = job(command, directory=tmp_path, environment={"WHERE": "a 'kernel'"}, place=tmp_path)
     # what only a machine's first process may do is left out; the rest runs here as it stands
     host = ("ulimit", "hostname", "ip link", "modprobe", "sync", "exec busybox")
     lines = [line.replace("/run/said", f"{tmp_path}/said") for line in text.splitlines() if not line.startswith(host)]
