@@ -212,7 +212,8 @@ class Loop:
         if desired.host is not None:
             assert desired.host.uuid == parts.host_uuid
             pauses.append(self._say(desired, observed, steps=steps, pending=pending, now=now))
-        unlit = {bridge for step in steps if (bridge := getattr(step, "bridge", None)) is not None}
+        # Not what libvirt is still to be told: it may be waiting, in a hook, for this very answer.
+        unlit = {getattr(step, "bridge", None) for step in steps if not at_libvirt(step)}
         lit = {name for name, flows in observed.flows.items() if not isinstance(flows, Unread) and name not in unlit}
         parts.news.turned(lit_bridges=lit, settled=count if all(map(at_libvirt, pending)) else None)
         return _first(pauses)
