@@ -279,8 +279,9 @@ def test_the_view_of_a_host_is_served_to_those_of_its_ca(agents: Agents) -> None
 
 
 SPOOF = """
-from scapy.all import IP, Ether, sendp
-sendp(Ether(src="02:00:00:00:66:66", dst="ff:ff:ff:ff:ff:ff") / IP(dst="10.10.0.2"), iface="eth0", count=7, verbose=0)
+from scapy.all import IP, UDP, Ether, sendp
+frame = Ether(src="02:00:00:00:66:66", dst="ff:ff:ff:ff:ff:ff") / IP(dst="10.10.0.2") / UDP()
+sendp(frame, iface="eth0", count=7, verbose=0)
 """
 
 

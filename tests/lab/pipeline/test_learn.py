@@ -142,7 +142,7 @@ def test_what_is_denied_is_copied_where_it_names_another_port_be_it_here_or_else
     host = guests.hosts["h1"]
     assert {signal[1] for signal in host.signals} == {Table.RIVAL}
     assert copied(guests, ("d", arp(4, "10.1.0.77", V4)), ("d", na(4, "fd00::77"))) == [], "nobody's"
-    stolen = [("d", bytes(Ether(src=mac(n), dst=ALL) / IP(src="10.1.0.4") / b"x")) for n in (1, 5, 77)]
+    stolen = [("d", bytes(Ether(src=mac(n), dst=ALL) / IP(src="10.1.0.4") / UDP() / b"x")) for n in (1, 5, 77)]
     copied(guests, *stolen)
     assert [signal[3][6:12].hex(":") for signal in host.signals] == [mac(1), mac(5)], "77 is nobody's"
     guests.hush("h1", "d")
