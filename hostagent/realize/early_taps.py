@@ -8,8 +8,10 @@ guest that comes may cost the host's tunnels some milliseconds. Seen on two busy
 a ping every 2 ms through a tunnel: plugged, then set up, 42 lost, in pieces of up to 20 ms; set up, then plugged, 25;
 set up and made promiscuous, then plugged, none.
 
-So both is done as soon as the kernel tells of the tap. libvirt takes ten milliseconds or more from there to the plug,
-and what comes then changes nothing. A tap is known by its MAC, which libvirt makes of the guest's.
+So both is done as soon as the kernel tells of the tap, but for a few milliseconds: libvirt has changed it twice by then
+(made, given its MAC), and what that sets off should be over. From there to the plug libvirt takes ten milliseconds or
+more, and what comes then changes nothing. What making the tap itself costs stays: of 9 moves of a guest, two lost a
+request or two at that moment. A tap is known by its MAC, which libvirt makes of the guest's.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ log = structlog.get_logger(__name__)
 _RTMGRP_LINK = 0x1
 _IFF_UP, _IFF_PROMISC = 0x1, 0x100
 _MOST = 1 << 16
+_AFTER_S = 0.005
 
 
 class EarlyTaps:
@@ -39,6 +42,7 @@ class EarlyTaps:
     def __init__(self, wanted: Callable[[str], bool]) -> None:
         self._wanted = wanted
         self._kernel: socket.socket | None = None
+        self._due: set[int] = set()  # links that were seen and are not ready yet
 
     def watch(self) -> None:
         """Begin, or go on. Without the kernel's ear nothing is lost but those milliseconds."""
@@ -60,7 +64,6 @@ class EarlyTaps:
             self._kernel = None
 
     def _hear(self, kernel: socket.socket) -> None:
-        done = set()
         while True:
             try:
                 data = kernel.recv(_MOST)
@@ -71,8 +74,14 @@ class EarlyTaps:
                     raise
                 continue
             for link in links_told(data):
-                if link.index not in done and not link.flags & _IFF_UP and self._wanted(link.mac):
-                    done.add(link.index)
-                    with suppress(OSError):  # gone already
-                        kernel.send(flags_request(link.index, _IFF_UP | _IFF_PROMISC))
-                    log.info("tap: ready before it is plugged", name=link.name)
+                if link.index not in self._due and not link.flags & _IFF_UP and self._wanted(link.mac):
+                    self._due.add(link.index)
+                    asyncio.get_running_loop().call_later(_AFTER_S, self._make_ready, link.index, link.name)
+
+    def _make_ready(self, index: int, name: str) -> None:
+        self._due.discard(index)
+        if self._kernel is None:
+            return
+        with suppress(OSError):  # gone already
+            self._kernel.send(flags_request(index, _IFF_UP | _IFF_PROMISC))
+        log.info("tap: ready before it is plugged", name=name)
