@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import socket
 import struct
 import subprocess
 import tempfile
@@ -138,6 +139,14 @@ class DummySwitch:
         self._read[port] = len(frames)
         return frames[skip:]
 
+    def turn(self) -> None:
+        """Return when the switch has gone once around its loop: what it had been given by now, it has seen."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_START_S)
+            connection.connect(f"{self.rundir}/ovs-vswitchd.ctl")
+            connection.sendall(b'{"id":0,"method":"version","params":[]}')
+            connection.recv(4096)
+
     def _start(self, program: str, *arguments: str) -> None:
         control, log = self.rundir / f"{program}.ctl", self.rundir / f"{program}.log"
         quiet = ("--verbose=console:off", "--verbose=syslog:off")
@@ -172,9 +181,9 @@ class DummySwitch:
 
 def wire(one: tuple[DummySwitch, str], other: tuple[DummySwitch, str]) -> None:
     """Join a dummy port of *one* switch with one of *other*, by a socket."""
-    socket = f"{one[0].rundir}/{one[1]}.wire"
-    one[0].vsctl("set", "Interface", one[1], f'options:pstream="punix:{socket}"')
-    other[0].vsctl("set", "Interface", other[1], f'options:stream="unix:{socket}"')
+    cable = f"{one[0].rundir}/{one[1]}.wire"
+    one[0].vsctl("set", "Interface", one[1], f'options:pstream="punix:{cable}"')
+    other[0].vsctl("set", "Interface", other[1], f'options:stream="unix:{cable}"')
 
 
 def _read_pcap(data: bytes) -> Iterator[bytes]:

@@ -67,6 +67,8 @@ SWITCH = OpaqueSwitch(uuid=UUID("aa" * 16), name="s1", zone_uuids=(), vtep_pool=
 VLANS = (100, 200)  # that the hosts' trunks carry
 OVS_TYPES = {NetworkType.VXLAN: "vxlan", NetworkType.GENEVE: "geneve", NetworkType.NVGRE: "gre"}
 
+_WAYS = 6  # of a frame from switch to switch, there and back
+
 
 def named(name: str) -> UUID:
     """The UUID of whatever the tests call *name*."""
@@ -363,11 +365,20 @@ class Fabric:
 
     def hear(self, name: str, host: str) -> list[bytes]:
         """What arrived at the tap of *name* on *host* since the last call."""
+        self._pass_on()
         return self.hosts[host].switch.sent(f"{name}-{host}")
 
     def crossed(self, host: str) -> int:
         """Frames that *host* has sent to the underlay since the last call."""
+        self._pass_on()
         return len(self.hosts[host].switch.sent("p0"))
+
+    def _pass_on(self) -> None:
+        """However busy the machine: what is on its way has been through the sender's switch, the underlay and the
+        receiver's, and back, if it is sent on."""
+        for _ in range(_WAYS):
+            for switch in (*(host.switch for host in self.hosts.values()), self.underlay):
+                switch.turn()
 
 
 @contextlib.asynccontextmanager
