@@ -26,7 +26,7 @@ from hostagent.health import host_report, measuring, rejections
 from hostagent.host import Host
 from hostagent.model import Desired, Observed, Step, Unread
 from hostagent.motion import Motion
-from hostagent.network_steps import NetworkSteps, at_libvirt, can_wait
+from hostagent.network_steps import NetworkSteps, at_libvirt, can_wait, missed
 from hostagent.news import News
 from hostagent.plan import plan
 from hostagent.presence import due_claims, due_releases, seen_vifs
@@ -88,7 +88,7 @@ class Loop:
         self.beat = time.monotonic()
         """When the loop last came round."""
         self.in_sync = False
-        """True when nothing wanted was unrealized at the last look."""
+        """True when nothing wanted was unrealized at the last look, but for what nobody has to wait for."""
 
     async def run(self) -> None:
         news = self._parts.news
@@ -244,7 +244,7 @@ class Loop:
         )
         refused += tuple((ref, sentence) for ref, sentence in more if ref not in known)
         whole = is_whole(observed) and parts.informed()
-        self.in_sync = whole and not steps and not refused
+        self.in_sync = whole and not refused and not missed(steps, parts.failures)
         waits = parts.host.awaits_networks or parts.host.settling or measuring(desired=desired, observed=observed)
         if whole and not pending and not waits:
             parts.reporting.acknowledge(parts.state.revision, refused)

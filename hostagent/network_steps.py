@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hostagent.host import Host
 from hostagent.model import DefineNetwork, KeepNetwork, RemoveNetwork, Step
 from hostagent.progress import Failures
 from hostagent.steps import log_steps
 
-__all__ = ["NetworkSteps", "at_libvirt", "can_wait"]
+__all__ = ["NetworkSteps", "at_libvirt", "can_wait", "missed"]
 
 _KEEP_S = 0.2
 
@@ -28,6 +28,11 @@ def at_libvirt(step: Step) -> bool:
 def can_wait(step: Step) -> bool:
     """True for steps without which the host carries what it is to carry all the same."""
     return isinstance(step, KeepNetwork)
+
+
+def missed(steps: Iterable[Step], failures: Failures) -> list[Step]:
+    """Of planned *steps*, those for want of which the host is not in sync: not what can wait, unless it has failed."""
+    return [step for step in steps if not can_wait(step) or failures.failed(step)]
 
 
 class NetworkSteps:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from hostagent.model import DefineNetwork, KeepNetwork, Step
-from hostagent.network_steps import NetworkSteps
+from hostagent.network_steps import NetworkSteps, missed
 from hostagent.progress import Failures
 
 DEFINE = DefineNetwork(uuid=uuid4(), name="blue", bridge="osw-1", mtu=1450)
@@ -47,6 +47,14 @@ def test_what_libvirt_is_to_keep_waits_a_moment_and_what_guests_wait_for_does_no
         steps.close()
 
     asyncio.run(main())
+
+
+def test_a_host_is_in_sync_while_libvirt_is_still_to_keep_a_network_but_not_when_it_refused_to() -> None:
+    failures = Failures()
+    assert missed([DEFINE, KEEP], failures) == [DEFINE]
+    assert missed([KEEP], failures) == []
+    failures.note([KEEP], [(KEEP, "libvirt refused")], now=0.0)
+    assert missed([KEEP], failures) == [KEEP]
 
 
 def test_every_network_has_its_moment_also_after_one_that_went_before_its_own_was_over() -> None:
