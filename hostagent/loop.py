@@ -253,7 +253,9 @@ class Loop:
             return hold_s
         report = host_report(desired=desired, observed=seen, openflow_alive=parts.host.alive(), steps=steps)
         report = replace(report, repairs=self._repairs.latest(), repairs_total=self._repairs.total)
-        parts.reporting.tell(report, refusals=parts.claims.refusals, missing=parts.endpoints.missing)
+        parts.reporting.tell(
+            report, in_sync=self.in_sync, refusals=parts.claims.refusals, missing=parts.endpoints.missing
+        )
         return None
 
 

@@ -30,7 +30,9 @@ class Reporting:
         self.report = HostReport()
         """The host as last reported."""
         self.on_change: list[Callable[[], None]] = []
-        """Called after each report that says something new, and when the stream comes or goes."""
+        """Called after each report that says something new, when the host falls out of sync or is in sync again,
+        and when the stream comes or goes."""
+        self._in_sync = False
 
     def acknowledge(self, revision: int, refused: Rejections) -> None:
         """Everything up to *revision* is realized, but for what is *refused*."""
@@ -47,8 +49,13 @@ class Reporting:
         self._busy_since = now if self._busy_since is None else self._busy_since
         return self._busy_since + _HALF_DONE_S - now
 
-    def tell(self, report: HostReport, *, refusals: Mapping[UUID, str], missing: Mapping[UUID, str]) -> None:
-        """The host fares so; a dark VIF's reason is why the manager refused it, or why its endpoint is not there."""
+    def tell(
+        self, report: HostReport, *, in_sync: bool, refusals: Mapping[UUID, str], missing: Mapping[UUID, str]
+    ) -> None:
+        """The host fares so; a dark VIF's reason is why the manager refused it, or why its endpoint is not there.
+
+        Whether the host is *in_sync* is not in the report, but those that look on here wait for it.
+        """
         vifs = tuple(
             replace(vif, reason=reason)
             if vif.state is VifState.DARK and (reason := missing.get(vif.vif_uuid) or refusals.get(vif.vif_uuid, ""))
@@ -56,9 +63,11 @@ class Reporting:
             for vif in report.vifs
         )
         report = replace(report, vifs=vifs)
-        if report != self.report:
-            self.report = report
+        news, flipped = report != self.report, in_sync != self._in_sync
+        self.report, self._in_sync = report, in_sync
+        if news:
             self._sync.report(report)
+        if news or flipped:
             self._changed()
 
     def on_connection(self, connected: bool) -> None:
