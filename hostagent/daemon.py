@@ -12,10 +12,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
@@ -69,17 +67,7 @@ def run_daemon(settings: Settings, *, view_port: int | None, log_level: str) -> 
         raise DaemonError(str(error)) from None
     sys.setswitchinterval(_SWITCH_S)
     _spare_the_collector()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(settings, identity, view_port))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where it is installed: every message costs less there. None is asyncio's own."""
-    try:
-        factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
-    except ImportError:
-        return None
-    return factory
+    asyncio.run(_run(settings, identity, view_port))
 
 
 async def _run(settings: Settings, identity: Identity, view_port: int | None) -> None:
