@@ -45,13 +45,14 @@ v6 = lambda nh, body: b"\\x60\\0\\0\\0" + len(body).to_bytes(2, "big") + bytes([
 arp = lambda: bytes.fromhex("0001080006040001") + mac + bytes([10, 66]) + chance.randbytes(2) + bytes(10)
 dhcp = b"\\x45\\0\\1\\x20" + bytes(5) + b"\\x11" + bytes(10) + bytes.fromhex("0044004301100000")
 dhcp += b"\\1\\1\\6\\0" + bytes(232) + b"\\x63\\x82\\x53\\x63"
+whole = b"\\x45\\0\\0\\x28" + bytes(4) + b"\\x40\\xfd" + bytes(30)  # an IPv4 packet with nothing wrong but its sender
 def frames():
     yield every + mac + b"\\x08\\x06" + arp()
     yield every + mac + b"\\x08\\x06" + arp()[:chance.randrange(28)]
     yield cast + mac + b"\\x86\\xdd" + v6(58, b"\\x88\\0" + chance.randbytes(chance.randrange(40)))
     yield cast + mac + b"\\x86\\xdd" + v6(58, b"\\x87\\0\\0\\0")[:chance.randrange(14, 60)]
     yield every + mac + b"\\x81\\0\\0\\5\\x81\\0\\0\\6\\x08\\0" + bytes(40)
-    yield every + b"\\2" + chance.randbytes(5) + b"\\x08\\0" + bytes(40)
+    yield every + b"\\2" + chance.randbytes(5) + b"\\x08\\0" + whole
     yield every + mac + b"\\x08\\0" + bytes(8900)
     yield every + mac + b"\\x08\\0" + dhcp + chance.randbytes(chance.randrange(300))
     yield every + mac + b"\\x08\\0" + dhcp + b"\\x35\\1\\7" + b"\\xff" * chance.randrange(60)
