@@ -89,6 +89,7 @@ class Agent:
             on_phases=self._phases_changed,
             records=state.records,
             subports=state.subports,
+            parents=state.parents,
         )
         self.guests = Guests(motion=self.motion, port_by_vif=state.port_by_vif, parents=state.parents)
         self.claims = Claims(

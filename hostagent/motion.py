@@ -64,9 +64,11 @@ class Motion:
         on_phases: Callable[[frozenset[UUID]], None],
         records: Records | None = None,
         subports: Mapping[UUID, Collection[UUID]] | None = None,
+        parents: Mapping[UUID, UUID] | None = None,
     ) -> None:
         self._host = host
         self._subports = {} if subports is None else subports  # by their parent
+        self._parents = {} if parents is None else parents  # by their sub-port
         self._manager = manager
         self._relay_s = relay_s
         self._on_phases = on_phases
@@ -130,7 +132,7 @@ class Motion:
             location = self._states[port].location
             if isinstance(effect, StartRelayTimer):
                 self._start_timer(port)
-            elif location is None or self._is_subport(port):
+            elif location is None or port in self._parents:
                 continue  # the manager hears of the parent
             elif isinstance(effect, SendActivated):
                 self._manager.activated(location)
@@ -150,9 +152,6 @@ class Motion:
             log.info("port: phase", port=str(port_uuid), phase=after.phase.value, was=before.phase.value)
             yield None
         yield from effects
-
-    def _is_subport(self, port_uuid: UUID) -> bool:
-        return any(port_uuid in below for below in self._subports.values())
 
     def release(self, location: Location, why: ReleaseReason) -> None:
         """Tell the manager that the guest left, once for each version of the location, and again on each stream."""
@@ -174,7 +173,7 @@ class Motion:
             if location is not None and location.version == version:
                 self._manager.release(location, why)
         for port_uuid, state in self._states.items():
-            for effect in () if self._is_subport(port_uuid) else restate(state, host=self._host):
+            for effect in () if port_uuid in self._parents else restate(state, host=self._host):
                 if isinstance(effect, SendActivated) and state.location is not None:
                     self._manager.activated(state.location)
 

@@ -201,15 +201,17 @@ class Told:
 
 
 def guests_of(wanted: Desired, told: Told) -> tuple[Motion, Guests]:
+    parents = {G.uuid: OUTER.uuid, R.uuid: OUTER.uuid}
     motion = Motion(
         host=named("h1"),
         manager=told,
         relay_s=60,
         on_phases=told.changes.append,
         subports={OUTER.uuid: {G.uuid, R.uuid}},
+        parents=parents,
     )
     ports = {one.vif_uuid: one.uuid for one in wanted.ports.values() if one.vif_uuid is not None}
-    guests = Guests(motion=motion, port_by_vif=ports, parents={G.uuid: OUTER.uuid, R.uuid: OUTER.uuid})
+    guests = Guests(motion=motion, port_by_vif=ports, parents=parents)
     for uuid, where in wanted.locations.items():
         motion.located(uuid, where)
     observed = host(world())
