@@ -32,7 +32,7 @@ import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from netmgr.contract.types import LearnedSource
@@ -46,6 +46,9 @@ AGE_S: Final = 1800.0
 HUSH_S: Final = 30.0
 _OF_A_PORT: Final = (30.0, 1.0)  # copies at once, and per second
 _OF_A_NETWORK: Final = (100.0, 10.0)
+
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,15 @@ class _Port:
     leased_until: dict[str, float] = field(default_factory=dict)
     rivals: dict[Claimed | str, float] = field(default_factory=dict)  # others' addresses, MACs -> when last used
 
+    def note(self, table: dict[K, float], what: K, *, most: int, now: float) -> bool:
+        """*what* is in *table* since now, unless *most* others are: then the port is hushed. True where it is news."""
+        news = what not in table
+        if news and len(table) >= most:
+            self.bucket.hushed_until = now + HUSH_S
+            return False
+        table[what] = now
+        return news
+
     def forget(self, address: str) -> None:
         del self.seen[address], self.sources[address], self.owners[address]
         self.leased_until.pop(address, None)
@@ -174,22 +186,12 @@ class Learning:
     def hear_mac(self, port: UUID, mac: str, *, now: float) -> bool:
         """A frame of *mac*, which the switch does not know yet, came out of *port*; True as of `hear`."""
         known = self._of(port, now)
-        news = mac not in known.macs
-        if news and len(known.macs) >= MACS_MAX:
-            known.bucket.hushed_until = now + HUSH_S
-            return False
-        known.macs[mac] = now
-        return news
+        return known.note(known.macs, mac, most=MACS_MAX, now=now)
 
     def hear_rival(self, port: UUID, what: Claimed | str, *, now: float) -> bool:
         """The guest of *port* uses an address or a MAC that is another port's; True as of `hear`."""
         known = self._of(port, now)
-        news = what not in known.rivals
-        if news and len(known.rivals) >= RIVALS_MAX:
-            known.bucket.hushed_until = now + HUSH_S
-            return False
-        known.rivals[what] = now
-        return news
+        return known.note(known.rivals, what, most=RIVALS_MAX, now=now)
 
     def lease(self, port: UUID, address: str, *, mac: str = "", seconds: int | None, now: float) -> bool:
         """A server has granted *address* to *mac* of *port*, for *seconds* or for ever; True as of `hear`."""
