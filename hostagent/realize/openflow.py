@@ -22,7 +22,7 @@ import asyncio
 import itertools
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from hostagent.flow import Action, Flow, Match
 from hostagent.model import MeterLimit
@@ -422,7 +422,8 @@ class _Wire(asyncio.Protocol):
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer
