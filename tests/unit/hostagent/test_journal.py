@@ -18,18 +18,7 @@ from hostagent.state import State, StateError, VifRecord
 from hostagent.sync_client import SyncClient
 from netmgr.contract.types import Object, TransportZone, ZoneKind
 
-IDENTITY = Identity(
-    host_uuid=uuid4(),
-    host_name="h1",
-    managers=("192.0.2.1:7444",),
-    manager_name="netmgr",
-    pnics=(),
-    datapath="system",
-    view_address="",
-    ca_pem=b"",
-    cert_pem=b"",
-    key_pem=b"",
-)
+IDENTITY = Identity(host_uuid=uuid4(), host_name="h1", managers=("192.0.2.1:7444",))
 
 
 class Quiet:

@@ -28,18 +28,7 @@ class Quiet:
 
 
 def client(tmp_path: Path) -> SyncClient:
-    identity = Identity(
-        host_uuid=uuid4(),
-        host_name="h1",
-        managers=("192.0.2.1:7444",),
-        manager_name="netmgr",
-        pnics=(),
-        datapath="system",
-        view_address="",
-        ca_pem=b"",
-        cert_pem=b"",
-        key_pem=b"",
-    )
+    identity = Identity(host_uuid=uuid4(), host_name="h1", managers=("192.0.2.1:7444",))
     state = State(tmp_path / "state.db")
     return SyncClient(identity=identity, state=state, listener=Quiet(), boot_id="b", agent_version="1")
 
