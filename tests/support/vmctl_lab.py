@@ -34,7 +34,8 @@ def ask(lab: Lab, *command: str, code: int = 0) -> Any:
 def another_vmctl(lab: Lab, state_dir: str, *options: str) -> Iterator[list[str]]:
     """One more vmctl on the managers' node, with the hosts of the lab's own; the command that asks it."""
     asking = ["vmctl", "--socket", f"{state_dir}.sock"]
-    lab.exec(MANAGER, ["rm", "-rf", state_dir])  # of a test that failed
+    leftovers = ["find", state_dir, "-mindepth", "1", "-delete"]  # of a test that failed; it may be a mount
+    lab.exec(MANAGER, leftovers, check=False)
     daemon = lab.popen(
         MANAGER,
         [
