@@ -75,7 +75,7 @@ class Agent:
         self.host = Host(
             paths, Events(dirty=self._dirty, packet_in=self._packet_in, domain=self._domain, libvirt=self._libvirt)
         )
-        self.host.expected = lambda name: expected_flows(
+        self.host.switches.expected = lambda name: expected_flows(
             desired=self.desired(), observed=self.host.cached(), bridge=name
         )
         self.sync = SyncClient(
@@ -113,7 +113,7 @@ class Agent:
         self.discovery = Discovery(
             learned=state.learned,
             tell=self.sync.learned,
-            count=self.host.count_table,
+            count=self.host.switches.count_table,
             port_at=self.guests.port_at,
             changed=partial(self._dirty, "hushed"),
         )
@@ -229,7 +229,7 @@ class Agent:
         for turn in itertools.count(1):
             await asyncio.sleep(_PROBE_S)
             self.load.sample(now_s=time.monotonic())
-            await self.host.probe()
+            await self.host.switches.probe()
             if turn % (AUDIT_S // _PROBE_S) == 0:
                 self.host.forget()
                 self._dirty("audit")

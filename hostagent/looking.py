@@ -38,7 +38,7 @@ async def network_flows(host: Host, desired: Desired, *, which: str, table: str)
         raise RealizeError(f"network {which!r} is not carried by this host; those that are: {known}")
     if table and table.upper() not in {*Table.__members__, *(str(number.value) for number in Table)}:
         raise RealizeError(f"table {table!r} is none of the pipeline's: {', '.join(Table.__members__)}")
-    counted = await host.count(switch_bridge(network.switch_uuid))
+    counted = await host.switches.count(switch_bridge(network.switch_uuid))
     names = _names_on(_bridge_of(host, network), desired, network)
     return flow_views(counted, names, key=network_key(network.uuid), table=table)
 

@@ -245,13 +245,15 @@ class Loop:
         refused += tuple((ref, sentence) for ref, sentence in more if ref not in known)
         whole = is_whole(observed) and parts.informed()
         self.in_sync = whole and not refused and not missed(steps, parts.failures)
-        waits = parts.host.awaits_networks or parts.host.settling or measuring(desired=desired, observed=observed)
+        waits = (
+            parts.host.awaits_networks or parts.host.switches.settling or measuring(desired=desired, observed=observed)
+        )
         if whole and not pending and not waits:
             parts.reporting.acknowledge(parts.state.revision, refused)
         hold_s = parts.reporting.hold_s(busy=parts.network_steps.busy or parts.claims.asking, now=now)
         if hold_s > 0:
             return hold_s
-        report = host_report(desired=desired, observed=seen, openflow_alive=parts.host.alive(), steps=steps)
+        report = host_report(desired=desired, observed=seen, openflow_alive=parts.host.switches.alive(), steps=steps)
         report = replace(report, repairs=self._repairs.latest(), repairs_total=self._repairs.total)
         parts.reporting.tell(
             report, in_sync=self.in_sync, refusals=parts.claims.refusals, missing=parts.endpoints.missing

@@ -204,7 +204,7 @@ async def drops_of(agent: Agent) -> list[dict[str, Any]]:
             "packets": drop.packets,
             "reason": drop.reason,
         }
-        for bridge, drops in (await agent.host.drops()).items()
+        for bridge, drops in (await agent.host.switches.drops()).items()
         for drop in drops
     ]
     return denied + _refused(agent, read_refused())

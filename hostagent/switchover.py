@@ -171,7 +171,7 @@ class Switchover:
         compiled = time.monotonic()
         for change in changes:
             try:
-                await self._host.change_flows(change.bridge, delete=change.delete, add=change.add, urgent=True)
+                await self._host.switches.change_flows(change.bridge, delete=change.delete, add=change.add, urgent=True)
             except RealizeError as error:
                 log.warning("phase: left to the loop", reason=error.sentence)
                 break

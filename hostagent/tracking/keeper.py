@@ -55,7 +55,7 @@ class Tracking:
             for port, zone in assign(wanted - held.keys(), held=held, last=self._last).items():
                 network = desired.networks.get(desired.ports[port].network_uuid)
                 if network is not None:
-                    await self._host.flush_zone(switch_bridge(network.switch_uuid), zone)
+                    await self._host.switches.flush_zone(switch_bridge(network.switch_uuid), zone)
                     self._last = zone
                     self._records.put_ct_zone(port, zone)
         except (RealizeError, sqlite3.Error) as error:

@@ -120,7 +120,7 @@ class Probing:
         for probe in self._liveness.due(now=now, able=self._able):
             by_bridge.setdefault(switch_bridge(probe.path.switch), []).append(probe)
         for bridge, probes in by_bridge.items():
-            self._host.packets_out(bridge, map(self._packet, probes))
+            self._host.switches.packets_out(bridge, map(self._packet, probes))
         for switch in self._liveness.unjudged(now=now) - set(self._echoes):
             task = asyncio.create_task(self._hear(switch))
             self._echoes[switch] = task
@@ -130,7 +130,7 @@ class Probing:
         """The switch has told all that had come in before it answers an echo."""
         try:
             asked_at = time.monotonic()
-            if await self._host.echo(switch_bridge(switch), _ECHO_S):
+            if await self._host.switches.echo(switch_bridge(switch), _ECHO_S):
                 self._liveness.heard(switch, asked_at=asked_at)
                 self._judge()
             else:
@@ -171,7 +171,7 @@ class Probing:
 
     def _able(self, path: PathKey) -> bool:
         tunnel = self._tunnels.get((path.switch, path.type), 0)
-        return tunnel > 0 and self._host.connected(switch_bridge(path.switch))
+        return tunnel > 0 and self._host.switches.connected(switch_bridge(path.switch))
 
     def _packet(self, probe: Probe) -> tuple[tuple[Action, ...], bytes]:
         path = probe.path

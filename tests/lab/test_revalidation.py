@@ -102,17 +102,17 @@ def test_a_host_is_settling_from_a_removal_until_no_megaflow_knows_it(switch):
         host = Host(paths, events)
         host.start()
         try:
-            await within(lambda: host.alive().get(BRIDGE, False), host.observe)
+            await within(lambda: host.switches.alive().get(BRIDGE, False), host.observe)
             await host.apply([ChangeFlows(bridge=BRIDGE, delete=(), add=(CANARY, FORWARD))])
-            assert not host.settling, "what is added needs no wait"
+            assert not host.switches.settling, "what is added needs no wait"
             await asyncio.to_thread(switch.receive, "p1", FRAME)
             assert await asyncio.to_thread(forwards, switch)
             assert await host.apply([ChangeFlows(bridge=BRIDGE, delete=(FORWARD,), add=())]) == []
-            assert host.settling
+            assert host.switches.settling
             heard.clear()
-            await within(lambda: not host.settling)
+            await within(lambda: not host.switches.settling)
             assert "settled" in heard
-            assert set(await host.drops()) == {BRIDGE}
+            assert set(await host.switches.drops()) == {BRIDGE}
             assert not await asyncio.to_thread(forwards, switch)
         finally:
             await host.close()

@@ -1,0 +1,288 @@
+"""The switches of our bridges: an OpenFlow connection each, and their flows and meters as last read.
+
+Theory of operation. A bundle that the switch has confirmed is what the switch now holds, so it is put into what was
+read; changes by others come as `on_change` and cause a whole dump.
+
+A bridge's connection exists as long as the bridge does and vswitchd answers. A connection that ends (vswitchd restarts,
+the bridge goes) leaves nothing known of the bridge's flows, and is sought again at once and then every 100 ms, in the
+background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from hostagent.flow import Action, Flow, sharing
+from hostagent.model import ChangeMeters, MeterLimit, Unread
+from hostagent.pipeline.drops import Counted, Drop, drops_of
+from hostagent.pipeline.tables import CANARY
+from hostagent.realize.errors import RealizeError
+from hostagent.realize.openflow import OpenFlowConnection
+from hostagent.realize.unixctl import await_revalidation
+
+__all__ = ["Switches"]
+
+log = structlog.get_logger(__name__)
+
+_RECONNECT_S = 0.1
+_ECHO_S = 2.0
+_REVALIDATION_S = 1.0  # of the switch's own accord, twice over
+
+
+class Switches:
+    """Made on the event loop; `follow` says which bridges are ours. *dirty* is called when there is something new to
+    look at, "flows" or "settled"; *packet_in* with bridge, cookie, table, in_port and frame."""
+
+    def __init__(
+        self, rundir: Path, *, dirty: Callable[[str], None], packet_in: Callable[[str, int, int, int, bytes], None]
+    ) -> None:
+        self._rundir = rundir
+        self._dirty = dirty
+        self._packet_in = packet_in
+        self._bundles: dict[str, int] = {}  # bundles committed by us, by bridge
+        self._flows: dict[str, frozenset[Flow]] = {}
+        self._meters: dict[str, frozenset[MeterLimit]] = {}
+        self._stale: set[str] = set()
+        self._switches: dict[str, OpenFlowConnection] = {}
+        self._why_none: dict[str, str] = {}
+        self._connecting: dict[str, asyncio.Task[None]] = {}
+        self._retry_at: dict[str, float] = {}
+        self._removed_from: set[str] = set()  # bridges whose cached megaflows may still know removed flows
+        self._settling: asyncio.Task[None] | None = None
+        self._closing = False
+        self.expected: Callable[[str], Iterable[Flow]] = lambda _bridge: ()
+        """What a bridge will probably have, when its flows are read for the first time."""
+
+    async def close(self) -> None:
+        self._closing = True
+        tasks = [*self._connecting.values(), *([self._settling] if self._settling is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in list(self._switches.values()):
+            connection.close()
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def flows(self, bridge: str) -> frozenset[Flow] | Unread:
+        """The flows of *bridge* as last read."""
+        known = self._flows.get(bridge) if bridge in self._switches else None
+        return known if known is not None else Unread(self._why_none.get(bridge, "not connected yet"))
+
+    def meters(self) -> dict[str, frozenset[MeterLimit]]:
+        """By bridge: its meters as last read."""
+        return {name: meters for name, meters in self._meters.items() if name in self._switches}
+
+    def forget(self) -> None:
+        """Read everything anew next time."""
+        self._stale.update(self._switches)
+
+    @property
+    def settling(self) -> bool:
+        """True while a frame may still be switched by what was removed: a barrier does not tell of cached megaflows."""
+        return self._settling is not None and not self._settling.done()
+
+    async def drops(self) -> dict[str, tuple[Drop, ...]]:
+        """By bridge: the frames that ended there, by port and reason, as the switch counts them now.
+
+        Raises:
+            RealizeError: a switch did not answer.
+        """
+        return {name: drops_of(await switch.count()) for name, switch in sorted(self._switches.items())}
+
+    async def count(self, bridge: str) -> tuple[Counted, ...]:
+        """The flows of *bridge*, each with what has met it.
+
+        Raises:
+            RealizeError: no connection, or the switch did not answer.
+        """
+        return tuple(await self._switch(bridge).count())
+
+    async def count_table(self, table: int) -> dict[str, tuple[Counted, ...]]:
+        """By bridge: the flows of one *table*, with what has met each.
+
+        Raises:
+            RealizeError: a switch did not answer.
+        """
+        return {name: await switch.count(table) for name, switch in sorted(self._switches.items())}
+
+    def alive(self) -> dict[str, bool]:
+        """By bridge: whether its switch answers; as of now, or of the last `probe`."""
+        return {name: not connection.closed for name, connection in self._switches.items()}
+
+    def connected(self, bridge: str) -> bool:
+        """Whether there is an OpenFlow connection to *bridge*."""
+        return bridge in self._switches
+
+    def packets_out(self, bridge: str, packets: Iterable[tuple[tuple[Action, ...], bytes]]) -> None:
+        """Have the switch do the actions with each frame; lost without a word where there is no connection."""
+        if bridge in self._switches:
+            self._switches[bridge].packets_out(packets)
+
+    async def echo(self, bridge: str, timeout_s: float) -> bool:
+        """Whether the switch of *bridge* answers an echo within *timeout_s*; if not, the connection is ended."""
+        try:
+            await self._switch(bridge).echo(timeout_s)
+        except RealizeError:
+            return False
+        return True
+
+    async def probe(self) -> None:
+        """Ask every switch for an echo; a connection whose switch does not answer is ended."""
+        probes = (connection.echo(_ECHO_S) for connection in list(self._switches.values()))
+        await asyncio.gather(*probes, return_exceptions=True)
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    async def change_flows(
+        self, bridge: str, *, delete: Sequence[Flow], add: Sequence[Flow], urgent: bool = False
+    ) -> None:
+        """One bundle over the open connection; returns when the switch has confirmed it.
+
+        Raises:
+            RealizeError: no connection, or refused.
+        """
+        connection = self._switch(bridge)
+        try:
+            await connection.bundle(delete, add, urgent=urgent)
+        except RealizeError:
+            self._stale.add(bridge)
+            raise
+        self._bundles[bridge] = self._bundles.get(bridge, 0) + 1
+        before = self._flows.get(bridge)
+        if before is None:
+            self._stale.add(bridge)
+            return
+        replaced, ends = {flow.key() for flow in add}, {_end(flow) for flow in add}
+        gone = [flow for flow in before if _end(flow) in ends and flow.key() in replaced]
+        self._flows[bridge] = before.difference(delete, gone).union(add)
+
+    async def flush_zone(self, bridge: str, zone: int) -> None:
+        """Forget all connections in *zone* of the connection tracker that *bridge* uses.
+
+        Raises:
+            RealizeError: no connection, or refused.
+        """
+        await self._switch(bridge).flush_zone(zone)
+
+    async def change_meters(self, step: ChangeMeters) -> None:
+        """Carry *step* out.
+
+        Raises:
+            RealizeError: no connection, or refused.
+        """
+        connection = self._switches.get(step.bridge)
+        if connection is None:
+            raise RealizeError(f"bridge {step.bridge}: not connected; its meters follow when it answers")
+        self._stale.add(step.bridge)  # whatever comes of it: meters are read with flows
+        await connection.change_meters(put=step.put, remove=step.remove)
+
+    def removed_from(self, bridge: str) -> None:
+        """Flows of *bridge* were removed: it settles once no cached megaflow knows them."""
+        self._removed_from.add(bridge)
+        if not self.settling:
+            self._settling = asyncio.create_task(self._settle(), name="revalidation")
+
+    def follow(self, wanted: Iterable[str]) -> None:
+        """These are our bridges, no others."""
+        names = set(wanted)
+        for name in set(self._switches) - names:
+            self._switches.pop(name).close()
+            self._flows.pop(name, None)
+        for name in names - set(self._switches) - set(self._connecting):
+            if time.monotonic() >= self._retry_at.get(name, 0.0):
+                self._connecting[name] = asyncio.create_task(self._connect(name), name=f"openflow-{name}")
+
+    async def read_stale(self) -> None:
+        """Read what others have changed, or what is not known."""
+        for name in sorted(self._stale & set(self._switches)):
+            self._stale.discard(name)
+            bundles = self._bundles.get(name, 0)
+            try:
+                before = self._flows.get(name)
+                found = await self._switches[name].dump(before=before or frozenset())
+                self._flows[name] = sharing(found, before)
+                self._meters[name] = await self._switches[name].meters()
+                if self._bundles.get(name, 0) != bundles:  # committed during the dump: in it or not, who knows
+                    self._stale.add(name)
+            except RealizeError as error:
+                self._flows.pop(name, None)
+                self._why_none[name] = error.sentence
+                self._stale.add(name)
+                asyncio.get_running_loop().call_later(_RECONNECT_S, self._dirty, "flows")
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _switch(self, bridge: str) -> OpenFlowConnection:
+        connection = self._switches.get(bridge)
+        if connection is None:
+            why = self._why_none.get(bridge, "not connected yet")
+            raise RealizeError(f"bridge {bridge}: {why}; its flows follow when it answers")
+        return connection
+
+    async def _settle(self) -> None:
+        while self._removed_from:
+            connection = self._switches.get(self._removed_from.pop())
+            if connection is None:
+                continue  # what forwarded for the bridge is gone with it
+            try:
+                kick = partial(connection.bundle, (), (CANARY,))
+                await await_revalidation(self._rundir, kick=kick)
+            except RealizeError as error:
+                log.warning("revalidation: not confirmed, waited out", bridge=connection.bridge, reason=error.sentence)
+                await asyncio.sleep(_REVALIDATION_S)
+        self._settling = None
+        self._dirty("settled")
+
+    async def _connect(self, name: str) -> None:
+        """Connect in the background: a switch that does not answer must not keep the loop from the others."""
+        try:
+            connection = await OpenFlowConnection.connect(
+                str(self._rundir / f"{name}.mgmt"),
+                bridge=name,
+                on_change=partial(self._flows_changed, name),
+                on_packet_in=partial(self._packet_in, name),
+                on_close=partial(self._switch_lost, name),
+                timeout_s=2.0,
+            )
+            connection.expect(self.expected(name))
+            flows, meters = await connection.dump(), await connection.meters()
+        except RealizeError as error:
+            if self._why_none.get(name) != error.sentence:
+                log.info("openflow: no connection yet", bridge=name, reason=error.sentence)
+            self._why_none[name] = error.sentence
+            self._retry_at[name] = time.monotonic() + _RECONNECT_S
+            asyncio.get_running_loop().call_later(_RECONNECT_S, self._dirty, "flows")
+            return
+        finally:
+            del self._connecting[name]
+        if not connection.closed:
+            log.info("openflow: connected", bridge=name, flows=len(flows))
+            self._why_none.pop(name, None)
+            self._switches[name] = connection
+            self._flows[name], self._meters[name] = flows, meters
+        self._dirty("flows")
+
+    def _flows_changed(self, bridge: str) -> None:
+        self._stale.add(bridge)
+        self._dirty("flows")
+
+    def _switch_lost(self, bridge: str, why: str) -> None:
+        if self._switches.pop(bridge, None) is None or self._closing:
+            return
+        log.warning("openflow: connection lost", bridge=bridge, reason=why)
+        self._flows.pop(bridge, None)
+        self._stale.discard(bridge)
+        self._why_none[bridge] = f"bridge {bridge}: the OpenFlow connection ended ({why})"
+        self._dirty("flows")
+
+
+def _end(flow: Flow) -> int | bytes | None:
+    """A part of its key, quick to compare."""
+    return flow.match[-1].value if flow.match else None
