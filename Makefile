@@ -18,7 +18,7 @@ demo: setup ## three hosts, two zones: ping, copy, live migration, a refused one
 test: setup check ## every test there is
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-test-kernel: setup ## the data plane's tests on the kernel's datapath, in an emulated machine; ARGS='-k tunnel -x'
+test-kernel: setup ## the data plane's tests on the kernel's datapath, in an emulated machine; ARGS='--rest -x'
 	@scripts/test-kernel $(ARGS)
 
 check: ## lint, format, types

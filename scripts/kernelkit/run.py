@@ -5,11 +5,14 @@
     scripts/test-kernel tests/lab/test_ports.py  some tests
     scripts/test-kernel --machines 1 …           one machine; as a rule there are two, which share the tests
     scripts/test-kernel --limit-min 90 …         minutes until it is given up; as a rule 60
+    scripts/test-kernel --rest …                 without the tests that earlier runs of this code have seen pass
     scripts/test-kernel --command ovs-vsctl -V   any command, in one machine
 
-A line is shown for each test when it ends; failures in full, what was skipped and why, and counts come last. What each
-machine says is kept in build/test-kernel/NUMBER/console.log, results in junit.xml there. The exit status is that of
-pytest, or 3 where of some test nothing is known. Whatever ends us (an error, Ctrl-C, SIGKILL) ends the machines.
+A line is shown for each test when it ends; failures in full, what was skipped and why, minutes and outcomes of each
+file, and counts come last. What each machine says is kept in build/test-kernel/NUMBER/console.log, results in junit.xml
+there. The exit status is that of pytest, or 3 where of some test nothing is known. Whatever ends us (an error, Ctrl-C,
+SIGKILL) ends the machines. What has passed is written down at once, so `--rest` goes on where a run was ended; once any
+file of the programs or tests has changed, it is all of them again.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scripts.kernelkit.boot import Booted, boot, kernel_and_initrd
-from scripts.kernelkit.share import PLACE
+from scripts.kernelkit.passed import Passed, mark
+from scripts.kernelkit.share import KNOWN, PLACE
 from scripts.kernelkit.tally import INCOMPLETE, Tally, clock
 from scripts.labkit.errors import LabError
 from scripts.labkit.node import REPOSITORY
@@ -36,6 +40,7 @@ __all__ = ["main", "run"]
 _OUT = REPOSITORY / "build/test-kernel"
 _LIMIT_MIN = 60.0
 _MACHINES = 2  # each keeps one core busy
+_CODE = ("netmgr", "hostagent", "vmctl", "scripts", "tests")
 _LOOK_S = 0.5
 _STILL_S = 120.0  # after this long without a line, one says what is being waited for
 _PATIENCE = 4  # what these processors do in a second of their clock, ours do in a quarter of one
@@ -54,7 +59,11 @@ def main() -> None:
         print(__doc__.strip())
         return
     options = {"--machines": float(_MACHINES), "--limit-min": _LIMIT_MIN}
-    while len(arguments) > 1 and arguments[0] in options:
+    rest = False
+    while arguments and (arguments[0] == "--rest" or (arguments[0] in options and len(arguments) > 1)):
+        if arguments[0] == "--rest":
+            rest, arguments = True, arguments[1:]
+            continue
         try:
             options[arguments[0]] = float(arguments[1])
         except ValueError:
@@ -64,7 +73,8 @@ def main() -> None:
     try:
         if arguments[:1] == ["--command"]:
             sys.exit(run(arguments[1:]))
-        sys.exit(_tests(arguments, machines=int(options["--machines"]), limit_s=options["--limit-min"] * 60))
+        limit_s = options["--limit-min"] * 60
+        sys.exit(_tests(arguments, machines=int(options["--machines"]), limit_s=limit_s, rest=rest))
     except LabError as error:
         _say(str(error))
         sys.exit(INCOMPLETE)
@@ -88,14 +98,18 @@ def run(command: Sequence[str], *, out: Path = _OUT) -> int:
     return status
 
 
-def _tests(arguments: Sequence[str], *, machines: int, limit_s: float) -> int:
-    """Run pytest on *machines*; the exit status of all."""
+def _tests(arguments: Sequence[str], *, machines: int, limit_s: float, rest: bool) -> int:
+    """Run pytest on *machines*, with *rest* without what has passed; the exit status of all."""
     began = time.monotonic()
     files = kernel_and_initrd(_say)
     tally, interrupted = Tally(), False
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone(_OUT.with_suffix(".lock")))
         shutil.rmtree(_OUT, ignore_errors=True)
+        _OUT.mkdir(parents=True)
+        passed = Passed(_OUT.with_suffix(".passed"), mark(REPOSITORY, _CODE))
+        if rest:
+            (_OUT / KNOWN).write_text("".join(f"{test}\n" for test in sorted(passed.tests)))
         _compile()
         running: dict[int, Booted] = {}
         for number in range(1, machines + 1):
@@ -108,7 +122,7 @@ def _tests(arguments: Sequence[str], *, machines: int, limit_s: float) -> int:
         all_of_them = dict(running)
         _say(f"starting {machines} machine{'s' if machines > 1 else ''}; it takes a minute or two until the first test")
         try:
-            _follow(running, tally, began=began, limit_s=limit_s, stops="-x" in arguments)
+            _follow(running, tally, passed, began=began, limit_s=limit_s, stops="-x" in arguments)
         except LabError as error:
             _say(str(error))
         except KeyboardInterrupt:
@@ -118,14 +132,17 @@ def _tests(arguments: Sequence[str], *, machines: int, limit_s: float) -> int:
     if interrupted:
         raise KeyboardInterrupt
     statuses = {number: machine.status() for number, machine in all_of_them.items()}
-    if None in statuses.values() or not tally.wanted:
+    if None in statuses.values() or not (tally.wanted or tally.left_out):
         for number, machine in all_of_them.items():
             print(f"machine {number} (status {statuses[number]}) said last:\n{machine.last_words()}", flush=True)
     return tally.status(statuses)
 
 
-def _follow(running: dict[int, Booted], tally: Tally, *, began: float, limit_s: float, stops: bool) -> None:
-    """Show what the machines tell until all have ended; with *stops*, until one has ended with a failure.
+def _follow(
+    running: dict[int, Booted], tally: Tally, passed: Passed, *, began: float, limit_s: float, stops: bool
+) -> None:
+    """Show what the machines tell and write down what has *passed*, until all have ended; with *stops*, until one has
+    ended with a failure.
 
     Raises LabError when time is over.
     """
@@ -142,6 +159,7 @@ def _follow(running: dict[int, Booted], tally: Tally, *, began: float, limit_s: 
             events, told[number] = _events(machine.place / "events.jsonl", told[number])
             now_s = time.monotonic() - began
             for event in events:
+                passed.take(event)
                 if line := tally.take(number, event, now_s=now_s):
                     print(line, flush=True)
                     shown = time.monotonic()
@@ -159,7 +177,7 @@ def _follow(running: dict[int, Booted], tally: Tally, *, began: float, limit_s: 
 
 def _compile() -> None:
     """Have bytecode of ours ready: there each of many processes would else spend seconds on it."""
-    for package in ("netmgr", "hostagent", "vmctl", "scripts", "tests"):
+    for package in _CODE:
         compileall.compile_dir(str(REPOSITORY / package), quiet=2)
 
 

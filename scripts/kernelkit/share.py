@@ -4,6 +4,7 @@ All machines collect the same tests. Before the first test of a file a machine c
 that only one of them can make; a file that is another's is passed over in silence. So a machine that is done early
 takes what is left, and tests that share a lab stay together. Files that may take long come first.
 
+    OUT/known              tests that nobody has to run again, where there are such
     OUT/claims/FILE        made by the machine that runs FILE
     PLACE/events.jsonl     written here, one event a line (`tally.Tally.take`), read on the host while we run
 """
@@ -19,10 +20,11 @@ from typing import Any
 
 import pytest
 
-__all__ = ["PLACE", "Share"]
+__all__ = ["KNOWN", "PLACE", "Share"]
 
 PLACE = "TEST_KERNEL_PLACE"
 """Environment: the directory of this machine; the one above it is that of all."""
+KNOWN = "known"
 _QUICK = "pipeline"  # a directory of tests whose labs are up at once
 
 
@@ -30,18 +32,25 @@ class Share:
     """What one machine knows of the run."""
 
     def __init__(self, place: Path) -> None:
+        self._known = place.parent / KNOWN
+        self._left_out = 0
         self._claims = place.parent / "claims"
         self._events = (place / "events.jsonl").open("a")
         self._ours: dict[str, bool] = {}
         self._reports: list[pytest.TestReport] = []
 
     @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        known = set(self._known.read_text().splitlines()) if self._known.exists() else set()
+        left_out = [item for item in items if item.nodeid in known]
+        items[:] = [item for item in items if item.nodeid not in known]
+        config.hook.pytest_deselected(items=left_out)
+        self._left_out = len(left_out)
         tests = Counter(_file(item) for item in items)
         items.sort(key=lambda item: (_QUICK in _file(item), -tests[_file(item)], _file(item)))  # stable within a file
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self._tell(event="collected", tests=[item.nodeid for item in session.items])
+        self._tell(event="collected", tests=[item.nodeid for item in session.items], left_out=self._left_out)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ __all__ = ["FAILED", "INCOMPLETE", "Ended", "Tally", "clock"]
 FAILED = 1
 INCOMPLETE = 3
 """Exit status of a run that does not say of every test what came of it."""
+_NOTHING_TO_RUN = 5  # pytest's
 _SLOWEST = 5
 
 
@@ -31,12 +32,15 @@ class Tally:
 
     wanted: set[str] = field(default_factory=set)
     ended: list[Ended] = field(default_factory=list)
+    left_out: int = 0
+    """Tests that were chosen, and that an earlier run of the same code has seen pass."""
     _running: dict[int, tuple[str, float]] = field(default_factory=dict)
 
     def take(self, machine: int, event: Mapping[str, Any], *, now_s: float) -> str:
         """Take in what *machine* tells at *now_s* of the run; a line of progress, empty where there is none to show."""
         if event["event"] == "collected":
             self.wanted |= set(event["tests"])
+            self.left_out = event["left_out"]
         elif event["event"] == "begins":
             self._running[machine] = (event["test"], now_s)
         else:
@@ -63,6 +67,8 @@ class Tally:
 
         0 only where each test is known to have passed or to have been skipped with a reason.
         """
+        if self.left_out and not self.wanted and set(statuses.values()) <= {0, _NOTHING_TO_RUN}:
+            return 0
         told = [status for status in statuses.values() if status]
         if any(one.outcome == "failed" for one in self.ended):
             return FAILED
@@ -71,7 +77,7 @@ class Tally:
         return max(told, default=0)
 
     def summary(self, *, took_s: float) -> Iterator[str]:
-        """Failures in full, then what was skipped and why, what is slow, and counts, last."""
+        """Failures in full, then what was skipped and why, what is slow, what came of each file, and counts, last."""
         for one in self.ended:
             if one.outcome == "failed":
                 yield f"\n{'_' * 8} {one.test} {'_' * 8}\n{one.text.rstrip()}\n"
@@ -80,13 +86,33 @@ class Tally:
                 yield f"skipped: {one.test}: {one.text}"
         for one in sorted(self.ended, key=lambda one: -one.took_s)[:_SLOWEST]:
             yield f"slow: {one.took_s:.0f} s {one.test}"
+        yield from self._files()
         yield from (f"did not end: {test}" for test in self.running())
         yield from (f"failed: {one.test}" for one in self.ended if one.outcome == "failed")
-        counts = Counter(one.outcome for one in self.ended)
-        words = [f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped") if counts[outcome]]
+        words = [*_outcomes(self.ended)]
         if self.missing:
             words.append(f"{len(self.missing)} not run to their end")
-        yield f"{', '.join(words) or 'no test ran'}, of {len(self.wanted)}, in {clock(took_s)}"
+        before = f"; {self.left_out} more passed in earlier runs" if self.left_out else ""
+        yield f"{', '.join(words) or 'no test ran'}, of {len(self.wanted)}, in {clock(took_s)}{before}"
+
+    def _files(self) -> Iterator[str]:
+        """What came of the tests of each file, and how long they took, in the order of their files' first end."""
+        files: dict[str, list[Ended]] = {}
+        for one in self.ended:
+            files.setdefault(_file(one.test), []).append(one)
+        missing = Counter(_file(test) for test in self.missing)
+        for file, ended in files.items():
+            left = [f"{missing[file]} not run to their end"] if missing[file] else []
+            yield f"{clock(sum(one.took_s for one in ended)):>6} {file}: {', '.join([*_outcomes(ended), *left])}"
+
+
+def _outcomes(ended: Iterable[Ended]) -> Iterator[str]:
+    counts = Counter(one.outcome for one in ended)
+    yield from (f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped") if counts[outcome])
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
 
 
 def clock(seconds: float) -> str:
