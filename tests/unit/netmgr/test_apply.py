@@ -204,10 +204,10 @@ def test_bomb_of_aliases_is_refused_at_once() -> None:
 def test_largest_document_is_applied_in_seconds(store: Store) -> None:
     run(store, "zones: [{name: a}]\nswitches: [{name: s, zones: [a], vtep_pool: 10.0.0.0/24}]")
     text = yaml.safe_dump({"networks": [{"name": f"n{i}", "zone": "a", "mtu": 1450} for i in range(2000)]})
-    started = time.monotonic()
+    started = time.process_time()  # a busy machine must not fail it
     assert len(run(store, text).actions) == 2000
     assert run(store, text).actions == ()
-    assert time.monotonic() - started < 15
+    assert time.process_time() - started < 15
 
 
 def test_json_is_taken_too(store: Store) -> None:
