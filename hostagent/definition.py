@@ -28,6 +28,7 @@ def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -
         ports=state.ports,
         locations=state.locations,
         learned=state.learned,
+        port_by_vif=state.port_by_vif,
         withdrawals=state.hidden(),
         groups=state.groups,
         ct_zones=state.ct_zones,

@@ -24,6 +24,7 @@ from uuid import UUID
 import structlog
 
 from hostagent.dhcp import read_given_up, read_leases
+from hostagent.indexed import held_here
 from hostagent.learning import HUSH_S, Claimed, Learning, read_claim
 from hostagent.model import Desired
 from hostagent.names import network_key
@@ -68,7 +69,8 @@ class Discovery:
     def look(self, desired: Desired) -> None:
         """Take in whom this host speaks for: the ports that it holds."""
         host = desired.host.uuid if desired.host is not None else None
-        held = {uuid for uuid, location in desired.locations.items() if location.holder_host == host and host}
+        here = held_here(desired.locations, host) if host is not None else {}
+        held = (uuid for uuid, location in here.items() if location.holder_host == host)
         ports = (port for uuid in held if (port := desired.ports.get(uuid)) is not None)
         self._ports = {port.uuid: port for port in ports if port.shadow_of is None}
         self._by_mac = {

@@ -8,7 +8,7 @@ gone) is left to the loop, which follows at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from uuid import UUID
 
@@ -43,7 +43,7 @@ def phase_flows(
         one = replace(desired, switches={switch.uuid: switch}, networks={network.uuid: network}, plugs={})
         intent = resolve(one, observed).switches[switch.uuid]
         bridge = bridges.get(intent.bridge)
-        if bridge is None or intent.foreign or not isinstance(observed.flows.get(intent.bridge), frozenset):
+        if bridge is None or intent.foreign or not isinstance(observed.flows.get(intent.bridge), Set):
             continue
         phase, vtep = before.get(port_uuid, (Phase.STEADY, ""))
         earlier = replace(one, phases={port_uuid: phase}, relay_vteps={port_uuid: vtep} if vtep else {})

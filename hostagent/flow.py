@@ -12,7 +12,7 @@ show it, tell it from ours and delete it strictly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from functools import wraps
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -48,7 +48,6 @@ __all__ = [
     "match",
     "match_text",
     "of_a_set",
-    "sharing",
     "value_text",
 ]
 
@@ -255,9 +254,9 @@ class Flow:
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
-        # Sets of 100,000 flows are built and subtracted; a flow is hashed many times and never changes.
-        value = hash((self.table, self.priority, self.cookie, self.match, self.actions, self.extra))
-        object.__setattr__(self, "_hash", value)
+        # Sets of 100,000 flows are built and subtracted; a flow is hashed many times and never changes. Its place is
+        # enough: two flows in one place are rare, and `FlowSet` finds what a flow replaces by it.
+        object.__setattr__(self, "_hash", hash((self.table, self.priority, self.match)))
 
     def __hash__(self) -> int:
         return self._hash
@@ -274,26 +273,16 @@ class Flow:
         return f"{','.join(head)} actions={','.join(map(action_text, self.actions)) or 'drop'}"
 
 
-def sharing(found: frozenset[Flow], before: frozenset[Flow] | None) -> frozenset[Flow]:
-    """*found*, with the objects of *before* where they are equal: sets that share objects are compared by address,
-    which takes a fiftieth of the time."""
-    if not before:
-        return found
-    if found == before:
-        return before
-    return frozenset(flow for flow in before if flow in found) | (found - before)
-
-
 R = TypeVar("R")
 
 
-def of_a_set(function: Callable[[frozenset[Flow]], R]) -> Callable[[frozenset[Flow]], R]:
+def of_a_set(function: Callable[[Set[Flow]], R]) -> Callable[[Set[Flow]], R]:
     """*function*, which remembers what it found of a set for as long as the set lives: it is asked several times a turn
     of the loop, of sets that seldom change. Sets are told apart by identity, and none is kept for it."""
-    known: dict[int, tuple[ref[frozenset[Flow]], R]] = {}
+    known: dict[int, tuple[ref[Set[Flow]], R]] = {}
 
     @wraps(function)
-    def remembering(flows: frozenset[Flow]) -> R:
+    def remembering(flows: Set[Flow]) -> R:
         number = id(flows)
         found = known.get(number)
         if found is not None and found[0]() is flows:

@@ -1,46 +1,44 @@
 """From what is wanted to the flows of one bridge.
 
 `compile_flows` gathers, for each network of the switch, what the pipeline must know of its ports on this host
-(`PortView`), and adds what `pipeline` makes of it. The promise of the whole: no two flows share table, priority and
+(`port_views`), and adds what `pipeline` makes of it. The promise of the whole: no two flows share table, priority and
 match, so that what a bridge has can be compared with what it should have, flow by flow.
 
-One change costs work for one network: what a network's flows depend on is gathered, compared with last time's, and
-compiled only where it differs. That memory changes no answer; it holds the last compilation of each switch.
+One change costs work for one network, and for one port of it where the host has no part in the port: the last
+compilation of each switch is remembered, and so is which rows of the tables it had seen (`indexed`). What was changed
+since is looked at; of each network what its flows depend on is gathered, without its remote ports, and compared with
+last time's. Where the tables can't tell what was changed, each row is compared. That memory changes no answer.
 """
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import chain
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any
 from uuid import UUID
 
-from hostagent.flow import Flow, mac_to_int
+from hostagent.flow import Flow
+from hostagent.flow_set import FlowSet
 from hostagent.group_memory import enforced_flows
-from hostagent.model import Bridge, Desired, MeterLimit, Phase
+from hostagent.indexed import Indexed, Overlaid, tally
+from hostagent.model import Bridge, Desired, MeterLimit
 from hostagent.names import exit_port, network_key
-from hostagent.pipeline.answer import single_addresses
-from hostagent.pipeline.network import NetworkPorts, PortView, Trunk, Wire, network_flows, vtep_flows
-from hostagent.pipeline.policy import Policy, group_key, policy_flows
+from hostagent.pipeline.network import NetworkPorts, Trunk, Wire, network_flows, vtep_flows
+from hostagent.pipeline.policy import policy_flows
 from hostagent.pipeline.probe import entry_flow, probe_flows
-from hostagent.pipeline.remote import Remote, distinct, is_remote, remote_port
+from hostagent.pipeline.remote import NOWHERE, Elsewhere, Remotes, is_remote, remote_port
 from hostagent.pipeline.tables import family_of, switch_flows
+from hostagent.port_views import Inputs, keys_of, port_views
 from hostagent.qos import meter_of
 from hostagent.resolve import SwitchIntent, tunnel_key
 from hostagent.subports import tagged_ends
-from hostagent.vifs import Taps, is_stateful, obstacle_to, standing, tap_of, taps_of
-from netmgr.contract.types import (
-    Allowance,
-    Learned,
-    Location,
-    LogicalPort,
-    NetworkType,
-    OpaqueNetwork,
-    Ticket,
-    VifState,
-)
+from hostagent.vifs import Taps, is_stateful, obstacle_to, tap_of, taps_of
+from netmgr.contract.types import Location, LogicalPort, NetworkType, OpaqueNetwork, SecurityGroup
 
 __all__ = ["compile_flows", "ports_by_network"]
 
@@ -50,46 +48,56 @@ def compile_flows(
     desired: Desired,
     intent: SwitchIntent,
     bridge: Bridge,
-    realized: frozenset[Flow] = frozenset(),
+    realized: Set[Flow] = frozenset(),
     meters: Collection[MeterLimit] = (),
     index: Mapping[UUID, tuple[UUID, ...]] | None = None,
     remember: bool = True,
-) -> frozenset[Flow]:
+) -> FlowSet:
     """All flows that the *bridge* of *intent* should have.
 
     What has no ofport yet is left out and comes with a later reading. *realized* are the flows it has: they decide
     which of two taps with one VIF UUID stays lit. *meters* are those it has: a limit that is not among them yet comes
-    with a later reading too, because the switch refuses flows with meters that it does not know. *index* is
-    `ports_by_network(desired)`, if the caller has it; who passes only a part of the ports sets *remember* to False, so
-    that the whole is not forgotten for it, and gets no flows of security groups, which are many and no port's own.
+    with a later reading too, because the switch refuses flows with meters that it does not know. Who wants the flows of
+    a part of the ports only, which *index* gives by network, sets *remember* to False, so that the whole is not
+    forgotten for it, and gets no flows of security groups, which are many and no port's own.
     """
-    by_network = ports_by_network(desired) if index is None else index
+    memory = _recall(desired, intent) if remember else _Memory()
+    changes = _Changes(desired, memory, index)
     taps, trunks = taps_of(bridge, realized), tagged_ends(bridge, desired)
-    own_vtep = intent.vtep_address
-    before = _recall(desired, intent) if remember else {}
-    now: dict[UUID, _Compiled] = {}
+    had = cache(lambda: {flow: flow for flow in realized})
+    delete: list[Iterable[Flow]] = []
+    add: list[Iterable[Flow]] = []
+    networks: dict[UUID, _Network] = {}
     for network in intent.networks:
         wire = _wire(network, intent, bridge)
-        inputs = _inputs(desired, network, by_network.get(network.uuid, ()), taps, wire, meters, trunks)
-        known = before.get(network.uuid)
-        if known is not None and _yields(known, inputs):
-            now[network.uuid] = known
+        vtep = wire.vtep if isinstance(wire, Wire) else None
+        one = memory.networks.pop(network.uuid, None)
+        if one is None or one.vtep != vtep:
+            if one is not None:
+                delete.append(one.all_flows())
+            one = _Network(key=network_key(network.uuid), vtep=vtep)
+            touched: Iterable[UUID] = changes.all_of(network.uuid)
+            known = had() if touched else {}
         else:
-            now[network.uuid] = _compile(inputs, known, realized)
-    flows: set[Flow] = set(switch_flows(family_of(own_vtep)))
-    flows.update(*(one.flows for one in now.values()))
-    enforced = {uuid for one in now.values() for uuid in one.groups}
-    if enforced and remember:
-        flows.update(policy_flows(), enforced_flows(desired.groups, enforced))
-    if own_vtep:
-        flows.update(probe_flows(family_of(own_vtep)))
-        tunnels = (_exit_ofport(kind, intent, bridge) for kind in intent.types if kind.tunneled)
-        flows.update(entry_flow(tunnel) for tunnel in tunnels if tunnel)
-        vteps: set[str] = set().union(*(one.vteps for one in now.values()))
-        flows.update(vtep_flows(sorted(vteps - {"", own_vtep}), family_of(own_vtep)))
+            touched, known = changes.of(network.uuid, one), {}
+        networks[network.uuid] = one
+        gather = partial(_inputs, desired, network, taps, wire, meters, trunks)
+        one.follow(desired, network, touched, gather, known, delete, add)
+    delete += [gone.all_flows() for gone in memory.networks.values()]
+    groups = desired.groups if remember else {}
+    common = _Common.of(intent, bridge, networks.values(), groups)
+    if common != memory.common:
+        flows = frozenset(_common_flows(common, groups))
+        delete.append(memory.common_flows - flows)
+        add.append(flows - memory.common_flows)
+        memory.common, memory.common_flows = common, flows
+    memory.networks, memory.seen = networks, changes.seen
+    gone, new = [*chain(*delete)], [*chain(*add)]
+    if gone or new:
+        memory.flows = memory.flows.changed(delete=gone, add=new)
     if remember:
-        _remember(desired, intent, now)
-    return frozenset(flows)
+        _remember(desired, intent, memory)
+    return memory.flows
 
 
 def ports_by_network(desired: Desired) -> dict[UUID, tuple[UUID, ...]]:
@@ -108,70 +116,301 @@ _VSID_MASK = 0xFFFF_FFFF_FFFF_FF00
 _NUMBER = attrgetter("int")  # orders UUIDs as they order themselves, ten times as fast
 
 
-# --- one network at a time ----------------------------------------------------------------------------------------
+# --- what was compiled --------------------------------------------------------------------------------------------
 
 
-class _Inputs(NamedTuple):
-    """All that the flows of one network depend on. Equal inputs, equal flows.
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What the flows depend on that belong to no network."""
 
-    Values are frozen, and what did not change is the same object as before: to compare is to compare addresses.
-    """
+    vtep: str = ""
+    tunnels: tuple[int, ...] = ()
+    vteps: frozenset[str] = frozenset()  # that frames may come from
+    enforced: frozenset[UUID] = frozenset()  # groups that judge a port here
+    groups: tuple[SecurityGroup, ...] = ()  # all that are known, if any judges
 
-    host: UUID | None
-    datapath: str
-    network: OpaqueNetwork
-    wire: Wire | Trunk | None
-    uuids: tuple[UUID, ...]  # of the ports
-    ports: tuple[LogicalPort | None, ...]
-    locations: tuple[Location | None, ...]
-    alone: bool  # and it matters: one of the ports is parked
-    learned: tuple[tuple[UUID, Learned], ...]  # by port
-    hushed: tuple[UUID, ...]  # ports, or the network itself
-    ofports: tuple[tuple[UUID, int], ...]  # by VIF, of this network's taps
-    metered: frozenset[UUID]  # VIFs of these whose meter is there
-    phases: tuple[tuple[UUID, Phase], ...]  # by port
-    relay_vteps: tuple[tuple[UUID, str], ...]  # by port
-    policies: tuple[tuple[UUID, tuple[UUID, ...], int], ...]  # port, groups, zone; of taps whose groups are enforced
-    tickets: tuple[tuple[UUID, tuple[Ticket, ...]], ...]  # by port
-    barred: tuple[UUID, ...]  # ports whose groups can't be enforced yet; sub-ports whose parent is dark
-    trunks: tuple[tuple[UUID, tuple[tuple[int, int], ...]], ...]  # by port: tags of its sub-ports, where they go
-
-
-class _Compiled(NamedTuple):
-    inputs: _Inputs
-    flows: frozenset[Flow]
-    vteps: frozenset[str]  # that frames of the network may come from
-    groups: frozenset[UUID]  # that judge a port of the network here
-    remotes: Mapping[int, Remote]  # by number of the port's UUID: kept as long as the port stays as it is
+    @classmethod
+    def of(
+        cls,
+        intent: SwitchIntent,
+        bridge: Bridge,
+        networks: Collection[_Network],
+        groups: Mapping[UUID, SecurityGroup],
+    ) -> _Common:
+        vtep = intent.vtep_address
+        enforced = frozenset[UUID]().union(*(one.groups for one in networks))
+        tunnels = (_exit_ofport(kind, intent, bridge) for kind in intent.types if kind.tunneled)
+        return cls(
+            vtep=vtep,
+            tunnels=tuple(number for number in tunnels if number) if vtep else (),
+            vteps=frozenset[str]().union(*(one.vteps for one in networks)) - {"", vtep} if vtep else frozenset(),
+            enforced=enforced,
+            groups=tuple(groups.values()) if enforced else (),
+        )
 
 
-_memory: OrderedDict[tuple[UUID, UUID], dict[UUID, _Compiled]] = OrderedDict()
+def _common_flows(common: _Common, groups: Mapping[UUID, SecurityGroup]) -> Iterator[Flow]:
+    family = family_of(common.vtep)
+    yield from switch_flows(family)
+    if common.groups:
+        yield from policy_flows()
+        yield from enforced_flows(groups, common.enforced)
+    if common.vtep:
+        yield from probe_flows(family)
+        yield from map(entry_flow, common.tunnels)
+        yield from vtep_flows(sorted(common.vteps), family)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Network:
+    """One network, as it was compiled last."""
+
+    key: int
+    vtep: str | None  # this host's, by which it leaves; None where it leaves by no tunnel
+    remotes: Remotes = field(default_factory=Remotes)
+    rest: dict[int, UUID] = field(default_factory=dict)  # the other ports, by number of their UUID
+    together: bool = False  # a MAC or an address is of two ports: none is looked at without the others
+    inputs: Inputs | None = None
+    flows: frozenset[Flow] = frozenset()  # without those of remote ports, unless these are looked at with the others
+    vteps: frozenset[str] = frozenset()  # that frames of the network may come from
+    groups: frozenset[UUID] = frozenset()  # that judge a port of the network here
+
+    def all_flows(self) -> Iterator[Flow]:
+        yield from self.flows
+        if not self.together:
+            yield from self.remotes.flows()
+
+    def follow(
+        self,
+        desired: Desired,
+        network: OpaqueNetwork,
+        touched: Iterable[UUID],
+        gather: Callable[[Iterable[UUID], Elsewhere], Inputs],
+        had: Mapping[Flow, Flow],
+        delete: list[Iterable[Flow]],
+        add: list[Iterable[Flow]],
+    ) -> None:
+        """Compile what has changed since the last time; what it has flows for is put into *delete* and *add*.
+
+        The ports *touched* may be others than they were, and no others are. *gather* gives the inputs of some ports,
+        *had* are flows to take instead of equal ones.
+        """
+        gone: list[Flow] = []
+        new: list[Flow] = []
+        moved = self._sort(desired, network, touched, had, gone, new)
+        inputs = self._gather(gather, together=self.together)
+        if self.inputs is not None and not moved and _yields(self, inputs):
+            return
+        apart = self._gather(gather, together=False) if self.together else inputs
+        views = tuple(port_views(apart))
+        together = not self.remotes.distinct(keys_of(views))
+        if together:
+            inputs = self._gather(gather, together=True)
+            views = tuple(port_views(inputs))
+        else:
+            inputs = apart
+        ports = NetworkPorts(
+            key=self.key,
+            wire=inputs.wire,
+            ports=views,
+            elsewhere=inputs.elsewhere,
+            alone=inputs.alone,
+            hushed=inputs.network.uuid in inputs.hushed,
+            writes_nd=inputs.datapath != "system",
+        )
+        flows = frozenset(network_flows(ports))
+        if together != self.together:
+            delete += [[*self.flows], gone, [*self.remotes.flows()]]
+            add += [flows, () if together else [*self.remotes.flows()]]
+        else:
+            delete += [self.flows - flows, () if together else gone]
+            add += [flows - self.flows, () if together else new]
+        self.together, self.inputs, self.flows = together, inputs, flows
+        self.vteps = frozenset(vtep for place in ports.places() for vtep in (place.holder_vtep, place.incoming_vtep))
+        self.groups = frozenset(group for _, groups, _ in inputs.policies for group in groups)
+
+    def _sort(
+        self,
+        desired: Desired,
+        network: OpaqueNetwork,
+        touched: Iterable[UUID],
+        had: Mapping[Flow, Flow],
+        gone: list[Flow],
+        new: list[Flow],
+    ) -> bool:
+        """Put each port that was touched where it belongs; whether a remote one is not as it was."""
+        moved = False
+        host = desired.host.uuid if desired.host is not None else None
+        ports, locations, learned = desired.ports, desired.locations, desired.learned
+        for uuid in touched:
+            number = uuid.int
+            port, location = ports.get(uuid), locations.get(uuid)
+            belongs = port if port is not None else location
+            one = self.remotes.get(number)
+            if belongs is None or belongs.network_uuid.int != network.uuid.int:
+                self.rest.pop(number, None)
+            elif (
+                host is None
+                or location is None
+                or uuid in desired.phases
+                or uuid in desired.relay_vteps
+                or not is_remote(host, port, location)
+            ):
+                self.rest[number] = uuid
+            else:
+                known = learned.get(uuid)
+                if one is not None and one.port is port and one.location is location and one.learned is known:
+                    continue
+                self.rest.pop(number, None)
+                kept = {flow: flow for flow in one.flows} if one is not None else had
+                made = remote_port(self.key, self.vtep, port, location, known, kept)
+                gone += one.flows if one is not None else ()
+                new += made.flows
+                self.remotes.put(number, made)
+                moved = True
+                continue
+            if one is not None:
+                gone += one.flows
+                self.remotes.drop(number)
+                moved = True
+        return moved
+
+    def _gather(self, gather: Callable[[Iterable[UUID], Elsewhere], Inputs], *, together: bool) -> Inputs:
+        rest = self.rest
+        if together:
+            rest = {**rest, **{number: UUID(int=number) for number in self.remotes.numbers()}}
+        ordered = [rest[number] for number in sorted(rest)]
+        return gather(ordered, NOWHERE if together else self.remotes.summary())
+
+
+def _yields(known: _Network, inputs: Inputs) -> bool:
+    """Whether *inputs* would give what is known: equal, or different in peers only that the network has no part in."""
+    assert known.inputs is not None
+    if known.inputs == inputs:
+        return True
+    before, after = known.inputs.wire, inputs.wire
+    if not isinstance(before, Wire) or not isinstance(after, Wire):
+        return False
+    changed = before.cut ^ after.cut
+    if not known.vteps.isdisjoint(changed) or any(vtep in changed for _, vtep in inputs.relay_vteps):
+        return False
+    return known.inputs._replace(wire=replace(before, cut=after.cut)) == inputs
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """How far the tables of ports, locations and learned addresses were looked at."""
+
+    tables: tuple[Indexed[Any], ...] = ()
+    marks: tuple[int, ...] = ()
+    others: frozenset[UUID] = frozenset()  # rows that were laid over these; ports in motion
+
+
+@dataclass(slots=True)
+class _Memory:
+    """One switch, as it was compiled last."""
+
+    networks: dict[UUID, _Network] = field(default_factory=dict)
+    common: _Common | None = None
+    common_flows: frozenset[Flow] = frozenset()
+    flows: FlowSet = field(default_factory=FlowSet)
+    seen: _Seen = field(default_factory=_Seen)
+
+
+_memory: OrderedDict[tuple[UUID, UUID], _Memory] = OrderedDict()
 _SWITCHES_MAX = 64
 
 
-def _recall(desired: Desired, intent: SwitchIntent) -> Mapping[UUID, _Compiled]:
-    return _memory.get((desired.host.uuid, intent.switch.uuid), {}) if desired.host is not None else {}
+def _recall(desired: Desired, intent: SwitchIntent) -> _Memory:
+    """What is known, to be changed, and given back by `_remember`: a compilation that fails leaves nothing behind."""
+    known = _memory.pop((desired.host.uuid, intent.switch.uuid), None) if desired.host is not None else None
+    return known if known is not None else _Memory()
 
 
-def _remember(desired: Desired, intent: SwitchIntent, compiled: dict[UUID, _Compiled]) -> None:
-    """Only what is carried now: what a removed network had is not kept."""
+def _remember(desired: Desired, intent: SwitchIntent, memory: _Memory) -> None:
     if desired.host is not None:
-        key = (desired.host.uuid, intent.switch.uuid)
-        _memory[key] = compiled
-        _memory.move_to_end(key)
+        _memory[desired.host.uuid, intent.switch.uuid] = memory
         while len(_memory) > _SWITCHES_MAX:
             _memory.popitem(last=False)
+
+
+class _Changes:
+    """Which ports are to be looked at, since what is in a memory was compiled."""
+
+    def __init__(self, desired: Desired, memory: _Memory, index: Mapping[UUID, tuple[UUID, ...]] | None) -> None:
+        tables = [_split(table) for table in (desired.ports, desired.locations, desired.learned)]
+        bases = tuple(base for base, _ in tables if isinstance(base, Indexed))
+        moving = (desired.phases, desired.relay_vteps)
+        others = frozenset(chain(*(over for _, over in tables), *moving))
+        self.seen = _Seen()
+        self._desired = desired
+        self._index = index
+        self._indexed = len(bases) == len(tables) and index is None
+        self._touched: set[UUID] | None = None
+        if self._indexed:
+            self.seen = _Seen(bases, tuple(base.mark for base in bases), others)
+            before = memory.seen
+            if len(before.tables) == len(bases) and all(map(operator.is_, before.tables, bases)):
+                found = [base.changes(since) for base, since in zip(bases, before.marks, strict=True)]
+                if None not in found:
+                    self._touched = set(chain(others, before.others, *(rows for rows in found if rows is not None)))
+        self._by_network: dict[int, list[UUID]] = {}
+        for uuid in self._touched or ():
+            row = desired.ports.get(uuid) or desired.locations.get(uuid)
+            self._by_network.setdefault(row.network_uuid.int if row is not None else -1, []).append(uuid)
+
+    def all_of(self, network: UUID) -> Iterable[UUID]:
+        """All ports of *network*."""
+        ports, locations = self._desired.ports, self._desired.locations
+        if self._indexed and not (
+            tally(ports, _of_port).get(network.int) or tally(locations, _of_location).get(network.int)
+        ):
+            return ()
+        if self._index is None:
+            self._index = ports_by_network(self._desired)
+        return self._index.get(network, ())
+
+    def of(self, network: UUID, known: _Network) -> Iterable[UUID]:
+        """Those of *network*, or *known* to be of it, that may not be as they were."""
+        if self._touched is None:
+            return {*self.all_of(network), *(UUID(int=number) for number in (*known.rest, *known.remotes.numbers()))}
+        here = self._by_network.get(network.int, [])
+        left = [
+            uuid
+            for other, uuids in self._by_network.items()
+            if other != network.int
+            for uuid in uuids
+            if uuid.int in known.rest or uuid.int in known.remotes
+        ]
+        return [*here, *left]
+
+
+def _split(table: Mapping[UUID, Any]) -> tuple[Mapping[UUID, Any], Collection[UUID]]:
+    return (table.base, table.over.keys()) if isinstance(table, Overlaid) else (table, ())
+
+
+def _of_port(port: LogicalPort) -> int:
+    return port.network_uuid.int
+
+
+def _of_location(location: Location) -> int:
+    return location.network_uuid.int
+
+
+# --- one network at a time ----------------------------------------------------------------------------------------
 
 
 def _inputs(
     desired: Desired,
     network: OpaqueNetwork,
-    uuids: tuple[UUID, ...],
     taps: Taps,
     wire: Wire | Trunk | None,
     meters: Collection[MeterLimit],
     trunks: Mapping[UUID, tuple[tuple[int, int], ...]],
-) -> _Inputs:
+    uuids: Iterable[UUID],
+    elsewhere: Elsewhere,
+) -> Inputs:
+    uuids = tuple(uuids)
     ports = tuple(map(desired.ports.get, uuids))
     ofports: list[tuple[UUID, int]] = []
     metered: set[UUID] = set()
@@ -194,15 +433,17 @@ def _inputs(
                         policies.append((port.uuid, tuple(sorted(port.security_groups)), zone))
     phases, relays, learned = desired.phases, desired.relay_vteps, desired.learned
     locations = tuple(map(desired.locations.get, uuids))
-    return _Inputs(
+    return Inputs(
         host=desired.host.uuid if desired.host is not None else None,
         datapath=desired.datapath,
         network=network,
         wire=wire,
+        elsewhere=elsewhere,
         uuids=uuids,
         ports=ports,
         locations=locations,
-        alone=desired.alone and any(location is not None and location.parked for location in locations),
+        alone=desired.alone
+        and (elsewhere.parked or any(location is not None and location.parked for location in locations)),
         learned=tuple((uuid, learned[uuid]) for uuid in uuids if uuid in learned) if learned else (),
         hushed=tuple(uuid for uuid in (network.uuid, *uuids) if uuid in desired.hushed) if desired.hushed else (),
         ofports=tuple(ofports),
@@ -214,219 +455,6 @@ def _inputs(
         barred=tuple(barred),
         trunks=tuple((uuid, trunks[uuid]) for uuid in uuids if uuid in trunks) if trunks else (),
     )
-
-
-def _yields(known: _Compiled, inputs: _Inputs) -> bool:
-    """Whether *inputs* would give what is known: equal, or different in peers only that the network has no part in."""
-    if known.inputs == inputs:
-        return True
-    before, after = known.inputs.wire, inputs.wire
-    if not isinstance(before, Wire) or not isinstance(after, Wire):
-        return False
-    changed = before.cut ^ after.cut
-    if not known.vteps.isdisjoint(changed) or any(vtep in changed for _, vtep in inputs.relay_vteps):
-        return False
-    return known.inputs._replace(wire=replace(before, cut=after.cut)) == inputs
-
-
-def _compile(inputs: _Inputs, known: _Compiled | None, realized: frozenset[Flow]) -> _Compiled:
-    remotes, rest = _remotes(inputs, known, realized)
-    views = tuple(_views(rest))
-    addresses = [address for view in views for address in (*single_addresses(view.ips), *view.learned)]
-    if not distinct(remotes.values(), [view.mac for view in views], addresses):
-        remotes, views = {}, tuple(_views(inputs))
-    ports = NetworkPorts(
-        key=network_key(inputs.network.uuid),
-        wire=inputs.wire,
-        ports=views,
-        remotes=remotes.values(),
-        alone=inputs.alone,
-        hushed=inputs.network.uuid in inputs.hushed,
-        writes_nd=inputs.datapath != "system",
-    )
-    return _Compiled(
-        inputs=inputs,
-        flows=frozenset(network_flows(ports)),
-        vteps=frozenset(vtep for place in ports.places() for vtep in (place.holder_vtep, place.incoming_vtep)),
-        groups=frozenset(group for _, groups, _ in inputs.policies for group in groups),
-        remotes=remotes,
-    )
-
-
-def _remotes(inputs: _Inputs, known: _Compiled | None, realized: frozenset[Flow]) -> tuple[dict[int, Remote], _Inputs]:
-    """The ports that the host has no part in, as last time those that are as last time; and *inputs* with the rest."""
-    host, key = inputs.host, network_key(inputs.network.uuid)
-    if host is None:
-        return {}, inputs
-    own_vtep = _own_vtep(inputs)
-    kept: Mapping[int, Remote] = {}
-    if known is not None and known.inputs.host == host and _own_vtep(known.inputs) == own_vtep:
-        kept = known.remotes
-    # At the start the switch has most of them: of two equal flows one is enough.
-    same = {} if kept else {flow: flow for flow in realized}
-    several = {uuid.int for uuid, _ in (*inputs.learned, *inputs.phases, *inputs.relay_vteps)}
-    remotes: dict[int, Remote] = {}
-    rest: list[tuple[UUID, LogicalPort | None, Location | None]] = []
-    for item in zip(inputs.uuids, inputs.ports, inputs.locations, strict=True):
-        uuid, port, location = item
-        number = uuid.int  # is hashed ten times as fast
-        one = kept.get(number)
-        if one is not None and one.port is port and one.location is location and number not in several:
-            remotes[number] = one
-        elif location is not None and is_remote(host, port, location) and number not in several:
-            known_flows = same if one is None else {flow: flow for flow in one.flows}
-            remotes[number] = remote_port(key, own_vtep, port, location, known_flows)
-        else:
-            rest.append(item)
-    uuids, ports, locations = zip(*rest, strict=True) if rest else ((), (), ())
-    return remotes, inputs._replace(uuids=uuids, ports=ports, locations=locations)
-
-
-def _own_vtep(inputs: _Inputs) -> str | None:
-    return inputs.wire.vtep if isinstance(inputs.wire, Wire) else None
-
-
-def _views(inputs: _Inputs) -> Iterator[PortView]:
-    """Of each MAC once. The ports' own go first, then what is defined behind them, then what is learned there."""
-    if inputs.host is None:
-        return
-    found = dict(_own_views(inputs))
-    yield from found.values()
-    with_others = [
-        port for port in inputs.ports if port is not None and (port.nested or Allowance.NESTED in port.allow)
-    ]
-    if not with_others:
-        return
-    seen = {view.mac for view in found.values()}
-    learned = dict(inputs.learned)
-    for nested in [*map(_defined_behind, with_others), *(_learned_behind(port, learned) for port in with_others)]:
-        for port, text, ips in nested:
-            own, mac = found.get(port.uuid), mac_to_int(text)
-            if own is not None and mac not in seen:
-                seen.add(mac)
-                known = () if ips else addresses_of(learned.get(port.uuid), text)
-                yield own._replace(mac=mac, mac_text=text, ips=ips, learned=known, open=False)
-
-
-def _defined_behind(port: LogicalPort) -> list[tuple[LogicalPort, str, tuple[str, ...]]]:
-    return [(port, one.mac, one.ips) for one in port.nested]
-
-
-def _learned_behind(
-    port: LogicalPort, learned: Mapping[UUID, Learned]
-) -> list[tuple[LogicalPort, str, tuple[str, ...]]]:
-    row = learned.get(port.uuid) if Allowance.NESTED in port.allow else None
-    return [(port, one.mac, ()) for one in (row.macs if row is not None else ()) if not one.refused]
-
-
-def _own_views(inputs: _Inputs) -> Iterator[tuple[UUID, PortView]]:
-    """By port: its view as one with a single MAC."""
-    assert inputs.host is not None
-    ofports, phases, relays = dict(inputs.ofports), dict(inputs.phases), dict(inputs.relay_vteps)
-    learned = {uuid: addresses_of(item) for uuid, item in inputs.learned}
-    tickets, trunks = dict(inputs.tickets), dict(inputs.trunks)
-    policies = {port: Policy(tuple(map(group_key, groups)), zone) for port, groups, zone in inputs.policies}
-    seen: set[int] = set()
-    for uuid, port, location in zip(inputs.uuids, inputs.ports, inputs.locations, strict=True):
-        if port is not None and port.shadow_of is not None:
-            continue  # the MAC is its primary's, here and everywhere
-        text = port.mac if port is not None else location.mac if location is not None else ""
-        if not text:
-            continue
-        mac = mac_to_int(text)
-        if mac in seen:  # of two ports with one MAC the first has it
-            continue
-        seen.add(mac)
-        if location is None:
-            yield uuid, PortView(mac=mac, mac_text=text)
-            continue
-        known = learned.get(uuid, ()) if port is None or not port.ips else ()
-        if location.holder_host != inputs.host != location.incoming_host and uuid not in phases:
-            yield uuid, _remote(port, location, mac, text)._replace(learned=known)
-        else:
-            phase, relay = phases.get(uuid, Phase.STEADY), relays.get(uuid, "")
-            ofport = ofports.get(port.vif_uuid, 0) if port is not None and port.vif_uuid is not None else 0
-            metered = port is not None and port.vif_uuid in inputs.metered
-            view = _view(inputs.host, port, location, mac, text, ofport, metered, phase, relay, uuid in inputs.barred)
-            others = port is not None and Allowance.NESTED in port.allow
-            view = view._replace(
-                learned=known,
-                hushed=uuid in inputs.hushed,
-                policy=policies.get(uuid),
-                tickets=tickets.get(uuid, ()),
-                subports=trunks.get(uuid, ()),
-                several=others or (port is not None and bool(port.nested)),
-                open=others,
-            )
-            yield uuid, view
-
-
-def addresses_of(learned: Learned | None, mac: str = "") -> tuple[tuple[int, int], ...]:
-    """The learned addresses of one MAC of a port, its own by default: IP version and number."""
-    found = learned.addresses if learned is not None else ()
-    return single_addresses(tuple(one.address for one in found if not one.refused and one.mac == mac))
-
-
-def _remote(port: LogicalPort | None, location: Location, mac: int, text: str) -> PortView:
-    """A port that this host has no part in: most are."""
-    live = location.holder_host is not None and not location.parked
-    return PortView(
-        mac=mac,
-        mac_text=text,
-        ips=port.ips if port is not None else (),
-        holder_vtep=location.holder_vtep if location.holder_host is not None else "",
-        incoming_vtep=location.incoming_vtep if location.incoming_host is not None else "",
-        live=live,
-        bound=live and port is not None and port.admin_up,
-    )
-
-
-def _view(
-    host: UUID,
-    port: LogicalPort | None,
-    location: Location,
-    mac: int,
-    text: str,
-    ofport: int,
-    metered: bool,
-    phase: Phase,
-    relay: str,
-    barred: bool,
-) -> PortView:
-    here = location.holder_host == host
-    state = VifState.DARK
-    if port is not None:
-        obstacle = "its groups can't be enforced" if barred else ""
-        state, _ = standing(port=port, location=location, phase=phase, host=host, obstacle=obstacle)
-    if state is VifState.INCOMING:
-        phase = Phase.INCOMING  # its machine may not have heard yet
-    elsewhere = location.holder_host is not None and not here
-    live = elsewhere and not location.parked
-    return PortView(
-        mac=mac,
-        mac_text=text,
-        ips=port.ips if port is not None else (),
-        allow=port.allow if port is not None else (),
-        here=here,
-        state=state,
-        phase=phase,
-        ofport=ofport if port is not None else 0,
-        metered=metered,
-        holder_vtep=location.holder_vtep if elsewhere else "",
-        incoming_vtep=location.incoming_vtep if location.incoming_host not in (None, host) else "",
-        relay_vtep=_relay_vtep(location, phase, host, relay),
-        live=live,
-        bound=(live and port is not None and port.admin_up) or (state is VifState.LIT and ofport > 0),
-    )
-
-
-def _relay_vtep(location: Location, phase: Phase, host: UUID, remembered: str) -> str:
-    """The location's word where it has one, else what the port's machine remembers."""
-    if phase is Phase.REDIRECTING:
-        return location.incoming_vtep
-    if location.holder_host != host and phase in (Phase.RELAYING, Phase.INCOMING, Phase.ACTIVATED):
-        return location.holder_vtep
-    return remembered
 
 
 def _wire(network: OpaqueNetwork, intent: SwitchIntent, bridge: Bridge) -> Wire | Trunk | None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from hostagent.addresses import interface_of
+from hostagent.flow_set import flow_set
 from hostagent.model import Bridge, ChangeFlows, Desired, Link, Observed, PathStatus, Step, Unread
 from hostagent.names import exit_port, is_ours, network_key
 from hostagent.plan import kept_bridges, plan
@@ -249,7 +250,7 @@ def _network_findings(
     if flows is None or isinstance(flows, Unread):
         why = flows.reason if isinstance(flows, Unread) else "there is no OpenFlow connection yet"
         yield _Finding(Status.WARNING, 50, f"{name}: the flows of {intent.bridge} cannot be read: {why}")
-    elif not any(flow.cookie == network_key(network.uuid) for flow in flows):
+    elif network_key(network.uuid) not in flow_set(flows).cookies:
         yield _Finding(Status.DOWN, 0, f"{name}: its flows are not in {intent.bridge} yet")
     elif changed := _outstanding(network, intent, todo):
         yield _Finding(Status.WARNING, 80, f"{name}: {changed} of its flows on {intent.bridge} are not as wanted")

@@ -8,7 +8,7 @@ not seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -110,6 +110,7 @@ class Desired:
     ports: Mapping[UUID, LogicalPort] = field(default_factory=dict)
     locations: Mapping[UUID, Location] = field(default_factory=dict)  # by port UUID
     learned: Mapping[UUID, Learned] = field(default_factory=dict)  # by port UUID
+    port_by_vif: Mapping[UUID, UUID] | None = None  # None where it is to be looked up in the ports
     hushed: frozenset[UUID] = frozenset()  # ports and networks of whose frames no copies are made
     # no manager has been reached for a while: a guest that was stopped elsewhere may run again, unheard of
     alone: bool = False
@@ -268,7 +269,7 @@ class Observed:
     bridges: tuple[Bridge, ...] | Unread = ()
     links: tuple[Link, ...] | Unread = ()
     libvirt_networks: tuple[LibvirtNetwork, ...] | Unread = ()
-    flows: Mapping[str, frozenset[Flow] | Unread] = field(default_factory=dict)  # by bridge; only our bridges are read
+    flows: Mapping[str, Set[Flow] | Unread] = field(default_factory=dict)  # by bridge; only our bridges are read
     meters: Mapping[str, frozenset[MeterLimit]] = field(default_factory=dict)  # by bridge; absent: not read
     loose_qos: tuple[UUID, ...] = ()  # rows of ours that no port has any more
     paths: tuple[PathStatus, ...] = ()  # what probes tell of the underlay; empty where nobody asks

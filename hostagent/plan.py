@@ -20,10 +20,11 @@ depends on it is made. A host that has never heard its manager (`Desired.host` i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
-from hostagent.flow import Flow, Match, of_a_set
-from hostagent.flows import compile_flows, ports_by_network
+from hostagent.flow import Flow, Match
+from hostagent.flow_set import flow_set
+from hostagent.flows import compile_flows
 from hostagent.model import (
     Bridge,
     ChangeFlows,
@@ -109,7 +110,7 @@ def kept_bridges(*, desired: Desired, observed: Observed) -> dict[str, str]:
     return kept
 
 
-def expected_flows(*, desired: Desired, observed: Observed, bridge: str) -> frozenset[Flow]:
+def expected_flows(*, desired: Desired, observed: Observed, bridge: str) -> Set[Flow]:
     """What *bridge* should have, as far as that can be said before its flows and meters are read."""
     if desired.host is None or isinstance(observed.bridges, Unread):
         return frozenset()
@@ -129,22 +130,18 @@ def _purge_flows(intents: list[SwitchIntent], own: Mapping[str, Bridge], observe
     wanted = {intent.bridge: intent for intent in intents}
     for name, bridge in sorted(own.items()):
         flows = observed.flows.get(name)
-        if not isinstance(flows, frozenset) or not _is_switch(bridge):
+        if not isinstance(flows, Set) or not _is_switch(bridge):
             continue
         if name in wanted:
             keys = {network_key(network.uuid) for network in wanted[name].networks} | {SWITCH_COOKIE}
-            gone = [flow for flow in flows if flow.cookie not in keys] if not _cookies_of(flows) <= keys else []
+            strange = flow_set(flows).cookies.keys() - keys
+            gone = [flow for flow in flows if flow.cookie in strange] if strange else []
         elif _strangers(bridge):
             gone = [*flows]
         else:
             continue  # the whole bridge goes
         if gone:
             yield ChangeFlows(bridge=name, delete=_ordered(gone), add=())
-
-
-@of_a_set
-def _cookies_of(flows: frozenset[Flow]) -> frozenset[int]:
-    return frozenset(flow.cookie for flow in flows)
 
 
 def _remove_networks(desired: Desired, observed: Observed) -> Iterator[Step]:
@@ -251,19 +248,18 @@ def _replug(bridge: Bridge, desired: Desired, links: frozenset[str]) -> Iterator
 def _change_flows(
     desired: Desired, intents: list[SwitchIntent], own: Mapping[str, Bridge], observed: Observed
 ) -> Iterator[Step]:
-    index = ports_by_network(desired)
     for intent in intents:
-        bridge, flows = own.get(intent.bridge), observed.flows.get(intent.bridge)
-        if bridge is None or not isinstance(flows, frozenset):
+        bridge, read = own.get(intent.bridge), observed.flows.get(intent.bridge)
+        if bridge is None or not isinstance(read, Set):
             continue
-        meters = observed.meters.get(intent.bridge, frozenset())
-        wanted = compile_flows(
-            desired=desired, intent=intent, bridge=bridge, realized=flows, meters=meters, index=index
-        )
+        meters, flows = observed.meters.get(intent.bridge, frozenset()), flow_set(read)
+        wanted = compile_flows(desired=desired, intent=intent, bridge=bridge, realized=flows, meters=meters)
+        add, surplus = wanted.minus(flows), flows.minus(wanted)
+        if not add and not surplus:
+            continue
         keys = {network_key(network.uuid) for network in intent.networks} | {SWITCH_COOKIE}
-        add = wanted - flows
         replaced = {flow.key() for flow in add}
-        delete = [flow for flow in flows - wanted if flow.cookie in keys and flow.key() not in replaced]
+        delete = [flow for flow in surplus if flow.cookie in keys and flow.key() not in replaced]
         if add or delete:
             yield ChangeFlows(bridge=intent.bridge, delete=_ordered(delete), add=_ordered(add))
 
@@ -275,7 +271,7 @@ def _define_networks(resolved: Resolved, own: Mapping[str, Bridge], observed: Ob
     found = {network.uuid: network for network in observed.libvirt_networks if network.ours}
     for intent in resolved.switches.values():
         bridge = own.get(intent.bridge)
-        if bridge is None or intent.blocked or not isinstance(observed.flows.get(intent.bridge), frozenset):
+        if bridge is None or intent.blocked or not isinstance(observed.flows.get(intent.bridge), Set):
             continue
         working = {
             port.name
@@ -316,7 +312,7 @@ def _strangers(bridge: Bridge) -> list[OvsPort]:
     return [port for port in bridge.ports if port.name != bridge.name and not is_ours(port.external_ids)]
 
 
-def _ordered(flows: Iterator[Flow] | list[Flow] | frozenset[Flow]) -> tuple[Flow, ...]:
+def _ordered(flows: Iterable[Flow]) -> tuple[Flow, ...]:
     """By table and priority; what a packet meets last comes first, so that nothing points ahead of what exists."""
     return tuple(sorted(flows, key=lambda flow: (-flow.table, -flow.priority, flow.cookie, _match_order(flow))))
 

@@ -11,11 +11,12 @@ from when each was last seen, two things follow, compared whole each time and ne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from hostagent.flow import Flow
+from hostagent.indexed import Overlaid, held_here
 from hostagent.model import Bridge, Desired, Interface, Unread
 from hostagent.names import SUBPORT_KEY, SWITCH_KEY, is_ours
 from hostagent.vifs import lit_ofports, taps_of, uuid_of, vif_of
@@ -66,15 +67,15 @@ class SeenVif:
     external_ids: Mapping[str, str]
 
 
-def seen_vifs(bridges: Sequence[Bridge], flows: Mapping[str, frozenset[Flow] | Unread]) -> tuple[SeenVif, ...]:
+def seen_vifs(bridges: Sequence[Bridge], flows: Mapping[str, Set[Flow] | Unread]) -> tuple[SeenVif, ...]:
     """VIFs on our bridges, sorted by UUID; *flows* say which of two with one UUID is lit already."""
     found = []
     for bridge in bridges:
         if not is_ours(bridge.external_ids) or SWITCH_KEY not in bridge.external_ids:
             continue
-        has = flows.get(bridge.name, frozenset())
-        taps = taps_of(bridge, has if isinstance(has, frozenset) else frozenset())
-        lit = lit_ofports(has if isinstance(has, frozenset) else frozenset())
+        has = flows.get(bridge.name)
+        taps = taps_of(bridge, has if isinstance(has, Set) else frozenset())
+        lit = lit_ofports(has) if isinstance(has, Set) else frozenset()
         found += [_seen(bridge, interface, vif, lit) for vif, interface in taps.by_vif.items()]
         for interface in taps.doubles:
             vif = vif_of(interface)
@@ -104,7 +105,7 @@ def unpark(
             if location.network_uuid in hidden and not vif.lit:
                 continue
             here[location.port_uuid] = replace(location, parked=False)
-    return {**locations, **here} if here else locations
+    return Overlaid(locations, here) if here else locations
 
 
 def due_claims(
@@ -143,7 +144,7 @@ def due_releases(
     waits for its tap. Both in the seconds of *now*.
     """
     due = []
-    for location in _of_host(desired.locations.values(), host):
+    for location in held_here(desired.locations, host).values():
         port = desired.ports.get(location.port_uuid)
         if port is None or port.vif_uuid is None or port.parent_port is not None:
             continue
@@ -171,8 +172,8 @@ def wanted_networks(
             wanted.add(vif.network_uuid)
     wanted.update(desired.locations[uuid].network_uuid for uuid in desired.phases if uuid in desired.locations)
     if desired.host is not None:
-        own = _of_host(desired.locations.values(), desired.host.uuid)
-        wanted.update(location.network_uuid for location in own if not location.parked)
+        own = held_here(desired.locations, desired.host.uuid)
+        wanted.update(location.network_uuid for location in own.values() if not location.parked)
     return frozenset(wanted)
 
 
@@ -188,15 +189,6 @@ class Subscriptions:
         self._until = {network: until for network, until in self._until.items() if until > now}
         self._until |= dict.fromkeys(wanted, now + LINGER_S)
         return frozenset(self._until)
-
-
-def _of_host(locations: Iterable[Location], host: UUID) -> Iterator[Location]:
-    """Those that *host* holds or that are coming to it. Told apart by number, ten times as fast: most are elsewhere."""
-    number = host.int
-    for location in locations:
-        holder, incoming = location.holder_host, location.incoming_host
-        if (holder is not None and holder.int == number) or (incoming is not None and incoming.int == number):
-            yield location
 
 
 def _seen(bridge: Bridge, interface: Interface, vif: UUID, lit: Collection[int | None]) -> SeenVif:

@@ -18,11 +18,12 @@ force.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Final
 from uuid import UUID
 
 from hostagent.flow import Flow, Meter
+from hostagent.indexed import select
 from hostagent.model import (
     Bridge,
     ChangeMeters,
@@ -84,7 +85,7 @@ def remove_meters(
     for name, wanted, found in _meters(desired, intents, own, observed):
         stale = {one.number for one in found} - {one.number for one in wanted}
         flows = observed.flows.get(name)
-        if stale and isinstance(flows, frozenset) and (free := stale - _used(flows)):
+        if stale and isinstance(flows, Set) and (free := stale - _used(flows)):
             yield ChangeMeters(bridge=name, remove=tuple(sorted(free)))
 
 
@@ -179,11 +180,12 @@ def _unshaped(intent: SwitchIntent, uplink: Bridge | None, links: Mapping[str, L
 
 def _limited(desired: Desired) -> dict[UUID, LogicalPort]:
     """Ports with a limit, by VIF: few, and only they cost anything."""
-    return {
-        port.vif_uuid: port
-        for port in desired.ports.values()
-        if (port.egress_kbps or port.ingress_kbps) and port.vif_uuid is not None
-    }
+    limited = select(desired.ports, _is_limited)
+    return {port.vif_uuid: port for port in limited.values() if port.vif_uuid is not None}
+
+
+def _is_limited(port: LogicalPort) -> bool:
+    return bool(port.egress_kbps or port.ingress_kbps)
 
 
 def _taps(bridge: Bridge, limited: Mapping[UUID, LogicalPort]) -> Iterator[tuple[OvsPort, LogicalPort | None]]:

@@ -36,6 +36,7 @@ from hostagent.model import (
     SetArpIgnore,
     SetLink,
     Step,
+    Unread,
 )
 from netmgr.contract.types import Repair
 
@@ -149,7 +150,7 @@ def _address(step: AddAddress, rested: Observed, observed: Observed) -> str:
 
 def _flows(step: ChangeFlows, rested: Observed, observed: Observed) -> str:
     had, has = rested.flows.get(step.bridge), observed.flows.get(step.bridge)
-    if not isinstance(had, frozenset) or not isinstance(has, frozenset):
+    if isinstance(had, Unread | None) or isinstance(has, Unread | None):
         return ""
     if any(flow not in had for flow in step.add) or any(flow in had for flow in step.delete):
         return ""

@@ -27,6 +27,7 @@ from fnmatch import fnmatchcase
 from uuid import UUID
 
 from hostagent.addresses import interface_of
+from hostagent.flow_set import flow_set
 from hostagent.model import Bridge, Desired, Link, Observed, OvsPort, Unread
 from hostagent.names import PNICS_KEY, exit_port, is_ours, network_key, switch_bridge, trunk_port, uplink_bridge
 from hostagent.underlay.path_fit import Fit, by_tunnel, fit, overhead, peer_names
@@ -353,7 +354,7 @@ def _signs_of_use(network: OpaqueNetwork, observed: Observed) -> Iterator[bool]:
         for port in bridge.ports
     )
     flows, cookie = observed.flows.get(switch_bridge(network.switch_uuid)), network_key(network.uuid)
-    yield flows is not None and not isinstance(flows, Unread) and any(flow.cookie == cookie for flow in flows)
+    yield flows is not None and not isinstance(flows, Unread) and cookie in flow_set(flows).cookies
 
 
 def _definition_problems(network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str, observed: Observed) -> Iterator[str]:

@@ -26,6 +26,7 @@ from uuid import UUID
 import structlog
 from google.protobuf.message import DecodeError
 
+from hostagent.indexed import Indexed
 from hostagent.journal import Journal, Statement
 from hostagent.records import Records, VifRecord, read_ct_zones, read_vifs, vif_row
 from netmgr.contract.codec import ContractError, decode_object, encode_object
@@ -84,9 +85,9 @@ class State:
         self.networks: dict[UUID, OpaqueNetwork] = {}
         self.withdrawals: dict[UUID, Withdrawal] = {}
         self.groups: dict[UUID, SecurityGroup] = {}
-        self.ports: dict[UUID, LogicalPort] = {}
-        self.locations: dict[UUID, Location] = {}
-        self.learned: dict[UUID, Learned] = {}  # by port
+        self.ports: Indexed[LogicalPort] = Indexed()
+        self.locations: Indexed[Location] = Indexed()
+        self.learned: Indexed[Learned] = Indexed()  # by port
         self.port_by_vif: dict[UUID, UUID] = {}
         self.subports: dict[UUID, set[UUID]] = {}  # by their parent
         self.parents: dict[UUID, UUID] = {}  # of sub-ports

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from uuid import UUID
 
+from hostagent.indexed import select
 from hostagent.model import Bridge, Desired, Interface, PutPort
 from hostagent.names import OWNER, SUBPORT_KEY, TAGGED_KEY, is_ours, subport_end, tagged_end
 from hostagent.resolve import SwitchIntent
@@ -64,11 +65,15 @@ def tagged_ends(bridge: Bridge, desired: Desired) -> dict[UUID, tuple[tuple[int,
 def _subports_here(desired: Desired) -> Iterator[tuple[LogicalPort, LogicalPort]]:
     """Sub-ports whose parent this host holds or is to get, each with the parent."""
     host = desired.host.uuid if desired.host is not None else None
-    for port in desired.ports.values():
+    for port in select(desired.ports, _is_subport).values():
         parent = desired.ports.get(port.parent_port) if port.parent_port is not None else None
         location = desired.locations.get(parent.uuid) if parent is not None else None
         if parent is not None and location is not None and host in (location.holder_host, location.incoming_host):
             yield port, parent
+
+
+def _is_subport(port: LogicalPort) -> bool:
+    return port.parent_port is not None
 
 
 def _end(bridge: str, name: str, peer: str, marks: Mapping[str, str]) -> PutPort:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import structlog
 
-from hostagent.flow import Action, Flow, sharing
+from hostagent.flow import Action, Flow
+from hostagent.flow_set import FlowSet
 from hostagent.model import ChangeMeters, MeterLimit, Unread
 from hostagent.pipeline.drops import Counted, Drop, drops_of
 from hostagent.pipeline.tables import CANARY
@@ -46,7 +47,7 @@ class Switches:
         self._dirty = dirty
         self._packet_in = packet_in
         self._bundles: dict[str, int] = {}  # bundles committed by us, by bridge
-        self._flows: dict[str, frozenset[Flow]] = {}
+        self._flows: dict[str, FlowSet] = {}
         self._meters: dict[str, frozenset[MeterLimit]] = {}
         self._stale: set[str] = set()
         self._switches: dict[str, OpenFlowConnection] = {}
@@ -70,7 +71,7 @@ class Switches:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def flows(self, bridge: str) -> frozenset[Flow] | Unread:
+    def flows(self, bridge: str) -> FlowSet | Unread:
         """The flows of *bridge* as last read."""
         known = self._flows.get(bridge) if bridge in self._switches else None
         return known if known is not None else Unread(self._why_none.get(bridge, "not connected yet"))
@@ -159,9 +160,7 @@ class Switches:
         if before is None:
             self._stale.add(bridge)
             return
-        replaced, ends = {flow.key() for flow in add}, {_end(flow) for flow in add}
-        gone = [flow for flow in before if _end(flow) in ends and flow.key() in replaced]
-        self._flows[bridge] = before.difference(delete, gone).union(add)
+        self._flows[bridge] = before.changed(delete=delete, add=add)
 
     async def flush_zone(self, bridge: str, zone: int) -> None:
         """Forget all connections in *zone* of the connection tracker that *bridge* uses.
@@ -206,8 +205,7 @@ class Switches:
             bundles = self._bundles.get(name, 0)
             try:
                 before = self._flows.get(name)
-                found = await self._switches[name].dump(before=before or frozenset())
-                self._flows[name] = sharing(found, before)
+                self._flows[name] = FlowSet(await self._switches[name].dump(before=before or frozenset()))
                 self._meters[name] = await self._switches[name].meters()
                 if self._bundles.get(name, 0) != bundles:  # committed during the dump: in it or not, who knows
                     self._stale.add(name)
@@ -266,7 +264,7 @@ class Switches:
             log.info("openflow: connected", bridge=name, flows=len(flows))
             self._why_none.pop(name, None)
             self._switches[name] = connection
-            self._flows[name], self._meters[name] = flows, meters
+            self._flows[name], self._meters[name] = FlowSet(flows), meters
         self._dirty("flows")
 
     def _flows_changed(self, bridge: str) -> None:
@@ -281,8 +279,3 @@ class Switches:
         self._stale.discard(bridge)
         self._why_none[bridge] = f"bridge {bridge}: the OpenFlow connection ended ({why})"
         self._dirty("flows")
-
-
-def _end(flow: Flow) -> int | bytes | None:
-    """A part of its key, quick to compare."""
-    return flow.match[-1].value if flow.match else None

@@ -5,14 +5,14 @@ A VIF is reported lit only when the switch has its flows, not when it should hav
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from uuid import UUID
 
 from hostagent.flow import Flow
 from hostagent.model import Bridge, Desired, Interface, Observed, Phase, Unread
 from hostagent.names import SWITCH_KEY, is_ours
 from hostagent.resolve import Resolved
-from hostagent.vifs import lit_ofports, obstacle_to, standing, taps_of, uuid_of, vif_of
+from hostagent.vifs import lit_ofports, obstacle_to, ports_of, standing, taps_of, uuid_of, vif_of
 from netmgr.contract.types import LogicalPort, VifState, VifStatus
 
 __all__ = ["vif_statuses"]
@@ -22,12 +22,11 @@ def vif_statuses(*, desired: Desired, observed: Observed, resolved: Resolved) ->
     """One for each VIF plugged into a bridge of ours, sorted; two for one that is plugged twice."""
     if isinstance(observed.bridges, Unread) or desired.host is None:
         return ()
-    by_vif = {port.vif_uuid: port for port in desired.ports.values() if port.vif_uuid is not None}
     home = {network.uuid: i.bridge for i in resolved.switches.values() for network in i.networks}
     found: list[VifStatus] = []
     for bridge in observed.bridges:
         if is_ours(bridge.external_ids) and SWITCH_KEY in bridge.external_ids:
-            found.extend(_of_bridge(bridge, desired, desired.host.uuid, observed, by_vif, home))
+            found.extend(_of_bridge(bridge, desired, desired.host.uuid, observed, home))
     return tuple(sorted(found, key=lambda one: (one.vif_uuid, one.ovs_port)))
 
 
@@ -36,12 +35,12 @@ def _of_bridge(
     desired: Desired,
     host: UUID,
     observed: Observed,
-    by_vif: dict[UUID, LogicalPort],
     home: dict[UUID, str],
 ) -> Iterator[VifStatus]:
     flows = observed.flows.get(bridge.name)
-    realized = flows if isinstance(flows, frozenset) else frozenset()
+    realized: Set[Flow] = flows if isinstance(flows, Set) else frozenset()
     taps = taps_of(bridge, realized)
+    by_vif = ports_of(taps.by_vif, desired)
     for vif, tap in taps.by_vif.items():
         port = by_vif.get(vif)
         state, reason = _state(vif, tap, port, bridge, desired, host, realized, home)
@@ -61,7 +60,7 @@ def _state(
     bridge: Bridge,
     desired: Desired,
     host: UUID,
-    realized: frozenset[Flow],
+    realized: Set[Flow],
     home: dict[UUID, str],
 ) -> tuple[VifState, str]:
     if port is None:

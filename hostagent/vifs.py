@@ -14,18 +14,30 @@ the other one stays dark however loudly it announces itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from uuid import UUID
 
 from hostagent.flow import Flow, Match, of_a_set
+from hostagent.flow_set import flow_set
 from hostagent.model import Bridge, Desired, Interface, Phase
 from hostagent.names import IFACE_ID, SUBPORT_KEY, is_ours
 from hostagent.pipeline.tables import Table
 from netmgr.contract.types import Location, LogicalPort, SecurityGroup, VifState
 
-__all__ = ["Taps", "is_stateful", "lit_ofports", "obstacle_to", "standing", "tap_of", "taps_of", "uuid_of", "vif_of"]
+__all__ = [
+    "Taps",
+    "is_stateful",
+    "lit_ofports",
+    "obstacle_to",
+    "ports_of",
+    "standing",
+    "tap_of",
+    "taps_of",
+    "uuid_of",
+    "vif_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +64,7 @@ def uuid_of(text: str) -> UUID | None:
         return None
 
 
-def taps_of(bridge: Bridge, flows: frozenset[Flow] = frozenset()) -> Taps:
+def taps_of(bridge: Bridge, flows: Set[Flow] = frozenset()) -> Taps:
     """The VIFs plugged into *bridge*; *flows* are those it has, and say which of two doubles is lit already."""
     found: dict[UUID, list[Interface]] = {}
     for port in bridge.ports:
@@ -81,6 +93,15 @@ def tap_of(taps: Taps, port: LogicalPort) -> Interface | None:
     """The tap of *port*: of a sub-port ours only, for nobody else can plug one."""
     tap = taps.by_vif.get(port.vif_uuid) if port.vif_uuid is not None else None
     return tap if tap is not None and is_ours(tap.external_ids) == (port.parent_port is not None) else None
+
+
+def ports_of(vifs: Collection[UUID], desired: Desired) -> dict[UUID, LogicalPort]:
+    """The logical ports of *vifs*, as far as they are known."""
+    known = desired.port_by_vif
+    if known is None:
+        return {port.vif_uuid: port for port in desired.ports.values() if port.vif_uuid in vifs and port.vif_uuid}
+    found = ((vif, desired.ports.get(known[vif])) for vif in vifs if vif in known)
+    return {vif: port for vif, port in found if port is not None}
 
 
 def standing(
@@ -152,12 +173,11 @@ def is_stateful(port: LogicalPort, groups: Mapping[UUID, SecurityGroup]) -> bool
 
 
 @of_a_set
-def lit_ofports(flows: frozenset[Flow]) -> frozenset[int | None]:
+def lit_ofports(flows: Set[Flow]) -> frozenset[int | None]:
     """The ports whose frames *flows* let in."""
     return frozenset(
         item.value
-        for flow in flows
-        if flow.table == Table.CLASSIFY
+        for flow in flow_set(flows).of_table(Table.CLASSIFY)
         for item in flow.match
         if isinstance(item, Match) and item.field == "in_port"
     )

@@ -22,7 +22,7 @@ What networks on a VLAN do otherwise is in `vlan`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -49,7 +49,7 @@ from hostagent.pipeline.guard import guard_flows
 from hostagent.pipeline.learn import claim_flows, lease_flows, rival_flows, unknown_flows
 from hostagent.pipeline.locate import locate
 from hostagent.pipeline.policy import Policy, deliver, port_policy_flows, ticket_flows
-from hostagent.pipeline.remote import Place, Remote
+from hostagent.pipeline.remote import NOWHERE, Elsewhere, Place
 from hostagent.pipeline.tables import (
     FROM_TUNNEL,
     FROM_UPLINK,
@@ -118,20 +118,20 @@ class PortView(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPorts:
-    """One network: its key, its way out (None while its port has no ofport) and its ports, no MAC twice. Of those in
-    `remotes` no MAC and no address is another's."""
+    """One network: its key, its way out (None while its port has no ofport) and its ports, no MAC twice. There are
+    remote ports beside these (see `remote`), no MAC and no address of which is another's."""
 
     key: int
     wire: Wire | Trunk | None
     ports: tuple[PortView, ...]
-    remotes: Collection[Remote] = ()
+    elsewhere: Elsewhere = NOWHERE
     alone: bool = False  # what is parked elsewhere may live again, unheard of
     hushed: bool = False  # what its DHCP servers say is not copied to the agent
     writes_nd: bool = True  # the datapath can turn a neighbour solicitation into an advertisement
 
-    def places(self) -> set[Place]:
+    def places(self) -> frozenset[Place]:
         """Where ports are that are not here."""
-        return {remote.place for remote in self.remotes} | {
+        return self.elsewhere.places | {
             Place(port.holder_vtep, vtep, port.live)
             for port in self.ports
             for vtep in (port.incoming_vtep, port.relay_vtep)
@@ -139,7 +139,8 @@ class NetworkPorts:
 
 
 def network_flows(network: NetworkPorts) -> Iterator[Flow]:
-    """All flows of *network*. Without a wire its ports on this host still reach each other."""
+    """All flows of *network* but those of the remote ports beside it. Without a wire its ports on this host still reach
+    each other."""
     yield from _classify(network)
     wire = network.wire
     for port in network.ports:
@@ -176,9 +177,7 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
     live = [port for port in network.ports if port.bound]
     defined = ((port.mac, single_addresses(port.ips)) for port in live if port.ips)
     learned = ((port.mac, port.learned) for port in live if port.learned)
-    for remote in network.remotes:
-        yield from remote.flows
-    others = any(remote.addresses for remote in network.remotes)
+    others = network.elsewhere.answered
     yield from answer_flows(network.key, defined, learned, writes_nd=network.writes_nd, others=others)
     if not network.hushed and any(_learns(port) for port in network.ports):
         yield from lease_flows(network.key)

@@ -1,26 +1,31 @@
 """Ports that a host has no part in: of a large network most are, and each costs two flows.
 
 LOCATE says at which VTEP its MAC is, BINDING which MAC has its address. Both depend on nothing but the port, its
-location and how the network leaves the bridge, so they are made once and kept as long as these stay: that one more port
-comes costs its two flows and a look at each of the others, not ten thousand compilations.
+location, the addresses learned of it and how the network leaves the bridge, so they are made once and kept as long as
+these stay: that one more port comes costs its two flows, and nothing of the others is looked at (`Remotes`).
 
 What follows from a MAC or an address that two ports have concerns both: then all ports of the network are looked at
-together (`distinct`).
+together (`Remotes.distinct`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from hostagent.flow import Flow, mac_to_int
 from hostagent.pipeline.answer import Address, binding, single_addresses
 from hostagent.pipeline.locate import locate
-from netmgr.contract.types import Allowance, Location, LogicalPort
+from netmgr.contract.types import Allowance, Learned, Location, LogicalPort
 
-__all__ = ["Place", "Remote", "distinct", "is_remote", "remote_port"]
+__all__ = ["NOWHERE", "Elsewhere", "Place", "Remote", "Remotes", "addresses_of", "is_remote", "remote_port"]
+
+
+K = TypeVar("K")
 
 
 class Place(NamedTuple):
@@ -36,10 +41,94 @@ class Remote(NamedTuple):
 
     port: LogicalPort | None
     location: Location
+    learned: Learned | None
     mac: int
     addresses: tuple[Address, ...]  # that are answered for
     place: Place
     flows: tuple[Flow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What the other flows of a network depend on, of all its remote ports."""
+
+    places: frozenset[Place] = frozenset()
+    answered: bool = False  # there are addresses that are answered for
+    parked: bool = False  # there is one that is parked
+
+
+NOWHERE = Elsewhere()
+
+
+class Remotes:
+    """The remote ports of one network, by number of their UUID; what is said of all is kept up as they come and go."""
+
+    def __init__(self) -> None:
+        self._ports: dict[int, Remote] = {}
+        self._owners: Counter[int | Address] = Counter()  # how many have each MAC and address
+        self._clashes = 0  # MACs and addresses that several have
+        self._places: Counter[Place] = Counter()
+        self._answered = self._parked = 0
+        self._elsewhere: Elsewhere | None = None
+
+    def __len__(self) -> int:
+        return len(self._ports)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._ports
+
+    def get(self, number: int) -> Remote | None:
+        return self._ports.get(number)
+
+    def numbers(self) -> Collection[int]:
+        return self._ports.keys()
+
+    def flows(self) -> Iterator[Flow]:
+        for one in self._ports.values():
+            yield from one.flows
+
+    def put(self, number: int, one: Remote) -> None:
+        """Take *one* in, in the place of what was known by that number."""
+        self.drop(number)
+        self._ports[number] = one
+        self._sum(one, 1)
+
+    def drop(self, number: int) -> None:
+        """Forget a port; nothing if it is not known."""
+        one = self._ports.pop(number, None)
+        if one is not None:
+            self._sum(one, -1)
+
+    def summary(self) -> Elsewhere:
+        """What others depend on."""
+        if self._elsewhere is None:
+            self._elsewhere = Elsewhere(frozenset(self._places), self._answered > 0, self._parked > 0)
+        return self._elsewhere
+
+    def distinct(self, others: Iterable[int | Address]) -> bool:
+        """Whether no MAC and no address of these ports is another's of them, or among *others*."""
+        return not self._clashes and not any(key in self._owners for key in others)
+
+    def _sum(self, one: Remote, step: int) -> None:
+        keys: tuple[int | Address, ...] = (one.mac, *one.addresses)
+        for key in keys:
+            count = self._owners[key] + step
+            self._clashes += step * (count == (2 if step > 0 else 1))
+            _set(self._owners, key, count)
+        places = len(self._places)
+        _set(self._places, one.place, self._places[one.place] + step)
+        before = (places, self._answered > 0, self._parked > 0)
+        self._answered += step * bool(one.addresses)
+        self._parked += step * one.location.parked
+        if before != (len(self._places), self._answered > 0, self._parked > 0):
+            self._elsewhere = None
+
+
+def _set(counts: Counter[K], key: K, count: int) -> None:
+    if count:
+        counts[key] = count
+    else:
+        del counts[key]
 
 
 def is_remote(host: UUID, port: LogicalPort | None, location: Location | None) -> bool:
@@ -52,7 +141,12 @@ def is_remote(host: UUID, port: LogicalPort | None, location: Location | None) -
 
 
 def remote_port(
-    key: int, own_vtep: str | None, port: LogicalPort | None, location: Location, known: Mapping[Flow, Flow]
+    key: int,
+    own_vtep: str | None,
+    port: LogicalPort | None,
+    location: Location,
+    learned: Learned | None,
+    known: Mapping[Flow, Flow],
 ) -> Remote:
     """The port of network *key*, for which `is_remote`. *own_vtep* is None where the network leaves by no tunnel.
 
@@ -66,20 +160,18 @@ def remote_port(
         location.incoming_vtep if location.incoming_host is not None else "",
         live,
     )
-    addresses = single_addresses(port.ips) if port is not None and port.admin_up and live else ()
+    addresses: tuple[Address, ...] = ()
+    if port is not None and port.admin_up and live:
+        addresses = tuple(dict.fromkeys(single_addresses(port.ips) if port.ips else addresses_of(learned)))
     located = locate(key, mac, place.holder_vtep, place.incoming_vtep, own_vtep) if own_vtep is not None else ()
     flows = (*located, *(binding(key, version, number, mac) for version, number in addresses))
-    return Remote(port, location, mac, addresses, place, tuple(known.get(flow, flow) for flow in flows))
+    return Remote(port, location, learned, mac, addresses, place, tuple(known.get(flow, flow) for flow in flows))
 
 
-def distinct(remotes: Collection[Remote], macs: Collection[int], addresses: Collection[Address]) -> bool:
-    """Whether no MAC and no address of these ports is another's of them, or among *macs* and *addresses*."""
-    own_macs = {one.mac for one in remotes}
-    if len(own_macs) < len(remotes) or not own_macs.isdisjoint(macs):
-        return False
-    of_all = [one.addresses for one in remotes]
-    own: set[Address] = set().union(*of_all)
-    return len(own) == sum(map(len, of_all)) and own.isdisjoint(addresses)
+def addresses_of(learned: Learned | None, mac: str = "") -> tuple[Address, ...]:
+    """The learned addresses of one MAC of a port, its own by default: IP version and number."""
+    found = learned.addresses if learned is not None else ()
+    return single_addresses(tuple(one.address for one in found if not one.refused and one.mac == mac))
 
 
 @lru_cache(maxsize=1 << 12)

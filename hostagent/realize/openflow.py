@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any, Final
 
 from hostagent.flow import Action, Flow, Match
@@ -180,7 +180,7 @@ class OpenFlowConnection:
             if self._refused:
                 raise OpenFlowError(self._refusal(first_xid, flows, discarded=False))
 
-    async def dump(self, *, before: frozenset[Flow] = frozenset(), timeout_s: float = 30.0) -> frozenset[Flow]:
+    async def dump(self, *, before: Set[Flow] = frozenset(), timeout_s: float = 30.0) -> frozenset[Flow]:
         """All flows of the bridge, as the switch has them now; those of *before* that it still has by themselves.
 
         Raises:

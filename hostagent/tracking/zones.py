@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from uuid import UUID
 
+from hostagent.indexed import select
 from hostagent.model import Desired
 from hostagent.vifs import is_stateful
+from netmgr.contract.types import LogicalPort
 
 __all__ = ["ZONES", "assign", "tracked_ports"]
 
@@ -27,12 +29,15 @@ def tracked_ports(desired: Desired) -> frozenset[UUID]:
     host = desired.host.uuid if desired.host is not None else None
     return frozenset(
         uuid
-        for uuid, port in desired.ports.items()
-        if port.security_groups
-        and (location := desired.locations.get(uuid)) is not None
+        for uuid, port in select(desired.ports, _has_groups).items()
+        if (location := desired.locations.get(uuid)) is not None
         and host in (location.holder_host, location.incoming_host)
         and is_stateful(port, desired.groups)
     )
+
+
+def _has_groups(port: LogicalPort) -> bool:
+    return bool(port.security_groups)
 
 
 def assign(ports: Iterable[UUID], *, held: Mapping[UUID, int], last: int) -> dict[UUID, int]:

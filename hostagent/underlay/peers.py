@@ -7,17 +7,20 @@ carries a new network, and whether it is a peer that is gone or this host that i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from itertools import chain
 from uuid import UUID
 
 from hostagent.flow import Flow, Match, address_of
+from hostagent.flow_set import flow_set
+from hostagent.indexed import tally
 from hostagent.model import Bridge, Desired, PathKey, PathStatus, Unread
 from hostagent.names import network_key, tunnel_port
 from hostagent.pipeline.tables import Table
 from hostagent.resolve import Resolved
 from hostagent.underlay.liveness import WantedPath
 from hostagent.underlay.path_fit import peer_name
-from netmgr.contract.types import NetworkType, OpaqueSwitch, PeerState, PeerStatus
+from netmgr.contract.types import Location, NetworkType, OpaqueSwitch, PeerState, PeerStatus
 
 __all__ = ["cut_before", "cut_off", "peer_findings", "peer_statuses", "tunnel_ofports", "wanted_paths"]
 
@@ -30,12 +33,7 @@ def wanted_paths(desired: Desired, resolved: Resolved) -> tuple[WantedPath, ...]
     vteps = {uuid: intent.vtep_address for uuid, intent in resolved.switches.items() if not intent.blocked}
     shared: set[PathKey] = set()
     networks = {network.uuid.int: network for network in desired.networks.values()}
-    places = {  # of ten thousand locations few are in different places
-        (location.network_uuid.int, location.holder_vtep, location.incoming_vtep)
-        for location in desired.locations.values()
-        if not location.parked
-    }
-    for number, *both in places:
+    for number, *both in tally(desired.locations, _place):  # of ten thousand locations few are in different places
         network = networks.get(number)
         own = vteps.get(network.switch_uuid) if network is not None else ""
         if network is None or not own or not network.type.tunneled:
@@ -56,7 +54,7 @@ def wanted_paths(desired: Desired, resolved: Resolved) -> tuple[WantedPath, ...]
 
 
 def cut_before(
-    desired: Desired, resolved: Resolved, flows: Mapping[str, frozenset[Flow] | Unread], among: Iterable[PathKey]
+    desired: Desired, resolved: Resolved, flows: Mapping[str, Set[Flow] | Unread], among: Iterable[PathKey]
 ) -> frozenset[PathKey]:
     """Which of the paths *among* the bridges send nothing on, as their flows are: what an earlier agent had found."""
     wanted = frozenset(among)
@@ -64,11 +62,11 @@ def cut_before(
     for switch in {path.switch for path in wanted}:
         intent = resolved.switches.get(switch)
         has = flows.get(intent.bridge) if intent is not None else None
-        if intent is None or not isinstance(has, frozenset):
+        if intent is None or not isinstance(has, Set):
             continue
         kinds = {network_key(network.uuid): network.type for network in intent.networks}
-        for flow in has:
-            if flow.table == Table.SEND and not flow.actions and flow.cookie in kinds:
+        for flow in flow_set(has).of_table(Table.SEND):
+            if not flow.actions and flow.cookie in kinds:
                 numbers = {one.value for one in flow.match if isinstance(one, Match) and one.field in _TUNNEL_ENDS}
                 vteps = {path.vtep for path in wanted if address_of(path.vtep) in numbers}
                 found.update(PathKey(switch, kinds[flow.cookie], vtep) for vtep in vteps)
@@ -112,12 +110,25 @@ def _owners(desired: Desired) -> dict[str, UUID]:
     """The host of each VTEP, as far as it is known."""
     named = desired.host.peers if desired.host is not None else ()
     owners = {peer.vtep: peer.host_uuid for peer in named}
-    for location in desired.locations.values():
-        if location.holder_host is not None and location.holder_vtep:
-            owners[location.holder_vtep] = location.holder_host
-        if location.incoming_host is not None and location.incoming_vtep:
-            owners[location.incoming_vtep] = location.incoming_host
+    for vtep, host in chain(tally(desired.locations, _holder), tally(desired.locations, _incoming)):
+        if vtep and host is not None:
+            owners[vtep] = host
     return owners
+
+
+def _place(location: Location) -> tuple[int, str, str]:
+    """The network's number, and the VTEPs where the port is needed."""
+    if location.parked:
+        return location.network_uuid.int, "", ""
+    return location.network_uuid.int, location.holder_vtep, location.incoming_vtep
+
+
+def _holder(location: Location) -> tuple[str, UUID | None]:
+    return location.holder_vtep, location.holder_host
+
+
+def _incoming(location: Location) -> tuple[str, UUID | None]:
+    return location.incoming_vtep, location.incoming_host
 
 
 def cut_off(paths: Sequence[PathStatus]) -> bool:

@@ -25,7 +25,6 @@ from hostagent.flow import (
     canonical,
     match,
     of_a_set,
-    sharing,
 )
 from hostagent.realize.openflow_codec import ADD, decode_match, encode_flow_mod, encode_match
 
@@ -120,16 +119,6 @@ def test_a_tag_is_put_on_and_taken_off_in_the_words_of_openflow():
     assert str(tagged).endswith("actions=push_vlan:0x8100,set_field:4196->vlan_vid,output:3")
     assert bytes.fromhex("0011000881000000 0019001080000c0210640000 00000000") in encode_flow_mod(ADD, tagged)
     assert str(flow(actions=(PopVlan(),))).endswith("actions=pop_vlan")
-
-
-def test_flows_that_are_read_again_are_the_objects_that_were_known():
-    one, two, three = (frozenset({flow(table=number)}) for number in (1, 2, 3))
-    known = one | two
-    assert sharing(frozenset({flow(table=1), flow(table=2)}), known) is known
-    found = sharing(frozenset({flow(table=1), flow(table=3)}), known)
-    assert found == one | three
-    assert [id(each) for each in found if each in one] == [id(each) for each in one]
-    assert sharing(three, None) is three
 
 
 @pytest.mark.parametrize(

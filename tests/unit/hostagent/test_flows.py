@@ -191,14 +191,14 @@ def test_one_change_costs_work_for_one_network():
 def test_one_change_compiles_one_network(monkeypatch):
     """Counted, not timed: of fifty networks the one whose port has moved, learned, paused, or got another guest."""
     ports = [port(f"p{i}", i, on=f"n{i % 50 + 1}") for i in range(200)]
-    wanted = world(*((one, location(one, "h1" if i < 50 else "h2")) for i, one in enumerate(ports)), kinds=KINDS_50)
+    wanted = world(*((one, location(one, "h1" if i < 51 else "h2")) for i, one in enumerate(ports)), kinds=KINDS_50)
     there = host_of(wanted)
     for i, one in enumerate(ports[:50]):
         there = plug(there, OSW, f"vnet{i}", one.vif_uuid, i + 1)
     compiled(wanted, there)
     worked: list[UUID] = []
-    inner = flows._compile
-    monkeypatch.setattr(flows, "_compile", lambda now, *more: worked.append(now.network.uuid) or inner(now, *more))
+    inner = flows.port_views
+    monkeypatch.setattr(flows, "port_views", lambda now: worked.append(now.network.uuid) or inner(now))
 
     def work(what, where=there) -> list[UUID]:
         worked.clear()
@@ -221,7 +221,9 @@ def test_one_change_compiles_one_network(monkeypatch):
     assert work(wanted) == [here.network_uuid]
     wanted = replace(wanted, locations={**wanted.locations, here.uuid: location(here, "h1", version=3, parked=True)})
     assert work(wanted) == [here.network_uuid]
-    assert work(wanted, plug(there, OSW, "vnet99", ports[70].vif_uuid, 99)) == [ports[70].network_uuid]
+    assert work(wanted, plug(there, OSW, "vnet99", ports[50].vif_uuid, 99)) == [ports[50].network_uuid]
+    compiled(wanted, there)
+    assert work(wanted, plug(there, OSW, "vnet99", ports[70].vif_uuid, 99)) == [], "it lives elsewhere"
 
 
 def test_what_a_change_leaves_as_it_was_is_the_same_objects():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from uuid import UUID
 
 import pytest
 
 from hostagent import flows as flows_module
 from hostagent.flow import Flow
+from hostagent.flow_set import FlowSet
 from hostagent.flows import compile_flows
+from hostagent.indexed import Indexed, Overlaid
 from hostagent.model import ChangeFlows, Desired, Observed, Phase
 from hostagent.plan import plan
 from hostagent.resolve import resolve
@@ -109,14 +110,10 @@ def test_what_the_switch_has_at_the_start_is_not_kept_twice() -> None:
     again = replace(rest, flows={bridge: dumped})
     assert plan(desired=wanted, observed=again) == ()
     own = {id(flow) for flow in dumped}
-    kept = [flow for one in _compiled().values() for remote in one.remotes.values() for flow in remote.flows]
+    (memory,) = flows_module._memory.values()
+    kept = [flow for one in memory.networks.values() for flow in one.remotes.flows()]
     assert len(kept) == 100
     assert all(id(flow) in own for flow in kept)
-
-
-def _compiled() -> dict[UUID, flows_module._Compiled]:
-    (found,) = flows_module._memory.values()
-    return found
 
 
 # --- kept or compiled anew, the flows are the same -------------------------------------------------------------------
@@ -139,7 +136,88 @@ def test_flows_are_those_that_all_ports_together_would_have(seed: int, monkeypat
         assert len({flow.key() for flow in kept}) == len(kept)
 
 
-def compiled(wanted: Desired, observed: Observed, *, remember: bool = True) -> frozenset[Flow]:
+@pytest.mark.parametrize("seed", range(60))
+def test_what_is_followed_is_what_a_look_at_all_finds(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same life, told to tables that know their changes, of which several may come between two looks."""
+    chance = random.Random(seed)
+    wanted = surrounded(chance.randrange(2, 12))
+    live = replace(wanted, ports=Indexed(), locations=Indexed(), learned=Indexed())
+    observed = settled(wanted, bare())
+    (bridge,) = observed.flows
+    if chance.random() < 0.7:
+        observed = plug(observed, bridge, "tap0", named("vif mine"), 7)
+    held = FlowSet(observed.flows[bridge])  # type: ignore[arg-type]
+    for _ in range(20):
+        if not wanted.ports or chance.random() < 0.2:
+            wanted = with_more(wanted, remote(chance.randrange(1, 30)))
+        elif chance.random() < 0.15 and len(wanted.locations) > 2:
+            gone = chance.choice(sorted(wanted.locations, key=str))
+            ports = {uuid: row for uuid, row in wanted.ports.items() if uuid != gone}
+            where = {uuid: row for uuid, row in wanted.locations.items() if uuid != gone}
+            wanted = replace(wanted, ports=ports, locations=where)
+        else:
+            wanted = changed(chance, wanted)
+        tell(live, wanted)
+        if chance.random() < 0.4:
+            continue
+        networks = {} if chance.random() < 0.1 else wanted.networks
+        parked = {uuid: replace(row, parked=True) for uuid, row in wanted.locations.items() if chance.random() < 0.1}
+        over = parked if chance.random() < 0.3 else {}
+        now = replace(wanted, networks=networks, locations={**wanted.locations, **over})
+        live = replace(live, networks=networks, phases=wanted.phases, relay_vteps=wanted.relay_vteps)
+        kept = compiled(replace(live, locations=Overlaid(live.locations, over) if over else live.locations), observed)
+        with monkeypatch.context() as alone:
+            alone.setattr(flows_module, "is_remote", lambda *_: False)
+            assert compiled(now, observed, remember=False) == kept
+        steps = plan(desired=now, observed=replace(observed, flows={bridge: held}))
+        for step in steps:
+            if isinstance(step, ChangeFlows):
+                held = held.changed(delete=step.delete, add=step.add)
+        assert held == kept
+
+
+def tell(live: Desired, wanted: Desired) -> None:
+    """Change the tables of *live* where *wanted* has other rows."""
+    for table, rows in (
+        (live.ports, wanted.ports),
+        (live.locations, wanted.locations),
+        (live.learned, wanted.learned),
+    ):
+        assert isinstance(table, Indexed)
+        for uuid in table.keys() - rows.keys():
+            del table[uuid]
+        for uuid, row in rows.items():
+            if table.get(uuid) is not row:
+                table[uuid] = row
+
+
+def test_one_more_among_ten_thousand_is_all_that_is_looked_at(made: list[Flow]) -> None:
+    wanted = surrounded(10_000)
+    live = replace(wanted, ports=Indexed(), locations=Indexed(), learned=Indexed())
+    tell(live, wanted)
+    rest = settled(live, bare())
+    (bridge,) = rest.flows
+    rest = replace(rest, flows={bridge: FlowSet(rest.flows[bridge])})  # type: ignore[arg-type]
+    assert plan(desired=live, observed=rest) == ()
+    looks = [0]
+
+    class Watched(type(live.locations)):  # type: ignore[misc]
+        def get(self, *args: object) -> object:
+            looks[0] += 1
+            return super().get(*args)
+
+    live.locations.__class__ = Watched
+    more, where = remote(20_000)
+    live.ports[more.uuid] = more  # type: ignore[index]
+    live.locations[more.uuid] = where  # type: ignore[index]
+    made.clear()
+    (step,) = plan(desired=live, observed=rest)
+    assert isinstance(step, ChangeFlows)
+    assert (len(step.add), len(step.delete), len(made)) == (2, 0, 2)
+    assert 0 < looks[0] < 10
+
+
+def compiled(wanted: Desired, observed: Observed, *, remember: bool = True) -> FlowSet:
     assert isinstance(observed.bridges, tuple)
     (intent,) = resolve(wanted, observed).switches.values()
     bridge = next(one for one in observed.bridges if one.name == intent.bridge)
