@@ -411,7 +411,7 @@ class RemoveQos:
 class SetClassifier:
     """Have the kernel send what leaves by a link to the queues of its QoS; no filters: none of ours stay.
 
-    `queue_bytes` is the length of each queue, 0 leaves the kernel's own.
+    `queue_bytes` is the length of each queue, of queue 0 where there are no filters; 0 leaves the kernel's own.
     """
 
     link: str

@@ -2,7 +2,8 @@
 
 Theory of operation. What a VIF sends is held to its limit by a meter of its bridge, numbered as its tap, through which
 CLASSIFY sends its frames: in both datapaths a meter sees a frame before anything else costs time for it. What is
-delivered to a VIF is shaped by HTB on its tap, so that a burst is queued before it is dropped, broadcast included.
+delivered to a VIF is shaped by HTB on its tap, so that a burst is queued before it is dropped, broadcast included. Its
+queue holds a tenth of a second of the rate: the kernel's own holds 1,000 frames, which are seconds of a low one.
 
 On a PNIC, HTB has a queue for each class of traffic: sure of its share, and given what the others leave in the order
 tenant, control, management. Queues are OVSDB's, so vswitchd makes them again after a restart; which frame goes into
@@ -57,7 +58,8 @@ _IPV4, _ARP, _VLAN, _IPV6, _SLOW = 0x0800, 0x0806, 0x8100, 0x86DD, 0x8809
 _TCP, _UDP, _GRE, _ICMPV6 = 6, 17, 47, 58
 _QUEUE_BYTES: Final = 20_000
 """Of each queue in the userspace datapath, which sends all through one socket: were one queue to hold as much as its
-buffer takes (200 KiB, 2 KiB a frame), the frames of the others would be refused before they are sorted."""
+buffer takes (200 KiB, 2 KiB a frame), frames for the others, and for other taps, would be refused."""
+_TAP_QUEUE_BYTES_MIN: Final = 150_000  # two segments of 64 KiB, which the kernel's datapath hands over whole
 _BURST_KBIT_MIN: Final = 600  # more than one segment of 64 KiB, which a guest may hand over whole
 
 
@@ -99,6 +101,8 @@ def shaping_steps(
         bridge = own.get(intent.bridge)
         for ovs_port, port in _taps(bridge, limited) if bridge is not None and not intent.foreign else ():
             yield from _put(intent.bridge, ovs_port, _tap_qos(port))
+            if port is not None and port.ingress_kbps and ovs_port.qos is not None and ovs_port.qos.ours:
+                yield from _shorten(links.get(ovs_port.interfaces[0].name), _tap_queue_bytes(port, desired.datapath))
     for uplink, users in _by_uplink(resolved).items():
         bridge = own.get(uplink)
         pnics = users[0].pnics
@@ -220,6 +224,17 @@ def _used(flows: Iterable[Flow]) -> set[int]:
 
 def _tap_qos(port: LogicalPort | None) -> Qos | None:
     return Qos(max_bps=port.ingress_kbps * 1000) if port is not None and port.ingress_kbps else None
+
+
+def _tap_queue_bytes(port: LogicalPort, datapath: str) -> int:
+    """Of what is delivered to *port*; 0.1 s of its rate, but at least a frame of the longest there may be."""
+    return _QUEUE_BYTES if datapath == "netdev" else max(port.ingress_kbps * 1000 // 8 // 10, _TAP_QUEUE_BYTES_MIN)
+
+
+def _shorten(tap: Link | None, queue_bytes: int) -> Iterator[Step]:
+    """Once vswitchd has made the HTB of *tap*: its queue, if it is of another length."""
+    if tap is not None and tap.classifier is not None and tap.classifier.queue_bytes != queue_bytes:
+        yield SetClassifier(link=tap.name, filters=(), queue_bytes=queue_bytes)
 
 
 def _put(bridge: str, ovs_port: OvsPort, wanted: Qos | None) -> Iterator[Step]:

@@ -65,7 +65,7 @@ def write_classifier(route: Any, index: int, filters: Sequence[Filter], queue_by
         mark = _MARK + _PROTOCOLS.index(protocol)
         with suppress(NetlinkError):  # went with its HTB meanwhile
             route.tc("del-filter", "u32", index, parent=_HTB, prio=mark, protocol=protocol, target=0, keys=[_ALL])
-    for queue in sorted({one.queue for one in filters} | {0}) if filters and queue_bytes else ():
+    for queue in sorted({one.queue for one in filters} | {0}) if queue_bytes else ():
         number = queue + 1
         handle = (_MARK + number) << 16
         route.tc("replace", "bfifo", index, handle=handle, parent=_HTB | number, limit=queue_bytes)

@@ -15,6 +15,7 @@ from hostagent.model import (
     ChangeMeters,
     Classifier,
     Desired,
+    Link,
     MeterLimit,
     Observed,
     PutQos,
@@ -62,8 +63,8 @@ def qos_of(observed: Observed, name: str) -> Qos | None:
     return next(one.qos for bridge in observed.bridges for one in bridge.ports if one.name == name)
 
 
-def with_classifier(there: Observed, classifier: Classifier | None) -> Observed:
-    links = (replace(link, classifier=classifier) if link.name == "eth1" else link for link in there.links)
+def with_classifier(there: Observed, classifier: Classifier | None, name: str = "eth1") -> Observed:
+    links = (replace(link, classifier=classifier) if link.name == name else link for link in there.links)
     return replace(there, links=tuple(links))
 
 
@@ -116,6 +117,25 @@ def test_what_is_delivered_is_shaped_on_the_tap_and_no_more_when_the_limit_goes(
     there = settled(wanted(ingress=2000), plugged())
     assert qos_of(there, "tap0") == Qos(max_bps=2_000_000)
     assert qos_of(settled(wanted(), there), "tap0") is None
+
+
+@pytest.mark.parametrize(
+    ("datapath", "kbps", "queue_bytes"),
+    [("system", 2000, 150_000), ("system", 1_000_000, 12_500_000), ("netdev", 1_000_000, 20_000)],
+)
+def test_what_is_queued_for_a_tap_is_no_more_than_a_burst(datapath, kbps, queue_bytes):
+    limited = replace(wanted(ingress=kbps), datapath=datapath)
+    there = plugged()
+    there = settled(limited, replace(there, links=(*there.links, Link(name="tap0", carrier=True, admin_up=True))))
+    tap = next(link for link in there.links if link.name == "tap0")
+    assert tap.classifier == Classifier(queue_bytes=queue_bytes)
+    # vswitchd has made its HTB anew
+    again = with_classifier(there, Classifier(), "tap0")
+    assert plan(desired=limited, observed=again) == (SetClassifier(link="tap0", filters=(), queue_bytes=queue_bytes),)
+    # what has no limit of ours, or is not shaped yet, is left alone
+    assert plan(desired=limited, observed=with_classifier(there, None, "tap0")) == ()
+    free = settled(replace(wanted(), datapath=datapath), there)
+    assert next(link for link in free.links if link.name == "tap0").classifier is None
 
 
 def test_a_tap_that_somebody_else_shapes_is_left_alone_and_reported():
