@@ -218,7 +218,8 @@ class _Network:
             hushed=inputs.network.uuid in inputs.hushed,
             writes_nd=inputs.datapath != "system",
         )
-        flows = frozenset(network_flows(ports))
+        # Without a port nobody speaks or hears there; most networks have none on most hosts.
+        flows = frozenset(network_flows(ports)) if self.rest or self.remotes else frozenset()
         if together != self.together:
             delete += [[*self.flows], gone, [*self.remotes.flows()]]
             add += [flows, () if together else [*self.remotes.flows()]]

@@ -250,10 +250,11 @@ def _network_findings(
     if flows is None or isinstance(flows, Unread):
         why = flows.reason if isinstance(flows, Unread) else "there is no OpenFlow connection yet"
         yield _Finding(Status.WARNING, 50, f"{name}: the flows of {intent.bridge} cannot be read: {why}")
-    elif network_key(network.uuid) not in flow_set(flows).cookies:
-        yield _Finding(Status.DOWN, 0, f"{name}: its flows are not in {intent.bridge} yet")
     elif changed := _outstanding(network, intent, todo):
-        yield _Finding(Status.WARNING, 80, f"{name}: {changed} of its flows on {intent.bridge} are not as wanted")
+        if network_key(network.uuid) in flow_set(flows).cookies:
+            yield _Finding(Status.WARNING, 80, f"{name}: {changed} of its flows on {intent.bridge} are not as wanted")
+        else:
+            yield _Finding(Status.DOWN, 0, f"{name}: its flows are not in {intent.bridge} yet")
     yield from _libvirt_findings(name, network, resolved, observed)
 
 

@@ -12,8 +12,8 @@ the choices are made here, once, as a pure function of what is wanted and what w
   kept up. What works is not torn down because a cable was pulled.
 - An *excluded* network has no flows (another one has its segment). An *undefined* network is not given to libvirt.
 - Of two networks that want one segment the one in use stays: what works is not taken down by a newcomer. It is in use
-  if libvirt has it, if the trunk to its uplink carries its VLAN, or if it has flows, in this order; what was not read
-  says nothing. Where neither or both are in use, the one with the lower UUID stays.
+  if libvirt has it, if the trunk to its uplink carries its VLAN, or if it has flows (while a port of it is known), in
+  this order; what was not read says nothing. Where neither or both are in use, the one with the lower UUID stays.
 
 Problems are sentences: the object, what was wanted, what was found, what to do.
 """

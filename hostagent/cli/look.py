@@ -146,6 +146,9 @@ def flows(settings: Settings, network: str | None, table: str, stats: bool, form
     if form != "table":
         print_value(found if stats else [_without_counters(flow) for flow in found], form)
         return
+    if not found:
+        where = f" in table {table}" if table else ""
+        click.echo(f"{network}: no flows{where}: a network has flows on a host that knows a port of it.")
     shown = ""
     for flow in found:
         if flow["table"] != shown:

@@ -60,6 +60,12 @@ def host_of(wanted) -> Observed:
     return settled(replace(wanted, ports={}, locations={}, phases={}), bare())
 
 
+def test_a_network_without_ports_has_no_flow():
+    wanted = world(kinds=(NetworkType.VXLAN, NetworkType.VLAN))
+    there = plug(host_of(wanted), OSW, "tap0", port("a", 1).vif_uuid, 9)
+    assert {flow.cookie for flow in compiled(wanted, there)} == {SWITCH_COOKIE}
+
+
 def test_a_remote_port_costs_one_flow():
     one, two = port("a", 1), port("b", 2)
     few = world((one, location(one, "h2")))
@@ -368,7 +374,8 @@ def test_a_port_of_unknown_location_has_no_way_in_or_out():
 
 @pytest.mark.parametrize("kind", list(NetworkType))
 def test_the_segment_is_on_the_wire_as_its_type_wants_it(kind):
-    wanted = world(kinds=(kind,))
+    vm = port("a", 1)
+    wanted = world((vm, location(vm, "h2")), kinds=(kind,))
     text = "\n".join(map(str, compiled(wanted, host_of(wanted))))
     words = {  # in and out
         NetworkType.NVGRE: ("tun_id=0x100/0xffffffffffffff00 ", "set_field:0x100->tun_id"),

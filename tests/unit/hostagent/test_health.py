@@ -110,13 +110,22 @@ def test_a_rejected_switch_is_unavailable_with_the_sentence_of_the_rejection():
 
 
 def test_a_network_says_what_it_lacks():
-    there = working()
-    assert "libvirt does not have it yet" in report(observed=replace(there, libvirt_networks=())).networks[0].reasons[0]
-    assert "flows are not in" in report(observed=replace(there, flows={OSW: frozenset()})).networks[0].reasons[0]
+    wanted = holding("h2")
+    there = settled(wanted, bare())
+
+    def reason(**changes):
+        return report(wanted, replace(there, **changes)).networks[0].reasons[0]
+
+    assert "libvirt does not have it yet" in reason(libvirt_networks=())
+    assert "flows are not in" in reason(flows={OSW: frozenset()})
     unread = report(observed=replace(there, flows={OSW: Unread("vswitchd restarts")})).networks[0]
     assert (unread.status, unread.health) == (Status.WARNING, 50)
     robbed = frozenset(flow for flow in there.flows[OSW] if flow.table != 80)
-    assert "are not as wanted" in report(observed=replace(there, flows={OSW: robbed})).networks[0].reasons[0]
+    assert "are not as wanted" in reason(flows={OSW: robbed})
+
+
+def test_a_network_without_ports_needs_no_flows():
+    assert report(observed=replace(working(), flows={OSW: frozenset()})).networks == ()
 
 
 def test_a_network_whose_switch_is_not_here_is_unavailable():

@@ -131,7 +131,8 @@ def test_flows_that_were_not_read_are_not_changed():
 
 
 def test_a_removed_network_loses_flows_then_libvirt_then_its_tunnel():
-    there = settled(ONE, bare())
+    vm = port("a", 1)
+    there = settled(replace(ONE, ports={vm.uuid: vm}, locations={vm.uuid: location(vm, "h1")}), bare())
     steps = plan(desired=desired(switches=[switch()]), observed=there)
     assert kinds(steps) == [ChangeFlows, RemoveNetwork, RemovePort, ChangeFlows]
     assert {flow.cookie for flow in steps[0].delete} == {network_key(named("n1"))}
@@ -142,7 +143,19 @@ def test_a_removed_network_loses_flows_then_libvirt_then_its_tunnel():
 
 def test_a_removed_network_leaves_the_tunnel_to_others_of_its_type():
     both = desired(switches=[switch()], networks=[network(), network("n2", segment=5002)])
-    assert kinds(plan(desired=ONE, observed=settled(both, bare()))) == [ChangeFlows, RemoveNetwork]
+    assert kinds(plan(desired=ONE, observed=settled(both, bare()))) == [RemoveNetwork]
+
+
+def test_a_network_without_ports_is_a_matter_of_libvirt_alone():
+    both = desired(switches=[switch()], networks=[network(), network("n2", segment=5002)])
+    there = settled(ONE, bare())
+    assert kinds(plan(desired=both, observed=there)) == [DefineNetwork]
+    vm = port("a", 1, on="n2")
+    peopled = replace(both, ports={vm.uuid: vm}, locations={vm.uuid: location(vm, "h1")})
+    (flows,) = plan(desired=peopled, observed=settled(both, there))
+    assert {flow.cookie for flow in flows.add} == {network_key(named("n2"))}, "its flows come with its first port"
+    (gone,) = plan(desired=both, observed=settled(peopled, there))
+    assert set(gone.delete) == set(flows.add), "and go with its last"
 
 
 def test_a_removed_switch_takes_its_bridges_along():

@@ -10,7 +10,7 @@ from hostagent.flow import Flow
 from hostagent.model import Desired, Observed, Unread
 from hostagent.resolve import resolve
 from netmgr.contract.types import NetworkType, OpaqueNetwork
-from tests.support.hostagent_worlds import bare, desired, named, network, settled, switch
+from tests.support.hostagent_worlds import bare, desired, location, named, network, port, settled, switch
 
 SWITCHES = [switch("s1"), switch("s2")]  # on one PNIC
 NAMES = ("n1", "n2")  # one of them has the lower UUID
@@ -70,8 +70,9 @@ def test_a_vlan_on_the_trunk_is_in_use_though_its_flows_are_gone(
 
 
 def test_a_newcomer_does_not_take_the_segment_of_a_tunnel_with_flows(newcomer: str, senior: str) -> None:
-    first = network(senior)
-    there = without_libvirt(settled(wanted(first), bare()))
+    first, vm = network(senior), port("a", 1, on=senior)
+    peopled = replace(wanted(first), ports={vm.uuid: vm}, locations={vm.uuid: location(vm, "h1")})
+    there = without_libvirt(settled(peopled, bare()))
     assert carried(wanted(first, network(newcomer)), there) == {senior}
 
 
