@@ -51,6 +51,7 @@ from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
 from hostagent.tracking.keeper import Tracking
 from hostagent.tracking.ticketing import Ticketing
+from hostagent.underlay.path_mtu import AGAIN_S
 from hostagent.underlay.probing import Probing
 from netmgr.contract.types import Kind, Location, ReleaseReason, TraceQuestion
 
@@ -67,7 +68,16 @@ _SUBSCRIBE_S = 1.0  # how long an agent without memory waits for the ports of it
 class Agent:
     """Everything of one host. Made on the event loop; `run` until cancelled."""
 
-    def __init__(self, *, identity: Identity, state: State, paths: HostPaths, boot_id: str, agent_version: str) -> None:
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        state: State,
+        paths: HostPaths,
+        boot_id: str,
+        agent_version: str,
+        mtu_again_s: float = AGAIN_S,
+    ) -> None:
         self._identity = identity
         self._state = state
         self._failures = Failures()
@@ -137,7 +147,12 @@ class Agent:
         self._began_empty = state.revision == 0
         self._hold_until = 0.0
         self.load = PnicLoad()
-        self.probing = Probing(host=self.host, own=str(identity.host_uuid), changed=partial(self._dirty, "paths"))
+        self.probing = Probing(
+            host=self.host,
+            own=str(identity.host_uuid),
+            mtu_again_s=mtu_again_s,
+            changed=partial(self._dirty, "paths"),
+        )
         self._loop = Loop(
             Parts(
                 host_uuid=identity.host_uuid,

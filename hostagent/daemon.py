@@ -46,7 +46,7 @@ class DaemonError(Exception):
     """The agent can't start; the sentence says why."""
 
 
-def run_daemon(settings: Settings, *, view_port: int | None, log_level: str) -> None:
+def run_daemon(settings: Settings, *, view_port: int | None, log_level: str, mtu_again_s: float) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
@@ -67,14 +67,21 @@ def run_daemon(settings: Settings, *, view_port: int | None, log_level: str) -> 
         raise DaemonError(str(error)) from None
     sys.setswitchinterval(_SWITCH_S)
     _spare_the_collector()
-    asyncio.run(_run(settings, identity, view_port))
+    asyncio.run(_run(settings, identity, view_port, mtu_again_s))
 
 
-async def _run(settings: Settings, identity: Identity, view_port: int | None) -> None:
+async def _run(settings: Settings, identity: Identity, view_port: int | None, mtu_again_s: float) -> None:
     state = State(settings.state_dir / "state.db")
     boot_id = read_boot_id(settings.socket.parent, make=lambda: secrets.token_hex(8))
     paths = HostPaths(ovs_rundir=settings.ovs_rundir, libvirt_uri=settings.libvirt_uri)
-    agent = Agent(identity=identity, state=state, paths=paths, boot_id=boot_id, agent_version=_version())
+    agent = Agent(
+        identity=identity,
+        state=state,
+        paths=paths,
+        boot_id=boot_id,
+        agent_version=_version(),
+        mtu_again_s=mtu_again_s,
+    )
     control = ControlServer(settings.socket, Verbs(agent, identity, state))
     view = ViewServer(identity=identity, port=_port_of(identity, view_port), view=partial(view_of, agent))
     stop = asyncio.Event()

@@ -130,14 +130,21 @@ def join(
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="Least level logged."
 )
+@click.option(
+    "--mtu-every",
+    type=click.FloatRange(1, 3600),
+    default=30,
+    metavar="SECONDS",
+    help="How often the largest packet is tried again on a path; three times as often where it does not pass.",
+)
 @click.pass_obj
-def run(settings: Settings, view_port: int | None, log_level: str) -> None:
+def run(settings: Settings, view_port: int | None, log_level: str, mtu_every: float) -> None:
     """Run the agent until SIGTERM. What it has built stays when it ends."""
     _log_plainly()
     from hostagent.daemon import DaemonError, run_daemon
 
     try:
-        run_daemon(settings, view_port=view_port, log_level=log_level)
+        run_daemon(settings, view_port=view_port, log_level=log_level, mtu_again_s=mtu_every)
     except DaemonError as error:
         raise Failure(str(error)) from None
 

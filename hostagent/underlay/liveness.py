@@ -29,7 +29,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from hostagent.model import PathKey, PathStatus
-from hostagent.underlay.path_mtu import PathMtu
+from hostagent.underlay.path_mtu import AGAIN_S, PathMtu
 from netmgr.contract.types import PeerState
 
 __all__ = ["Liveness", "Measure", "Probe", "WantedPath"]
@@ -81,6 +81,7 @@ class _Sent(NamedTuple):
 @dataclass(slots=True)
 class _Path:
     key: PathKey
+    mtu: PathMtu
     born: float | None = None  # when it was first asked
     shared: bool = True
     wanted: bool = True
@@ -97,15 +98,18 @@ class _Path:
     last_heard_sent: float = float("-inf")  # when the newest small probe that was answered had left
     rtt_s: float | None = None
     history: list[bool] = field(default_factory=list)
-    mtu: PathMtu = field(default_factory=PathMtu)
 
 
 class Liveness:
-    """All paths of one host. Numbers of probes count up from *first_number*, which should be hard to guess."""
+    """All paths of one host. Numbers of probes count up from *first_number*, which should be hard to guess.
 
-    def __init__(self, *, first_number: int = 1, own: str = "") -> None:
+    The largest packet is tried again on each path every *mtu_again_s*.
+    """
+
+    def __init__(self, *, first_number: int = 1, own: str = "", mtu_again_s: float = AGAIN_S) -> None:
         self._number = first_number
         self._own = own
+        self._mtu_again_s = mtu_again_s
         self._paths: dict[PathKey, _Path] = {}
         self._sent: dict[int, _Sent] = {}
         self._missed: dict[int, _Sent] = {}
@@ -129,7 +133,9 @@ class Liveness:
         for key, path in wanted.items():
             known = self._paths.get(key)
             if known is None:
-                known = self._paths[key] = _Path(key=key, since=now, next_at=now)
+                known = self._paths[key] = _Path(
+                    key=key, since=now, next_at=now, mtu=PathMtu(again_s=self._mtu_again_s)
+                )
             elif not known.wanted:
                 self._revive(known, now)
             known.shared = path.shared

@@ -10,20 +10,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FLOOR", "PathMtu"]
+__all__ = ["AGAIN_S", "FLOOR", "PathMtu"]
 
 FLOOR = 128
 """Bytes of the outer IP packet that every path passes which passes anything of ours."""
 
 _TRIES = 3
-_GOOD_S, _BAD_S = 30.0, 10.0
-"""Pauses before the wanted size is tried again."""
+AGAIN_S = 30.0
+"""Pause before the wanted size is tried again where it passes; a third of it where it does not."""
+
+_FATE_S = 10.0
+"""Until then a probe has come back or is lost."""
 
 
 @dataclass(slots=True)
 class PathMtu:
-    """One path. `passed` is the largest size known to arrive, `refused` the smallest known not to, 0 for none."""
+    """One path, tried again every `again_s`. `passed` is the largest size known to arrive, `refused` the smallest known
+    not to, 0 for none."""
 
+    again_s: float = AGAIN_S
     wanted: int = 0
     passed: int = 0
     refused: int = 0
@@ -53,7 +58,7 @@ class PathMtu:
 
     def sent(self, *, now: float) -> None:
         """A probe is under way: the next one waits for its fate."""
-        self.next_at = now + _BAD_S
+        self.next_at = now + _FATE_S
 
     def answered(self, size: int, *, now: float) -> None:
         """A probe of *size* has come back."""
@@ -62,7 +67,7 @@ class PathMtu:
         if self.refused and size >= self.refused:
             self.refused = 0
         self._conclude()
-        self.next_at = now + (_GOOD_S if self.settled and not self.refused else _BAD_S if self.settled else 0.0)
+        self.next_at = now + (0.0 if not self.settled else self.again_s / 3 if self.refused else self.again_s)
 
     def lost(self, size: int, *, alone: bool, now: float) -> None:
         """A probe of *size* has not come back; *alone*: a small one that left with it has."""
@@ -80,7 +85,7 @@ class PathMtu:
         self.refused = known
         self._conclude()
         if self.settled:
-            self.next_at = now + _BAD_S
+            self.next_at = now + self.again_s / 3
 
     def _conclude(self) -> None:
         if self.settled:

@@ -38,10 +38,10 @@ _SOLICIT_S = 12.0  # Open vSwitch hears an answer only if no megaflow is left fr
 class Probing:
     """Asks the peers of one host; *changed* is called on the event loop when what is known of a path changes."""
 
-    def __init__(self, *, host: Host, own: str, changed: Callable[[], None]) -> None:
+    def __init__(self, *, host: Host, own: str, mtu_again_s: float, changed: Callable[[], None]) -> None:
         self._host = host
         self._changed = changed
-        self._liveness = Liveness(first_number=secrets.randbits(62), own=own)
+        self._liveness = Liveness(first_number=secrets.randbits(62), own=own, mtu_again_s=mtu_again_s)
         self._source = secrets.randbits(40) | 0x02 << 40
         self._wanted: frozenset[PathKey] = frozenset()
         self._own_vteps: Mapping[UUID, str] = {}

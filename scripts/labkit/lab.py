@@ -59,6 +59,7 @@ class Lab:
         datapath: str | None = None,
         store: str | None = None,
         dummy_ports: bool = False,
+        agent_settings: Mapping[str, str] | None = None,
         progress: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         """Describe a lab; `up` makes it. *name* None takes a fresh one. *with_vmctl* None means: where it can work.
@@ -78,6 +79,7 @@ class Lab:
             datapath=switch.choose_datapath(datapath),
             store=store,
             dummy_ports=dummy_ports,
+            agent_settings=dict(agent_settings or {}),
         )
         self._state = LabState(spec=spec)
         self._progress = progress

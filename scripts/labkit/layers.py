@@ -106,7 +106,9 @@ def _start_netmgr(lab: Lab, node: Node) -> None:
 
 
 def _start_hostagent(lab: Lab, node: Node) -> None:
-    settings = {} if lab.spec.libvirt else {"HOSTAGENT_LIBVIRT_URI": "none"}
+    settings = dict(lab.spec.agent_settings)
+    if not lab.spec.libvirt:
+        settings["HOSTAGENT_LIBVIRT_URI"] = "none"
     _start_notifying(node, "hostagent", [*_confined(_UNIT.read_text()), "hostagent", "run"], settings)
 
 

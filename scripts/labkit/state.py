@@ -49,6 +49,8 @@ class LabSpec:
     """URL of netmgr's store; None means its embedded default."""
     dummy_ports: bool = False
     """Switches know ports of `type=dummy`, which need no device: for VIFs that are counted and not heard."""
+    agent_settings: dict[str, str] = field(default_factory=dict)
+    """Settings of every hostagent, as its environment has them: HOSTAGENT_RUN_MTU_EVERY, …"""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -21,6 +21,7 @@ from scripts.labkit import Lab
 from scripts.labkit.node import NodeProcess
 from scripts.labkit.state import MANAGER
 from tests.support import crossing
+from tests.support.agent_words import agent_shows, agent_vifs
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
@@ -40,7 +41,7 @@ class Streets:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.netmgr("apply", "-f", "/dev/stdin", "--wait", "realized", input=APPLY)
-        shown = json.loads(lab.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)
+        shown = agent_shows(lab, "h1")
         self.bridge = shown["switches"][0]["bridge"]
         self._shouting: dict[str, NodeProcess] = {}
         self.vifs: dict[str, str] = {}
@@ -85,7 +86,7 @@ class Streets:
         return all(self.lab.exec(host, ["hostagent", "verify"], check=False).returncode == 0 for host in MACS)
 
     def _lit(self, endpoint: str, host: str) -> bool:
-        vifs = json.loads(self.lab.exec(host, ["hostagent", "vif", "list", "-o", "json"]).stdout)
+        vifs = agent_vifs(self.lab, host)
         return any(vif["ovs_port"] == f"ep-{endpoint}" and vif["state"] == "lit" for vif in vifs)
 
 

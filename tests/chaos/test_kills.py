@@ -19,6 +19,7 @@ import pytest
 
 from scripts.labkit import Lab, LabError
 from scripts.labkit.state import MANAGER
+from tests.support.agent_words import agent_shows
 
 pytestmark = pytest.mark.lab
 
@@ -125,6 +126,6 @@ def test_daemons_killed_at_random_converge_and_nothing_acknowledged_is_lost(two_
     assert not lost, f"seed {SEED}: acknowledged and lost: {lost}"
     assert not risen, f"seed {SEED}: deleted and risen: {risen}"
     for host in lab.hosts:
-        shown = json.loads(lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
+        shown = agent_shows(lab, host)
         assert {network["name"] for network in shown["networks"]} == networks, f"seed {SEED}: {host}"
         assert foreign(lab, host) == before[host], f"seed {SEED}: {host}: the foreign bridge has changed"

@@ -16,6 +16,7 @@ import pytest
 from scripts.labkit import Lab, hypervisor
 from scripts.labkit.domain import domain_xml
 from scripts.labkit.guest import GuestImage
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.e2e
@@ -71,7 +72,7 @@ def lab(guest_image: GuestImage) -> Iterator[Lab]:
         one.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
         words = ["netmgr", "port", "create", "peer", "--network", "blue", "--ip", "10.10.0.99"]
         one.exec("mgr", [*words, "--vif", PEER["vif_uuid"], "--mac", PEER["mac"]])
-        bridge = json.loads(one.exec("h2", ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+        bridge = agent_shows(one, "h2")["switches"][0]["bridge"]
         one.attach("h2", "peer", bridge=bridge, addresses=["10.10.0.99/24"], mtu=1450, **PEER)
         xml = domain_xml(name="web", image=guest_image, words="ip=10.10.0.1/24 host=web", network="blue", mac=MAC)
         one.exec("h1", [*VIRSH, "define", "/dev/stdin"], input=xml)

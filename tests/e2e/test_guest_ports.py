@@ -16,6 +16,7 @@ import pytest
 from scripts.labkit import Lab
 from scripts.labkit.domain import domain_xml
 from scripts.labkit.guest import GuestImage
+from tests.support.agent_words import agent_shows, agent_vifs
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.e2e
@@ -33,7 +34,7 @@ def netmgr(lab: Lab, *words: str) -> Any:
 
 
 def vif(lab: Lab, host: str, name: str) -> dict[str, Any]:
-    vifs = json.loads(lab.exec(host, ["hostagent", "vif", "list", "-o", "json"]).stdout)
+    vifs = agent_vifs(lab, host)
     return next((vif for vif in vifs if vif["vif"] == VIFS[name]), {})
 
 
@@ -53,7 +54,7 @@ def lab(guest_image: GuestImage) -> Iterator[Lab]:
         made.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
         peer = {"vif_uuid": VIFS["peer"], "mac": "52:54:00:00:07:99"}
         netmgr(made, "port", "create", "peer", "--network", "hand", "--vif", VIFS["peer"], "--mac", peer["mac"])
-        bridge = json.loads(made.exec("h2", ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+        bridge = agent_shows(made, "h2")["switches"][0]["bridge"]
         made.attach("h2", "peer", bridge=bridge, addresses=["10.10.0.99/24"], mtu=1450, **peer)
         for host, name in (("h1", "web"), ("h2", "standby"), ("h2", "other")):
             mac, words = MAC, f"ip={ADDRESS}/24 host={name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from uuid import uuid4
 
@@ -11,6 +10,7 @@ import pytest
 from scripts.labkit import Lab, hypervisor
 from scripts.labkit.domain import domain_xml
 from scripts.labkit.guest import GuestImage
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.e2e
@@ -28,7 +28,7 @@ def test_a_guest_moves_live_over_ipv6_and_tcp_goes_through(guest_image: GuestIma
         vif, mac = str(uuid4()), "52:54:00:00:06:99"
         words = ["netmgr", "port", "create", "peer", "--network", "blue", "--vif", vif, "--mac", mac]
         lab.exec("mgr", words)
-        bridge = json.loads(lab.exec("h2", ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+        bridge = agent_shows(lab, "h2")["switches"][0]["bridge"]
         lab.attach("h2", "peer", bridge=bridge, vif_uuid=vif, mac=mac, addresses=["10.10.0.99/24"], mtu=1500)
         xml = domain_xml(
             name="web", image=guest_image, words="ip=10.10.0.1/24 host=web", network="blue", mac="52:54:00:00:06:01"
@@ -51,5 +51,5 @@ def test_a_guest_moves_live_over_ipv6_and_tcp_goes_through(guest_image: GuestIma
         assert (seen["duplicates"], seen["gap_ms"] < 5000, seen["received"] > 100) == (0, True, True), seen
         assert seen["lost"] <= 8, seen
         assert int(lab.exec("peer", ["python3", "-c", FETCH]).stdout) > 100_000
-        (peer,) = json.loads(lab.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["peers"]
+        (peer,) = agent_shows(lab, "h1")["peers"]
         assert (peer["state"], peer["mtu_passed"], ":" in peer["vtep"]) == ("up", 1650, True)

@@ -21,6 +21,7 @@ from hostagent.realize.libvirt_networks import LibvirtNetworks
 from scripts.labkit import Lab, hypervisor
 from scripts.labkit.domain import domain_xml
 from scripts.labkit.guest import GuestImage
+from tests.support.agent_words import agent_shows, agent_vifs
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.e2e
@@ -152,7 +153,7 @@ def _port(lab: Lab, vm: str) -> dict[str, Any]:
 
 
 def _vif(lab: Lab, host: str, vm: str) -> dict[str, Any]:
-    vifs = json.loads(lab.exec(host, ["hostagent", "vif", "list", "-o", "json"]).stdout)
+    vifs = agent_vifs(lab, host)
     return next((vif for vif in vifs if vif["vif"] == VIFS[vm]), {})
 
 
@@ -188,7 +189,7 @@ def test_what_somebody_does_to_our_network_is_put_back_within_two_seconds(agents
         return live == kept == wanted and "blue" in _virsh(agents, "h1", "net-list", "--autostart").stdout
 
     assert within(2, mended)
-    repairs = json.loads(agents.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["repairs"]
+    repairs = agent_shows(agents, "h1")["repairs"]
     assert re.fullmatch("libvirt network blue was (undefined|stopped|edited)", repairs[0]["what"])
 
 
@@ -201,7 +202,7 @@ def test_a_foreign_network_of_the_same_name_is_left_alone_and_rejected_with_its_
         assert within(5, lambda: "red" in _virsh(agents, "h2", "net-list").stdout)
 
         def rejected() -> bool:
-            networks = json.loads(agents.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["networks"]
+            networks = agent_shows(agents, "h1")["networks"]
             return any(n["name"] == "red" and n["status"] != "up" and n["reasons"] for n in networks)
 
         assert within(5, rejected)

@@ -12,6 +12,7 @@ import pytest
 from scripts.labkit import Lab, hypervisor
 from scripts.labkit.domain import domain_xml
 from scripts.labkit.guest import GuestImage
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.e2e
@@ -81,7 +82,7 @@ def lab(guest_image: GuestImage) -> Iterator[Lab]:
         made.exec("h1", [*VIRSH, "define", "/dev/stdin"], input=xml)
         virsh(made, "h1", "start", "web")
         for host, name, switch, address in (("h1", "f", "sw-a", "10.10.0.9"), ("h2", "b", "sw-b", "10.20.0.9")):
-            shown = json.loads(made.exec(host, ["hostagent", "show", "-o", "json"]).stdout)["switches"]
+            shown = agent_shows(made, host)["switches"]
             bridge = next(one["bridge"] for one in shown if one["name"] == switch)
             view = port(made, name)
             plug = {"vif_uuid": view["vif_uuid"], "mac": view["mac"], "addresses": [f"{address}/24"], "mtu": 1450}

@@ -19,6 +19,7 @@ import pytest
 from scripts.labkit import Lab, hypervisor
 from scripts.labkit.domain import domain_xml
 from scripts.labkit.guest import GuestImage
+from tests.support.agent_words import agent_shows, agent_vifs
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.e2e
@@ -84,7 +85,7 @@ class Plain:
         return port
 
     def vif(self, host: str) -> dict[str, Any]:
-        vifs = json.loads(self.lab.exec(host, ["hostagent", "vif", "list", "-o", "json"]).stdout)
+        vifs = agent_vifs(self.lab, host)
         return next((vif for vif in vifs if vif["mac"] == MAC), {})
 
     def settled_at(self, host: str) -> bool:
@@ -130,7 +131,7 @@ def plain(guest_image: GuestImage) -> Iterator[Plain]:
             "mgr",
             ["netmgr", "port", "create", "peer", "--network", "blue", "--vif", peer["vif_uuid"], "--mac", peer["mac"]],
         )
-        bridge = json.loads(lab.exec("h2", ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+        bridge = agent_shows(lab, "h2")["switches"][0]["bridge"]
         lab.attach("h2", "peer", bridge=bridge, addresses=["10.10.0.99/24"], mtu=1450, **peer)
         assert within(40, web.answers)
         time.sleep(2)  # a guest that boots dirties its memory faster than it can be copied

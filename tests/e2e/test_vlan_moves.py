@@ -14,6 +14,7 @@ import pytest
 from scripts.labkit import Lab, hypervisor
 from scripts.labkit.domain import domain_xml
 from scripts.labkit.guest import GuestImage
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.e2e
@@ -49,7 +50,7 @@ def test_a_guest_on_a_vlan_moves_there_and_back(
         vif, mac = f"99999999-0000-4000-8000-00000000000{number}", f"52:54:00:00:02:9{number}"
         port = ["netmgr", "port", "create", f"p{number}", "--network", "office", "--vif", vif, "--mac", mac]
         lab.exec("mgr", port)
-        bridge = json.loads(lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+        bridge = agent_shows(lab, host)["switches"][0]["bridge"]
         address = f"10.20.0.9{number}/24"
         lab.attach(host, f"p{number}", bridge=bridge, vif_uuid=vif, mac=mac, addresses=[address], mtu=1500)
     xml = domain_xml(name="web", image=guest_image, words="ip=10.20.0.1/24 host=web", network="office", mac=MAC)

@@ -16,6 +16,7 @@ import pytest
 from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from scripts.labkit import Lab
 from scripts.labkit.patience import patient
+from tests.support.agent_words import agent_shows, agent_vifs
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
@@ -50,8 +51,7 @@ class Agents:
         return vif
 
     def show(self, host: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
-        return answer
+        return agent_shows(self.lab, host)
 
     def vif(self, host: str, ovs_port: str) -> dict[str, Any]:
         return next((vif for vif in self.show(host)["vifs"] if vif["ovs_port"] == ovs_port), {})
@@ -82,6 +82,17 @@ def test_a_network_is_realized_as_wanted_and_acknowledged(agents: Agents) -> Non
     assert shown["switches"][0]["vteps"] == ["10.200.0.1"]
     assert agents.vif("h1", "ep-e1")["state"] == "lit"
     assert agents.port("e1")["host"] == "h1"
+
+
+@pytest.mark.parametrize(("words", "verb"), [("show", agent_shows), ("vif list", agent_vifs)])
+def test_a_command_prints_what_the_agent_says_at_its_socket(agents: Agents, words: str, verb: Any) -> None:
+    printed = json.loads(agents.lab.exec("h1", ["hostagent", *words.split(), "-o", "json"]).stdout)
+    said = verb(agents.lab, "h1")
+    assert type(printed) is type(said)
+    if isinstance(said, dict):
+        assert printed.keys() == said.keys()
+        printed, said = printed["networks"], said["networks"]
+    assert printed == said != []
 
 
 @pytest.mark.datapath

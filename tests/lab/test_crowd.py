@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
@@ -36,8 +37,7 @@ class Two:
         self.network = json.loads(lab.exec("mgr", ["netmgr", "network", "show", "blue", "-o", "json"]).stdout)["uuid"]
 
     def show(self, host: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
-        return answer
+        return agent_shows(self.lab, host)
 
     def plug(self, host: str, numbers: range) -> None:
         """VIFs with MACs of these numbers, by one transaction of the host's database."""

@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
@@ -106,8 +107,7 @@ class Groups:
         return found
 
     def agent(self, host: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
-        return answer
+        return agent_shows(self.lab, host)
 
     def plug(self, host: str, endpoint: str, number: int) -> str:
         vif = str(uuid4())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from scripts.labkit import Lab
 from scripts.labkit.patience import patient
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
@@ -80,7 +80,7 @@ class Pair:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.netmgr("apply", "-f", "/dev/stdin", "--wait", "realized", input=APPLY)
-        bridge = json.loads(lab.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+        bridge = agent_shows(lab, "h1")["switches"][0]["bridge"]
         for host, name, number in (("h1", "one", 1), ("h2", "two", 2), ("h2", "three", 3)):
             vif, mac, address = str(uuid4()), f"52:54:00:00:00:{number:02x}", f"10.10.0.{number}"
             self.netmgr("port", "create", name, "--network", "blue", "--mac", mac, "--vif", vif)

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
@@ -47,8 +48,7 @@ class Ports:
         return found
 
     def agent(self, host: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
-        return answer
+        return agent_shows(self.lab, host)
 
     def vif(self, host: str, endpoint: str) -> dict[str, Any]:
         return next((vif for vif in self.agent(host)["vifs"] if vif["ovs_port"] == f"ep-{endpoint}"), {})

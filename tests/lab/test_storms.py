@@ -19,6 +19,7 @@ from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from hostagent.tap_drops import REFUSED
 from scripts.labkit import Lab
 from scripts.labkit.patience import patient
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
@@ -86,8 +87,7 @@ class Two:
         assert within(10, lambda: self.reach("good", "10.10.0.3") and self.reach("bad", "10.10.0.3"))
 
     def show(self, host: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
-        return answer
+        return agent_shows(self.lab, host)
 
     def reach(self, endpoint: str, address: str) -> bool:
         return self.lab.exec(endpoint, ["ping", "-c1", "-W1", address], check=False).returncode == 0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.tcp_copy import copies
 from tests.support.vlan_interface import vlan_interface
 from tests.support.waiting import within
@@ -52,7 +53,7 @@ def reach(lab: Lab, endpoint: str, address: str) -> bool:
 
 
 def bridge_of(lab: Lab, host: str, switch: str) -> str:
-    shown = json.loads(lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)["switches"]
+    shown = agent_shows(lab, host)["switches"]
     return str(next(one["bridge"] for one in shown if one["name"] == switch))
 
 

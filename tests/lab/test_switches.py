@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -11,6 +10,7 @@ import pytest
 
 from netmgr.contract.types import NetworkType
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.tcp_copy import copies
 from tests.support.waiting import within
 
@@ -30,8 +30,7 @@ NETWORK = "  - {{name: {kind}-{zone}, zone: {zone}, type: {kind}, segment_id: {s
 
 
 def show(lab: Lab, host: str) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
-    return answer
+    return agent_shows(lab, host)
 
 
 def reach(lab: Lab, endpoint: str, address: str) -> bool:

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
@@ -25,7 +26,7 @@ def reach(lab: Lab) -> bool:
 
 
 def reasons(lab: Lab, host: str) -> str:
-    (switch,) = json.loads(lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)["switches"]
+    (switch,) = agent_shows(lab, host)["switches"]
     return " ".join([switch["status"], *switch["reasons"]])
 
 
@@ -58,7 +59,7 @@ def lab() -> Iterator[Lab]:
     zones = {"h1": "a", "h2": "a"}
     with Lab(hosts=2, pnics=2, with_libvirt=False, with_vmctl=False, zones=zones) as made:
         made.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
-        shown = json.loads(made.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)
+        shown = agent_shows(made, "h1")
         for number, host in enumerate(made.hosts, 1):
             vif, mac = str(uuid4()), f"52:54:00:00:00:{number:02x}"
             port = ["netmgr", "port", "create", f"e{number}", "--network", "blue", "--vif", vif, "--mac", mac]

@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
@@ -80,7 +81,7 @@ def hook(lab: Lab, host: str, verb: str, **words: str) -> None:
 
 
 def tickets(lab: Lab, host: str) -> list[dict[str, Any]]:
-    shown = json.loads(lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)["tickets"]
+    shown = agent_shows(lab, host)["tickets"]
     return [ticket for found in shown.values() for ticket in found]
 
 
@@ -91,7 +92,7 @@ def heard(lab: Lab, endpoint: str, how: str) -> list[int]:
 
 def test_answers_follow_the_port_to_its_new_host_and_nothing_else_does(lab: Lab) -> None:
     lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
-    bridge = json.loads(lab.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+    bridge = agent_shows(lab, "h1")["switches"][0]["bridge"]
     peer = {"mac": "52:54:00:00:00:09", "vif_uuid": str(uuid4())}
     for name, address, mac, vif, *more in (
         ("peer", "10.10.0.9", peer["mac"], peer["vif_uuid"]),

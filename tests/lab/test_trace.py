@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
@@ -40,7 +41,7 @@ def reaches(lab: Lab, source: str, number: int) -> bool:
 def test_trace_says_what_frames_do(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(hosts=2, zones={"h1": "a", "h2": "a"}, with_libvirt=False)
     lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
-    bridge = json.loads(lab.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+    bridge = agent_shows(lab, "h1")["switches"][0]["bridge"]
     for name, (host, network, number) in PLACES.items():
         vif, ip = str(uuid4()), f"10.10.0.{number}"
         port = netmgr(lab, "port", "create", name, "--network", network, "--ip", ip, "--vif", vif)

@@ -16,6 +16,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
@@ -59,7 +60,7 @@ class Pairs:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.netmgr("apply", "-f", "/dev/stdin", "--wait", "realized", input=APPLY)
-        self.bridge = json.loads(lab.exec("h1", ["hostagent", "show", "-o", "json"]).stdout)["switches"][0]["bridge"]
+        self.bridge = agent_shows(lab, "h1")["switches"][0]["bridge"]
         for kind, number in (("vxlan", 1), ("geneve", 2), ("nvgre", 3)):
             for host in (1, 2):
                 self.plug(kind, number, host)

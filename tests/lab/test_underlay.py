@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.frame_count import count_frames, counted
 from tests.support.waiting import within
 
@@ -35,9 +36,7 @@ class Three:
         self.vteps = {host: self.show(host)["switches"][0]["vteps"][0] for host in lab.hosts}
         for number, host in enumerate(lab.hosts, 1):
             self.attach(host, f"e{number}", number)
-        assert within(
-            10, lambda: all(peer["state"] == "up" for host in lab.hosts for peer in self.peers(host).values())
-        )
+        assert within(10, lambda: all(self.peers_up(host) for host in lab.hosts))
 
     def attach(self, host: str, name: str, number: int, *, network: str = "blue", mtu: int = 1450) -> None:
         vif, mac = str(uuid4()), f"52:54:00:00:00:{number:02x}"
@@ -47,8 +46,7 @@ class Three:
         self.lab.attach(host, name, bridge=self.bridge, vif_uuid=vif, mac=mac, addresses=address, mtu=mtu)
 
     def show(self, host: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
-        return answer
+        return agent_shows(self.lab, host)
 
     def peers(self, host: str) -> dict[str, dict[str, Any]]:
         return {peer["host"]: peer for peer in self.show(host)["peers"]}
@@ -107,15 +105,18 @@ class Three:
             self.lab.exec("fabric", ["nft", "delete", "table", "netdev", "lossy"])
 
     def all_up(self) -> bool:
-        return all(peer["state"] == "up" for host in self.lab.hosts for peer in self.peers(host).values()) and all(
-            self.switch(host)["status"] == "up" for host in self.lab.hosts
-        )
+        return all(self.peers_up(host) and self.switch(host)["status"] == "up" for host in self.lab.hosts)
+
+    def peers_up(self, host: str) -> bool:
+        """Whether it knows every other host as up; just after its start an agent knows none."""
+        peers = self.peers(host)
+        return peers.keys() == set(self.lab.hosts) - {host} and all(peer["state"] == "up" for peer in peers.values())
 
 
 @pytest.fixture(scope="module", params=["10.200.0.0/24", "fd00:200::/64"], ids=["ipv4", "ipv6"])
 def three(request: pytest.FixtureRequest) -> Iterator[Three]:
-    zones = {"h1": "a", "h2": "a", "h3": "a"}
-    with Lab(hosts=3, with_libvirt=False, with_vmctl=False, zones=zones) as lab:
+    zones, settings = {"h1": "a", "h2": "a", "h3": "a"}, {"HOSTAGENT_RUN_MTU_EVERY": "3"}
+    with Lab(hosts=3, with_libvirt=False, with_vmctl=False, zones=zones, agent_settings=settings) as lab:
         yield Three(lab, request.param)
 
 
@@ -235,6 +236,7 @@ def test_an_agent_that_is_restarted_goes_on_sparing_a_peer_that_is_gone(three: T
         assert within(5, lambda: three.state("h1", "h2") == ("down", True))
         three.lab.stop_daemon("h1", "hostagent", number=signal.SIGKILL)
         three.lab.start_daemon("h1", "hostagent")
+        assert within(5, lambda: "h2" in three.peers("h1"))
         assert not within(4, lambda: three.state("h1", "h2") != ("down", True))
     finally:
         three.cable("h2", "up")
@@ -252,7 +254,7 @@ def test_a_path_that_is_too_narrow_keeps_a_network_from_that_host_and_says_why(t
         assert "host h2: rejected: network wide" in late.stderr, late.stderr
         assert "but at most 1590 to h" in late.stderr
         assert f"lower the network's to {1590 - overhead}" in late.stderr
-        # h1 tries its own path to h2 anew every 30 s.
+        # h1 tries its own path to h2 anew at its next turn.
         assert within(40, lambda: three.fares("h1", "wide") == ("warning", 60))
         assert three.fares("h2", "blue")[0] == "up", "what fits is not touched"
         three.lab.exec("fabric", ["ip", "link", "set", "h2-pnic0", "mtu", "1700"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from scripts.labkit import Lab
 from scripts.labkit.patience import patient
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
@@ -38,8 +38,7 @@ GIVE += "s.sendall(bytes(int(sys.argv[2])))\n"
 
 
 def show(lab: Lab, host: str) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
-    return answer
+    return agent_shows(lab, host)
 
 
 def attach(lab: Lab, network: str, host: str, number: int) -> str:

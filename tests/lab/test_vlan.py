@@ -6,7 +6,6 @@ a bridge of its own on its PNIC, with machine m1 on VLAN 100 and m2 on VLAN 200,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.tcp_copy import copies
 from tests.support.waiting import within
 
@@ -57,8 +57,7 @@ class Street:
         return done.stdout + done.stderr
 
     def show(self, host: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
-        return answer
+        return agent_shows(self.lab, host)
 
     def bridge(self, host: str, network: str) -> str:
         name = "sw-a" if network == "blue" else "sw-street"

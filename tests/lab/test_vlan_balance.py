@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from scripts.labkit import Lab
+from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
@@ -24,7 +25,7 @@ VIFS = {
 
 
 def attach(lab: Lab, host: str, name: str) -> None:
-    shown = json.loads(lab.exec(host, ["hostagent", "show", "-o", "json"]).stdout)
+    shown = agent_shows(lab, host)
     vif, mac, number = VIFS[name]
     bridge = shown["switches"][0]["bridge"]
     lab.attach(host, name, bridge=bridge, vif_uuid=vif, mac=mac, addresses=[f"10.20.0.{number}/24"], mtu=1500)

@@ -28,6 +28,7 @@ class Underlay:
 
     peers: Iterable[str]
     mtu: int = 1600
+    mtu_again_s: float = 30.0
     rtt_s: float = 0.001
     now: float = 100.0
     deaf_until: float = 0.0  # until when this host's own switch, or the agent, does not run
@@ -36,7 +37,7 @@ class Underlay:
     history: list[tuple[float, tuple[PathStatus, ...]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.liveness = Liveness(own="h1")
+        self.liveness = Liveness(own="h1", mtu_again_s=self.mtu_again_s)
         self._back: list[tuple[float, int]] = []
         self.want(self.peers)
 
@@ -241,14 +242,17 @@ def test_a_size_that_passes_costs_a_probe_in_half_a_minute() -> None:
     assert underlay.path("10.0.0.2").mtu_passed == 1600
 
 
-def test_a_path_that_shrinks_and_recovers_is_noticed() -> None:
-    underlay = Underlay(peers=["10.0.0.2"])
+@pytest.mark.parametrize(("again_s", "narrow_s", "wide_s"), [(30, 50, 14), (3, 23, 5)])
+def test_a_path_that_shrinks_and_recovers_is_noticed_at_the_next_try(
+    again_s: float, narrow_s: float, wide_s: float
+) -> None:
+    underlay = Underlay(peers=["10.0.0.2"], mtu_again_s=again_s)
     underlay.run(5)
     underlay.carries = lambda probe: probe.size <= 1500
-    underlay.run(50)
+    underlay.run(narrow_s)
     assert underlay.path("10.0.0.2").mtu_passed == 1500
     underlay.carries = lambda _probe: True
-    underlay.run(14)
+    underlay.run(wide_s)
     assert (underlay.path("10.0.0.2").mtu_passed, underlay.path("10.0.0.2").mtu_refused) == (1600, 0)
 
 
