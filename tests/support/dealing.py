@@ -1,8 +1,8 @@
-"""How tests are dealt out to the workers of a run (`pytest -n 2 --dist loadfile`).
+"""How tests are dealt out to the workers of a run (`pytest -n 3 --dist loadfile`).
 
 The tests of a file share a lab, so a file goes to one worker as a whole, except where its labs are one for each
 parameter: then each parameter's tests are dealt by themselves. Those on real daemons, which take longest, are dealt
-first, and the longest of them before all: one that began last would leave the other worker idle.
+first, and the longest of them before all: one that began last would leave the others idle.
 """
 
 from __future__ import annotations
