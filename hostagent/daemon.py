@@ -151,6 +151,8 @@ async def _feed_watchdog(agent: Agent) -> None:
 async def _settle_down(agent: Agent) -> None:
     """Once the host is as wanted: what the start needed and nobody needs any more goes back to the kernel, 10 MB where
     there are 10,000 ports."""
+    await asyncio.sleep(_SETTLED_S)
+    gc.enable()
     while not agent.in_sync:  # noqa: ASYNC110  # in no hurry; an event would be for this alone
         await asyncio.sleep(_SETTLED_S)
     gc.unfreeze()
@@ -166,6 +168,7 @@ def _spare_the_collector() -> None:
     ever form cycles. What the imports have left is collected when the host is as wanted (`_settle_down`)."""
     gc.freeze()
     gc.set_threshold(*_COLLECTION)
+    gc.disable()  # for the first seconds, which make much and drop little
     with suppress(AttributeError):  # as above
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)  # threads that wait for the network need no heap of their own each
 

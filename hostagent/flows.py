@@ -31,7 +31,7 @@ from hostagent.names import exit_port, network_key
 from hostagent.pipeline.network import NetworkPorts, Trunk, Wire, network_flows, vtep_flows
 from hostagent.pipeline.policy import policy_flows
 from hostagent.pipeline.probe import entry_flow, probe_flows
-from hostagent.pipeline.remote import NOWHERE, Elsewhere, Remotes, is_remote, remote_port
+from hostagent.pipeline.remote import NOWHERE, Elsewhere, Remote, Remotes, is_remote, remote_port
 from hostagent.pipeline.tables import family_of, switch_flows
 from hostagent.port_views import Inputs, keys_of, port_views
 from hostagent.qos import meter_of
@@ -241,25 +241,21 @@ class _Network:
     ) -> bool:
         """Put each port that was touched where it belongs; whether a remote one is not as it was."""
         moved = False
+        coming: dict[int, Remote] = {}
         host = desired.host.uuid if desired.host is not None else None
         ports, locations, learned = desired.ports, desired.locations, desired.learned
-        for uuid in touched:
+        moving = {*desired.phases, *desired.relay_vteps}
+        for uuid in touched:  # ten thousand at a start
             number = uuid.int
             port, location = ports.get(uuid), locations.get(uuid)
             belongs = port if port is not None else location
             one = self.remotes.get(number)
             if belongs is None or belongs.network_uuid.int != network.uuid.int:
                 self.rest.pop(number, None)
-            elif (
-                host is None
-                or location is None
-                or uuid in desired.phases
-                or uuid in desired.relay_vteps
-                or not is_remote(host, port, location)
-            ):
+            elif host is None or location is None or (moving and uuid in moving) or not is_remote(host, port, location):
                 self.rest[number] = uuid
             else:
-                known = learned.get(uuid)
+                known = learned.get(uuid) if learned else None
                 if one is not None and one.port is port and one.location is location and one.learned is known:
                     continue
                 self.rest.pop(number, None)
@@ -267,14 +263,14 @@ class _Network:
                 made = remote_port(self.key, self.vtep, port, location, known, kept)
                 gone += one.flows if one is not None else ()
                 new += made.flows
-                self.remotes.put(number, made)
-                moved = True
+                coming[number] = made
                 continue
             if one is not None:
                 gone += one.flows
                 self.remotes.drop(number)
                 moved = True
-        return moved
+        self.remotes.take(coming)
+        return moved or bool(coming)
 
     def _gather(self, gather: Callable[[Iterable[UUID], Elsewhere], Inputs], *, together: bool) -> Inputs:
         rest = self.rest

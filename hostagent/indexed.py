@@ -28,7 +28,7 @@ _CHANGES_MAX: Final = 4096
 
 
 class Indexed(dict[UUID, V]):
-    """A table by UUID that knows its changes. Set, delete and clear; no other way leads in."""
+    """A table by UUID that knows its changes. Set, delete, clear and fill; no other way leads in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,6 +69,11 @@ class Indexed(dict[UUID, V]):
         before = self[key]
         super().__delitem__(key)
         self._note(key, before, None)
+
+    def fill(self, rows: Mapping[UUID, V]) -> None:
+        """Begin anew with *rows*."""
+        self.clear()
+        super().update(rows)
 
     def clear(self) -> None:
         super().clear()

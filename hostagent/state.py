@@ -29,7 +29,7 @@ from google.protobuf.message import DecodeError
 from hostagent.indexed import Indexed
 from hostagent.journal import Journal, Statement
 from hostagent.records import Records, VifRecord, read_ct_zones, read_vifs, vif_row
-from netmgr.contract.codec import ContractError, decode_object, encode_object
+from netmgr.contract.codec import ContractError, decode_body, encode_object
 from netmgr.contract.proto import objects_pb2
 from netmgr.contract.types import (
     Constructs,
@@ -45,6 +45,7 @@ from netmgr.contract.types import (
     SecurityGroup,
     TransportZone,
     Withdrawal,
+    kind_of,
     ref_of,
 )
 
@@ -165,12 +166,16 @@ class State:
     # --- what the manager pushed -----------------------------------------------------------------------------------
 
     def have(self) -> tuple[Ref, ...]:
-        """Everything held, for Hello."""
+        """Everything held."""
         return tuple(
             Ref(kind=kind, uuid=uuid, version=version)
-            for kind, versions in self._versions.items()
+            for kind, versions in self.held()
             for uuid, version in versions.items()
         )
+
+    def held(self) -> Iterable[tuple[Kind, Mapping[UUID, int]]]:
+        """The versions of everything held, by kind."""
+        return self._versions.items()
 
     def take(
         self, upserts: Iterable[Object], removals: Iterable[Ref] = (), *, revision: int | None = None
@@ -343,11 +348,15 @@ class State:
         self._table(ref.kind)[ref.uuid] = item.body
         if isinstance(item.body, HostConfig):
             self.host = item.body
-        elif isinstance(item.body, LogicalPort) and item.body.vif_uuid is not None:
-            self.port_by_vif[item.body.vif_uuid] = item.body.uuid
-        if isinstance(item.body, LogicalPort) and item.body.parent_port is not None:
-            self.subports.setdefault(item.body.parent_port, set()).add(item.body.uuid)
-            self.parents[item.body.uuid] = item.body.parent_port
+        elif isinstance(item.body, LogicalPort):
+            self._index(item.body)
+
+    def _index(self, port: LogicalPort) -> None:
+        if port.vif_uuid is not None:
+            self.port_by_vif[port.vif_uuid] = port.uuid
+        if port.parent_port is not None:
+            self.subports.setdefault(port.parent_port, set()).add(port.uuid)
+            self.parents[port.uuid] = port.parent_port
 
     def _drop(self, kind: Kind, uuid: UUID) -> bool:
         if self._versions[kind].pop(uuid, None) is None:
@@ -442,12 +451,28 @@ class State:
         self.store_id = meta.get("store_id", "")
         self.revision = int(meta.get("revision", "0"))
         # A port and its location come one after the other, and share what they have in common.
-        for (raw,) in db.execute("SELECT body FROM objects ORDER BY uuid, kind DESC"):
-            self._remember(decode_object(objects_pb2.Object.FromString(raw)))
-        held = ((str(uuid), location.version) for uuid, location in self.locations.items())
-        self._seen.update(
-            (UUID(port), version) for port, version in _newer(db.execute("SELECT * FROM seen"), dict(held))
-        )
+        texts: dict[str, int] = {}
+        tables: dict[Kind, dict[UUID, Any]] = {kind: {} for kind in Kind}
+        read = objects_pb2.Object.FromString
+        for text, raw in db.execute("SELECT uuid, body FROM objects ORDER BY uuid, kind DESC"):
+            message = read(raw)
+            body = decode_body(message)
+            of = kind_of(body)
+            if isinstance(body, Location):
+                uuid = body.port_uuid
+                texts[text] = body.version
+            else:
+                uuid = body.port_uuid if isinstance(body, Learned) else body.uuid
+            tables[of][uuid] = body
+            self._versions[of][uuid] = message.version
+        for of, rows in tables.items():
+            table = self._table(of)
+            table.fill(rows) if isinstance(table, Indexed) else table.update(rows)
+        self.host = next(iter(tables[Kind.HOST].values()), None)
+        for port in self.ports.values():
+            self._index(port)
+        news = _newer(db.execute("SELECT * FROM seen"), texts)
+        self._seen.update((UUID(text), version) for text, version in news)
         self.vifs.update(read_vifs(db))
         self.notes.update((UUID(vm), at) for vm, at in db.execute("SELECT * FROM notes"))
 

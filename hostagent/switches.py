@@ -249,8 +249,8 @@ class Switches:
                 on_close=partial(self._switch_lost, name),
                 timeout_s=2.0,
             )
-            connection.expect(self.expected(name))
-            flows, meters = await connection.dump(), await connection.meters()
+            flows = await connection.dump(expected=partial(self.expected, name))
+            meters = await connection.meters()
         except RealizeError as error:
             if self._why_none.get(name) != error.sentence:
                 log.info("openflow: no connection yet", bridge=name, reason=error.sentence)

@@ -349,11 +349,13 @@ class SyncClient:
                 boot_id=self._boot_id,
                 agent_version=self._agent_version,
                 store_id=self._state.store_id,
-                have=[encode_ref(ref) for ref in self._state.have()],
                 network_uuids=[str(uuid) for uuid in self._networks],
                 view_address=self._identity.view_address,
                 reads=sorted(WORDS),
             )
+            for kind, versions in self._state.held():  # tens of thousands: not worth an object each
+                for uuid, version in versions.items():
+                    hello.have.add(kind=kind.value, uuid=str(uuid), version=version)
             self._unread.clear()  # what it still can't read will be sent again
             outbox.put("hello", hello)
             stub: Any = sync_pb2_grpc.SyncStub(channel)  # type: ignore[no-untyped-call]

@@ -87,11 +87,22 @@ class Remotes:
         for one in self._ports.values():
             yield from one.flows
 
-    def put(self, number: int, one: Remote) -> None:
-        """Take *one* in, in the place of what was known by that number."""
-        self.drop(number)
-        self._ports[number] = one
-        self._sum(one, 1)
+    def take(self, ports: Mapping[int, Remote]) -> None:
+        """Take *ports* in, each in the place of what was known by its number."""
+        if not self._ports:  # at a start: ten thousand at once
+            self._ports.update(ports)
+            self._owners.update([one.mac for one in ports.values()])
+            self._owners.update([address for one in ports.values() for address in one.addresses])
+            self._clashes = sum(count > 1 for count in self._owners.values())
+            self._places.update([one.place for one in ports.values()])
+            self._answered = sum(bool(one.addresses) for one in ports.values())
+            self._parked = sum(one.location.parked for one in ports.values())
+            self._elsewhere = None
+            return
+        for number, one in ports.items():
+            self.drop(number)
+            self._ports[number] = one
+            self._sum(one, 1)
 
     def drop(self, number: int) -> None:
         """Forget a port; nothing if it is not known."""
@@ -133,7 +144,10 @@ def _set(counts: Counter[K], key: K, count: int) -> None:
 
 def is_remote(host: UUID, port: LogicalPort | None, location: Location | None) -> bool:
     """Whether *host* has no part in the port, and all that the pipeline needs of it is in these two."""
-    if location is None or host in (location.holder_host, location.incoming_host):
+    if location is None:
+        return False
+    number, holder, incoming = host.int, location.holder_host, location.incoming_host  # told apart ten times as fast
+    if (holder is not None and holder.int == number) or (incoming is not None and incoming.int == number):
         return False
     if port is None:
         return bool(location.mac)
@@ -162,10 +176,14 @@ def remote_port(
     )
     addresses: tuple[Address, ...] = ()
     if port is not None and port.admin_up and live:
-        addresses = tuple(dict.fromkeys(single_addresses(port.ips) if port.ips else addresses_of(learned)))
+        addresses = single_addresses(port.ips) if port.ips else addresses_of(learned)
+        if len(addresses) > 1:
+            addresses = tuple(dict.fromkeys(addresses))
     located = locate(key, mac, place.holder_vtep, place.incoming_vtep, own_vtep) if own_vtep is not None else ()
-    flows = (*located, *(binding(key, version, number, mac) for version, number in addresses))
-    return Remote(port, location, learned, mac, addresses, place, tuple(known.get(flow, flow) for flow in flows))
+    flows = (*located, *[binding(key, version, number, mac) for version, number in addresses])
+    if known:
+        flows = tuple([known.get(flow, flow) for flow in flows])
+    return Remote(port, location, learned, mac, addresses, place, flows)
 
 
 def addresses_of(learned: Learned | None, mac: str = "") -> tuple[Address, ...]:

@@ -180,13 +180,27 @@ class OpenFlowConnection:
             if self._refused:
                 raise OpenFlowError(self._refusal(first_xid, flows, discarded=False))
 
-    async def dump(self, *, before: Set[Flow] = frozenset(), timeout_s: float = 30.0) -> frozenset[Flow]:
+    async def dump(
+        self,
+        *,
+        before: Set[Flow] = frozenset(),
+        expected: Callable[[], Iterable[Flow]] = tuple,
+        timeout_s: float = 30.0,
+    ) -> frozenset[Flow]:
         """All flows of the bridge, as the switch has them now; those of *before* that it still has by themselves.
+
+        *expected* is asked, while the switch works on its answer, what will probably be in it (see `expect`).
 
         Raises:
             OpenFlowError: no whole answer.
         """
-        parts = await self._dump_parts(0xFF, timeout_s)
+        answer = asyncio.ensure_future(self._dump_parts(0xFF, timeout_s))
+        try:
+            await asyncio.sleep(0)  # the question is out
+            self.expect(expected())
+            parts = await answer
+        finally:
+            answer.cancel()
         same = {flow: flow for flow in before}
         flows = frozenset(flow for part in parts for flow in decode_stats(part, self._known, same))
         if len(self._known) > 2 * len(flows) + _MEMO_SPARE:

@@ -174,30 +174,35 @@ def dump_key(flow: Flow) -> bytes | None:
 
 
 def _as_dumped(items: tuple[Match | RawMatch, ...]) -> bytes | None:
-    pairs: dict[int, tuple[int, int]] = {}  # of registers: value and mask
-    metadata = b""
+    """Of canonical conditions: metadata first, then registers in their order."""
+    registers = metadata = b""
+    pair, value, mask = -1, 0, 0
     for item in items:
         if isinstance(item, RawMatch):
             return None
         number = _REGISTERS.get(item.field)
         if number is not None:
-            value, mask = pairs.get(number >> 1, (0, 0))
+            if number >> 1 != pair:
+                if pair >= 0:
+                    registers += _encode_pair(pair, value, mask)
+                pair, value, mask = number >> 1, 0, 0
             shift = 0 if number & 1 else 32
-            own = 0xFFFFFFFF if item.mask is None else item.mask
-            pairs[number >> 1] = (value | item.value << shift, mask | own << shift)
+            value |= item.value << shift
+            mask |= (0xFFFFFFFF if item.mask is None else item.mask) << shift
         elif item.field == "metadata":
             metadata = _encode_oxm(item)
         else:
             return None
-    registers = (
-        _encode_field(f"xreg{pair}", value, None if mask == _WHOLE_PAIR else mask)
-        for pair, (value, mask) in sorted(pairs.items())
-    )
-    return b"".join(registers) + metadata
+    return (registers + _encode_pair(pair, value, mask) if pair >= 0 else b"") + metadata
+
+
+def _encode_pair(pair: int, value: int, mask: int) -> bytes:
+    return _encode_field(_PAIRS[pair], value, None if mask == _WHOLE_PAIR else mask)
 
 
 _DESCRIBED: Final = struct.Struct("!BxHHHHHQ")  # of `_FLOW_DESC`, what comes after its length
 _REGISTERS: Final = {f"reg{number}": number for number in range(16)}
+_PAIRS: Final = tuple(f"xreg{number}" for number in range(8))
 _WHOLE_PAIR: Final = (1 << 64) - 1
 
 
@@ -302,8 +307,15 @@ _NAMES.update({(0x0001, 16, 8): "tun_id"})
 # --- actions and instructions -------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4096)
 def _encode_instructions(actions: tuple[Action, ...]) -> bytes:
+    if len(actions) == 1 and type(one := actions[0]) is SetField and one.mask is None:  # ten thousand of a network
+        head, tail = _SETTING[one.field]
+        return head + one.value.to_bytes(_HEADERS[one.field][2], "big") + tail
+    return _encode_several(actions)
+
+
+@lru_cache(maxsize=4096)
+def _encode_several(actions: tuple[Action, ...]) -> bytes:
     applied = b""
     after = b""
     for action in actions:
@@ -319,6 +331,14 @@ def _encode_instructions(actions: tuple[Action, ...]) -> bytes:
     if applied:
         applied = struct.pack("!HH4x", 4, 8 + len(applied)) + applied
     return applied + after
+
+
+def _setting(name: str) -> tuple[bytes, bytes]:
+    """What is before and after the value of a field, where to set it is all that is done."""
+    plain, _, width = _HEADERS[name]
+    length = _pad8(8 + width)
+    head = struct.pack("!HH4xHH", 4, 8 + length, 25, length) + plain
+    return head, b"\0" * (length - 8 - width)
 
 
 def _encode_action(action: Action) -> bytes:
@@ -448,3 +468,6 @@ def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _pad8(length: int) -> int:
     return (length + 7) // 8 * 8
+
+
+_SETTING: Final = {name: _setting(name) for name in FIELDS}

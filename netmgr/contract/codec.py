@@ -9,6 +9,7 @@ that a receiver can refuse it whole.
 from __future__ import annotations
 
 import re
+import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -26,6 +27,7 @@ __all__ = [
     "MESSAGES",
     "ContractError",
     "decode",
+    "decode_body",
     "decode_object",
     "decode_ref",
     "encode",
@@ -149,10 +151,15 @@ def decode_object(message: objects_pb2.Object) -> t.Object:
     Raises:
         ContractError: no body that this version knows, or a field that does not fit.
     """
+    return t.Object(version=message.version, body=decode_body(message))
+
+
+def decode_body(message: objects_pb2.Object) -> t.Constructs:
+    """What `decode_object` makes of *message*, without its version."""
     name = message.WhichOneof("body")
     if name is None:
         raise ContractError("Object: no body that this version knows; upgrade this side")
-    return t.Object(version=message.version, body=decode(_TYPES[name], getattr(message, name)))
+    return decode(_TYPES[name], getattr(message, name))
 
 
 def ref_of_message(message: objects_pb2.Object) -> t.Ref | None:
@@ -241,13 +248,10 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
 def _uuid(raw: str) -> UUID:
     if _UUID.fullmatch(raw) is None:
         raise ValueError("not a UUID in canonical form")
-    return UUID(int=int(raw.replace("-", ""), 16))
+    return UUID(raw)
 
 
-@lru_cache(maxsize=1024)
-def _text(raw: str) -> str:
-    """*raw*, as one object where it came before: a port and its location have a MAC in common, many ports a VTEP."""
-    return raw
-
+_text = sys.intern
+"""Text is one object where it is equal: a port and its location have a MAC in common, many ports a VTEP."""
 
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
