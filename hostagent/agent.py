@@ -32,6 +32,7 @@ from hostagent.endpoints.retirement import Retirements
 from hostagent.guests import Guests
 from hostagent.host import Events, Host, HostPaths
 from hostagent.identity import Identity
+from hostagent.indexed import held_here
 from hostagent.looking import answer_trace
 from hostagent.lookup import Lookup
 from hostagent.loop import Loop, Parts
@@ -182,8 +183,9 @@ class Agent:
         """Keep the host as wanted until cancelled; then stop listening and leave everything as it is."""
         self._state.write_beside(saved=self.sync.saved, lost=self._forgotten)
         self.motion.revive(self._state.locations)
-        for port_uuid, location in list(self._state.locations.items()):
-            self.motion.located(port_uuid, location)
+        locations = self._state.locations
+        for port_uuid in {*held_here(locations, self._identity.host_uuid), *self.motion.ports()}:
+            self.motion.located(port_uuid, locations.get(port_uuid))
         self.host.start()
         self._subscribe()
         self.sync.start()

@@ -344,23 +344,26 @@ class SyncClient:
         options = (*_OPTIONS, ("grpc.ssl_target_name_override", self._identity.manager_name))
         async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
             outbox = Outbox()
-            hello = sync_pb2.Hello(
-                host_uuid=str(self._identity.host_uuid),
-                boot_id=self._boot_id,
-                agent_version=self._agent_version,
-                store_id=self._state.store_id,
-                network_uuids=[str(uuid) for uuid in self._networks],
-                view_address=self._identity.view_address,
-                reads=sorted(WORDS),
-            )
-            for kind, versions in self._state.held():  # tens of thousands: not worth an object each
-                for uuid, version in versions.items():
-                    hello.have.add(kind=kind.value, uuid=str(uuid), version=version)
             self._unread.clear()  # what it still can't read will be sent again
-            outbox.put("hello", hello)
+            outbox.put("hello", self._hello())  # not kept here: it is large, and the stream lives long
             stub: Any = sync_pb2_grpc.SyncStub(channel)  # type: ignore[no-untyped-call]
             self._stream = stub.Stream(outbox.messages())
             await self._read(self._stream, outbox, address)
+
+    def _hello(self) -> sync_pb2.Hello:
+        hello = sync_pb2.Hello(
+            host_uuid=str(self._identity.host_uuid),
+            boot_id=self._boot_id,
+            agent_version=self._agent_version,
+            store_id=self._state.store_id,
+            network_uuids=[str(uuid) for uuid in self._networks],
+            view_address=self._identity.view_address,
+            reads=sorted(WORDS),
+        )
+        for kind, versions in self._state.held():  # tens of thousands: not worth an object each
+            for uuid, version in versions.items():
+                hello.have.add(kind=kind.value, uuid=str(uuid), version=version)
+        return hello
 
     async def _read(self, stream: Any, outbox: Outbox, address: str) -> None:
         initial: set[Ref] = set()

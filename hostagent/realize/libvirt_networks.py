@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape  # as XML needs it; that of xml.sax brings an HTTP client along
 from typing import Any
 from uuid import UUID
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape, quoteattr
 
 import libvirt
 
@@ -115,7 +115,7 @@ def network_xml(step: DefineNetwork | KeepNetwork) -> str:
         f"<uuid>{step.uuid}</uuid>"
         f'<metadata><opaque:network xmlns:opaque="{_NAMESPACE}" owner="hostagent" mtu="{step.mtu}"/></metadata>'
         "<forward mode='bridge'/>"
-        f"<bridge name={quoteattr(step.bridge)}/>"
+        f'<bridge name="{escape(step.bridge)}"/>'
         "<virtualport type='openvswitch'/>"
         "</network>"
     )
