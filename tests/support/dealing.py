@@ -13,16 +13,30 @@ from xdist.scheduler.loadfile import LoadFileScheduling
 
 # Files whose labs are made anew for each parameter, by the ids of these.
 _PARTS = {"tests/lab/test_underlay.py": ("ipv4", "ipv6")}
-# Files that take about a minute or more, the longest first (`--durations=0` tells).
+# Files that take more than half a minute on a busy machine, the longest first (`--durations=0` tells).
 _LONGEST = (
     "tests/e2e/test_vmctl_journal.py",
-    "tests/e2e/test_kernel_machine.py",
-    "tests/e2e/test_vmctl_moves.py",
-    "tests/lab/test_underlay.py",
-    "tests/e2e/test_vmctl_journal_postgresql.py",
     "tests/e2e/test_virsh_only.py",
+    "tests/e2e/test_vmctl_moves.py",
+    "tests/e2e/test_vmctl_journal_postgresql.py",
+    "tests/e2e/test_vmctl_switches.py",
+    "tests/lab/test_underlay.py",
     "tests/e2e/test_libvirt_networks.py",
+    "tests/lab/test_endpoints.py",
+    "tests/e2e/test_vmctl.py",
+    "tests/lab/test_faults.py",
+    "tests/e2e/test_vmctl_placement.py",
+    "tests/chaos/test_crossing.py",
+    "tests/lab/test_agent.py",
     "tests/unit/vmctl/test_daemon.py",
+    "tests/e2e/test_guest_ports.py",
+    "tests/lab/pipeline/test_subports.py",
+    "tests/lab/test_limits.py",
+    "tests/e2e/test_guest.py",
+    "tests/e2e/test_kernel_machine.py",
+    "tests/lab/test_switches.py",
+    "tests/unit/netmgr/test_daemon.py",
+    "tests/unit/netmgr/test_store.py",
     "tests/unit/vmctl/test_daemon_postgresql.py",
 )
 _FOLDERS = ("tests/e2e/", "tests/chaos/", "tests/lab/", "tests/sim/")
