@@ -22,10 +22,12 @@ APPLY = f"switches: [{SWITCH}}}]\nnetworks: [{{name: blue, type: vxlan, zone: a,
 OFFERED, SECONDS, SIZE = 2500, 2.0, 1000  # datagrams: 10 Mbit/s
 BURST_KBIT = 600
 
-# Sends datagrams at an even pace; prints how long it took.
+# Sends datagrams at an even pace once it is told to; prints how long it took.
 SEND = f"""
 import socket, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+print("ready", flush=True)
+sys.stdin.readline()
 begin = time.monotonic()
 for i in range({OFFERED}):
     s.sendto(bytes({SIZE}), (sys.argv[1], 9999))
@@ -52,10 +54,13 @@ except TimeoutError:
     print(count, in_time)
 """
 
-# Sends by TCP what goes, for as long as datagrams are sent; the other end prints how many bytes have come.
+# Once it is told to, sends by TCP what goes for as long as datagrams are sent; the other end prints how many bytes
+# have come.
 PUSH = f"""
 import socket, sys, time
 s = socket.create_connection((sys.argv[1], 7444))
+print("ready", flush=True)
+sys.stdin.readline()
 end = time.monotonic() + {SECONDS}
 while time.monotonic() < end:
     s.sendall(bytes(1000))
@@ -102,11 +107,18 @@ class Pair:
         return self.lab.exec(host, ["hostagent", "verify"], check=False).returncode == 0
 
     def stream(self, source: str, sink: str, address: str) -> Stream:
-        return Stream(self.lab, source, sink, address)
+        made = Stream(self.lab, source, sink, address)
+        made.go()
+        return made
 
-    def control(self, source: str, sink: str, address: str) -> Stream:
-        """As agents and managers talk."""
-        return Stream(self.lab, source, sink, address, programs=(PUSH, TAKE))
+    def together(self, *ways: tuple[str, str, str], control: tuple[str, str, str] | None = None) -> list[Stream]:
+        """Streams, and one as agents and managers talk, that begin at the same time: to start one takes a while."""
+        made = [Stream(self.lab, *way) for way in ways]
+        if control is not None:
+            made.append(Stream(self.lab, *control, programs=(PUSH, TAKE)))
+        for stream in made:
+            stream.go()
+        return made
 
 
 class Stream:
@@ -115,11 +127,21 @@ class Stream:
     def __init__(
         self, lab: Lab, source: str, sink: str, address: str, *, programs: tuple[str, str] = (SEND, COUNT)
     ) -> None:
-        pipe = {"stdout": subprocess.PIPE, "text": True}
+        pipe: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._sink = lab.popen(sink, [sys.executable, "-c", programs[1], address], **pipe)
-        assert self._sink.stdout is not None
-        assert self._sink.stdout.readline().strip() == "ready"
+        self._ready(self._sink)
         self._source = lab.popen(source, [sys.executable, "-c", programs[0], address], **pipe)
+        self._ready(self._source)
+
+    def _ready(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+
+    def go(self) -> None:
+        """Begin to send."""
+        assert self._source.stdin is not None
+        self._source.stdin.write("\n")
+        self._source.stdin.flush()
 
     def end(self) -> tuple[int, float]:
         """Datagrams, or bytes, that have arrived, and for how many seconds they were sent."""
@@ -150,7 +172,7 @@ def test_a_limit_holds_whichever_way_and_goes_without_trace(pair: Pair) -> None:
         assert allowed / 3 < received < allowed, f"{limit}: {received} datagrams in {seconds} s"
         assert received < free / 1.5
         if limit == "ingress":
-            limited, other = pair.stream("one", "two", "10.10.0.2"), pair.stream("one", "three", "10.10.0.3")
+            limited, other = pair.together(("one", "two", "10.10.0.2"), ("one", "three", "10.10.0.3"))
             limited.end()
             received, _ = other.end()
             assert received > 0.9 * OFFERED, "what is queued for one port must not cost another its frames"
@@ -163,13 +185,13 @@ def test_a_limit_holds_whichever_way_and_goes_without_trace(pair: Pair) -> None:
 
 def test_tenants_and_control_go_before_management_which_keeps_its_share(pair: Pair) -> None:
     pair.set("switch", "set", "sw-a", "--traffic-classes", "60/20/20@10")
-    tenant = pair.stream("one", "two", "10.10.0.2")
-    management = pair.stream("h1", "h2", "10.200.0.2")
+    tenant, management = pair.together(("one", "two", "10.10.0.2"), ("h1", "h2", "10.200.0.2"))
     of_tenant, of_management = tenant.share(), management.share()
     assert of_tenant > 2 * of_management, (of_tenant, of_management)
     assert of_management > OFFERED * 0.1, (of_tenant, of_management)
     # what tenants leave is control's first
-    management, control = pair.stream("h1", "h2", "10.200.0.2"), pair.control("h1", "h2", "10.200.0.2")
+    here = ("h1", "h2", "10.200.0.2")
+    management, control = pair.together(here, control=here)
     of_management, (of_control, _) = management.share(), control.end()
     assert of_control / SIZE > 1.5 * of_management, (of_control, of_management)
     assert of_management > OFFERED * 0.1, (of_control, of_management)

@@ -22,6 +22,7 @@ _LONGEST = (
     "tests/e2e/test_vmctl_switches.py",
     "tests/lab/test_underlay.py",
     "tests/e2e/test_libvirt_networks.py",
+    "tests/e2e/test_groups.py",
     "tests/lab/test_endpoints.py",
     "tests/e2e/test_vmctl.py",
     "tests/lab/test_faults.py",
