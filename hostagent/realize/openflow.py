@@ -5,9 +5,11 @@ connect once, and keep the connection: one change is committed and confirmed in 
 process of `ovs-ofctl` takes tens.
 
 Changes go as an atomic, ordered bundle. All of it is encoded before the bundle is opened, because a bundle dies after
-10 s without a message. The messages are followed by a barrier, and the commit waits for its answer: the switch drops a
-message that it does not like and would commit the others. The commit is followed by a barrier too; once it is answered,
-packets meet the new flows (megaflows cached earlier are revalidated after, within milliseconds: `unixctl` waits).
+10 s without a message. The switch drops a message that it does not like and would commit the others, so the commit
+waits for a barrier's answer; unless each flow is of a form (`openflow_forms`) of which the switch has taken one before:
+then all goes in one round trip. What it finds at the commit, the switch rolls back. The commit is followed by a barrier
+too; once it is answered, packets meet the new flows (megaflows cached earlier are revalidated after, within
+milliseconds: `unixctl` waits).
 
 The switch tells of changes that others make through a flow monitor (OFPMP_FLOW_MONITOR), and of its end by closing the
 connection. Our own bundles come back abbreviated and are not reported. The monitor is set before anyone can dump, so
@@ -22,6 +24,7 @@ import asyncio
 import itertools
 import struct
 from collections.abc import Callable, Iterable, Sequence, Set
+from contextlib import suppress
 from typing import Any, Final
 
 from hostagent.flow import Action, Flow, Match
@@ -43,12 +46,14 @@ from hostagent.realize.openflow_codec import (
     encode_packet_out,
 )
 from hostagent.realize.openflow_errors import error_name
+from hostagent.realize.openflow_forms import Form, form_of
 
 __all__ = ["OpenFlowConnection", "OpenFlowError"]
 
 _VERSION: Final = 6  # OpenFlow 1.5
 _HEADER: Final = struct.Struct("!BBHI")
 _HELLO, _ERROR, _ECHO_REQUEST, _ECHO_REPLY, _EXPERIMENTER, _SET_CONFIG, _PACKET_IN = 0, 1, 2, 3, 4, 9, 10
+_PORT_STATUS: Final = 12
 _PACKET_OUT: Final = 13
 _FLOW_MOD, _MULTIPART_REQUEST, _MULTIPART_REPLY, _BARRIER_REQUEST, _BARRIER_REPLY = 14, 18, 19, 20, 21
 _METER_MOD, _BUNDLE_CONTROL, _BUNDLE_ADD = 29, 33, 34
@@ -58,10 +63,12 @@ _FLOW_DESC, _METER_DESC, _FLOW_MONITOR = 1, 10, 16
 _ADDED_REMOVED_MODIFIED: Final = 2 | 4 | 8
 _EVENT_ABBREVIATED: Final = 4
 _MORE: Final = 1
+_PORT_ADDED, _PORT_GONE = 0, 1
 _METER_EXISTS: Final = (12, 1)
 _NICIRA, _CT_FLUSH_ZONE = 0x2320, 29
 _FRAGMENTS_SHOW_PORTS: Final = 3  # Open vSwitch's "nx-match"
 _MESSAGE_MAX: Final = 0xFFFF - 32  # of 65,535 bytes, less what a bundle puts around a flow-mod
+_KNOWN_FORMS_MAX: Final = 200  # flows of a bundle whose forms are looked at: of more the second trip is no matter
 _MEMO_SPARE: Final = 1000  # encodings remembered between dumps, beyond those of the flows that are there
 
 
@@ -82,11 +89,13 @@ class OpenFlowConnection:
         on_change: Callable[[], None],
         on_packet_in: Callable[[int, int, int, bytes], None],
         on_close: Callable[[str], None],
+        on_port: Callable[[str, int], None] = lambda _name, _ofport: None,
     ) -> None:
         self.bridge = bridge
         self._on_change = on_change
         self._on_packet_in = on_packet_in
         self._on_close = on_close
+        self._on_port = on_port
         self._wire = _Wire(self._receive, self._lost)
         self._xids = itertools.count(1)
         self._bundle_ids = itertools.count(1)
@@ -95,6 +104,8 @@ class OpenFlowConnection:
         self._refused: list[tuple[int, int, int]] = []  # (xid, error type, code) of the bundle under way
         self._turn = asyncio.Lock()
         self._known: dict[bytes, Flow] = {}
+        self._ahead: dict[Flow, bytes] = {}
+        self._taken: set[Form | None] = set()  # forms of flows that the switch has taken
         self._closed = ""
 
     @classmethod
@@ -106,17 +117,19 @@ class OpenFlowConnection:
         on_change: Callable[[], None],
         on_packet_in: Callable[[int, int, int, bytes], None],
         on_close: Callable[[str], None],
+        on_port: Callable[[str, int], None] = lambda _name, _ofport: None,
         timeout_s: float = 5.0,
     ) -> OpenFlowConnection:
         """Connect to the bridge's management socket at *path*.
 
         `on_change()` is called after flows were changed by anyone but this connection; `on_packet_in(cookie, table,
-        in_port, data)` for each packet that a flow sends here; `on_close(why)` once, however the connection ends.
+        in_port, data)` for each packet that a flow sends here; `on_port(name, ofport)` when a port was added, with 0
+        when it is gone, names cut to 15 characters; `on_close(why)` once, however the connection ends.
 
         Raises:
             OpenFlowError: nobody answers there, or not in OpenFlow 1.5.
         """
-        self = cls(bridge=bridge, on_change=on_change, on_packet_in=on_packet_in, on_close=on_close)
+        self = cls(bridge=bridge, on_change=on_change, on_packet_in=on_packet_in, on_close=on_close, on_port=on_port)
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().create_unix_connection(lambda: self._wire, path)
@@ -137,13 +150,18 @@ class OpenFlowConnection:
         """True once the connection has ended."""
         return bool(self._closed)
 
+    def encode_ahead(self, flows: Iterable[Flow]) -> None:
+        """Say which flows the next bundle will probably add."""
+        with suppress(OpenFlowError):  # that is told when it is to be sent
+            self._ahead = {flow: self._encode(ADD, flow) for flow in flows}
+
     async def bundle(
         self, delete: Sequence[Flow], add: Sequence[Flow], *, urgent: bool = False, timeout_s: float = 30.0
     ) -> None:
         """Delete exactly *delete*, then add *add*, at once or not at all; returns when the switch has confirmed it.
 
         Deleting a flow that is not there succeeds; adding one in the place of another replaces it. *urgent* commits in
-        the same breath, in one round trip instead of two: should the switch refuse a flow, the others are in.
+        one round trip whatever the flows are: should the switch refuse one, the others are in.
 
         Raises:
             OpenFlowError: the switch refused a flow, which the sentence names, or went away. Nothing was changed,
@@ -158,27 +176,37 @@ class OpenFlowConnection:
         head = struct.pack("!I2xH", bundle_id, _ATOMIC_ORDERED)
         messages = bytearray(self._control(bundle_id, _OPEN))
         for xid, command, flow in zip(itertools.count(first_xid), commands, flows, strict=False):
-            body = self._encode(command, flow)
+            body = (self._ahead.get(flow) if command == ADD else None) or self._encode(command, flow)
             inner = _HEADER.pack(_VERSION, _FLOW_MOD, 8 + len(body), xid) + body
             messages += _HEADER.pack(_VERSION, _BUNDLE_ADD, 16 + len(inner), xid) + head + inner
+        self._ahead = {}
+        forms: set[Form | None] = set()
+        if len(flows) <= _KNOWN_FORMS_MAX:
+            forms = {form_of(flow, delete=number < len(delete)) for number, flow in enumerate(flows)}
         async with self._turn:
             self._refused.clear()
             if len(flows) == 1:  # whole by itself: one round trip instead of two
                 body = bytes(messages[-len(inner) :])
                 await self._barrier(body, timeout_s, "changing a flow; whether it is in is not known")
                 if self._refused:
-                    raise OpenFlowError(self._refusal(first_xid, flows, discarded=True))
+                    raise OpenFlowError(self._refusal(first_xid, flows, "nothing was changed"))
+                self._taken |= forms - {None}
                 return
-            if not urgent:
+            if not (urgent or (forms and forms <= self._taken)):
                 await self._barrier(bytes(messages), timeout_s, "changing flows; nothing was changed")
                 messages.clear()
             if self._refused:
                 self._wire.write(self._control(bundle_id, _DISCARD))
-                raise OpenFlowError(self._refusal(first_xid, flows, discarded=True))
-            messages += self._control(bundle_id, _COMMIT)
+                raise OpenFlowError(self._refusal(first_xid, flows, "nothing was changed"))
+            commit_xid = next(self._xids)
+            messages += self._control(bundle_id, _COMMIT, commit_xid)
             await self._barrier(bytes(messages), timeout_s, "committing flows; whether they are in is not known")
             if self._refused:
-                raise OpenFlowError(self._refusal(first_xid, flows, discarded=False))
+                self._taken.clear()
+                failed = any(xid == commit_xid for xid, _, _ in self._refused)
+                end = "the switch has rolled it back" if failed else "the others of its bundle are in"
+                raise OpenFlowError(self._refusal(first_xid, flows, end))
+            self._taken |= forms - {None}
 
     async def dump(
         self,
@@ -360,15 +388,14 @@ class OpenFlowConnection:
         self._xids = itertools.count(first + count)
         return first
 
-    def _control(self, bundle_id: int, kind: int) -> bytes:
+    def _control(self, bundle_id: int, kind: int, xid: int | None = None) -> bytes:
         body = struct.pack("!IHH", bundle_id, kind, _ATOMIC_ORDERED)
-        return _HEADER.pack(_VERSION, _BUNDLE_CONTROL, 8 + len(body), next(self._xids)) + body
+        return _HEADER.pack(_VERSION, _BUNDLE_CONTROL, 8 + len(body), xid or next(self._xids)) + body
 
-    def _refusal(self, first_xid: int, flows: Sequence[Flow], *, discarded: bool) -> str:
+    def _refusal(self, first_xid: int, flows: Sequence[Flow], end: str) -> str:
         xid, kind, code = self._refused[0]
         index = xid - first_xid
         what = f"the flow {flows[index]}" if 0 <= index < len(flows) else f"a bundle of {len(flows)} flows"
-        end = "nothing was changed" if discarded else "the switch has rolled it back"
         return f"bridge {self.bridge}: the switch refused {what} ({error_name(kind, code)}); {end}"
 
     # --- what the switch says -------------------------------------------------------------------------------------
@@ -378,6 +405,8 @@ class OpenFlowConnection:
             self._multipart(xid, body)
         elif kind == _PACKET_IN:
             self._packet_in(body)
+        elif kind == _PORT_STATUS:
+            self._port_status(body)
         elif kind == _ECHO_REQUEST:
             self._wire.write(_HEADER.pack(_VERSION, _ECHO_REPLY, 8 + len(body), xid) + body)
         elif kind in (_BARRIER_REPLY, _ECHO_REPLY):
@@ -407,6 +436,11 @@ class OpenFlowConnection:
             return  # a guest's frame must not cost the connection, whatever became of it
         in_port = next((item.value for item in conditions if isinstance(item, Match) and item.field == "in_port"), 0)
         self._on_packet_in(cookie, table, in_port, body[16 + (length + 7) // 8 * 8 + 2 :])
+
+    def _port_status(self, body: bytes) -> None:
+        reason, ofport, name = struct.unpack_from("!B7xI12x16s", body)
+        if reason in (_PORT_ADDED, _PORT_GONE):
+            self._on_port(name.rstrip(b"\0").decode(errors="replace"), ofport if reason == _PORT_ADDED else 0)
 
     def _answer(self, xid: int, result: Any) -> None:
         answer = self._waiting.get(xid)

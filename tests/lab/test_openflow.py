@@ -58,6 +58,7 @@ class Heard:
     changes: int = 0
     packets: list[tuple[int, int, int, bytes]] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    ports: list[tuple[str, int]] = field(default_factory=list)
 
     def change(self) -> None:
         self.changes += 1
@@ -72,6 +73,7 @@ async def connected(switch: DummySwitch, heard: Heard | None = None) -> AsyncIte
         on_change=into.change,
         on_packet_in=lambda *packet: into.packets.append(packet),
         on_close=into.closed.append,
+        on_port=lambda *port: into.ports.append(port),
     )
     try:
         yield connection
@@ -335,6 +337,46 @@ def test_a_refusal_at_commit_changes_nothing(switch):
     asyncio.run(run())
 
 
+def test_flows_of_forms_that_the_switch_has_taken_go_in_one_round_trip_and_others_are_judged_first(switch):
+    first, second, third = many(2), many(4)[2:], many(6)[4:]
+    strange = Flow(table=1, priority=1, cookie=1, match=(Match("nw_src", 1),))
+
+    async def run() -> None:
+        async with connected(switch) as connection:
+            await replace_all(connection, frozenset())
+            writes: list[int] = []
+            write = connection._wire.write
+            connection._wire.write = lambda data: (writes.append(len(data)), write(data))  # type: ignore[assignment]
+            await connection.bundle([], first)
+            assert len(writes) == 2
+            await connection.bundle([], second)
+            assert len(writes) == 3
+            with pytest.raises(OpenFlowError, match=r"refused the flow .*nw_src=0\.0\.0\.1.*nothing was changed"):
+                await connection.bundle([], [*third, strange])
+            assert await connection.dump() == {*first, *second}
+            await connection.bundle([], third)
+            assert await connection.dump() == {*first, *second, *third}
+
+    asyncio.run(run())
+
+
+def test_a_full_table_refuses_a_bundle_of_known_forms_as_a_whole():
+    good = many(4)
+
+    async def run(switch: DummySwitch) -> None:
+        async with connected(switch) as connection:
+            await connection.bundle([], good[:2])
+            limit = ("--", "--id=@t", "create", "Flow_Table", "flow_limit=3")
+            switch.vsctl(*limit, "--", "set", "Bridge", BRIDGE, f"flow_tables:{good[0].table}=@t")
+            with pytest.raises(OpenFlowError, match=r"TABLE_FULL.*rolled it back"):
+                await connection.bundle([], good[2:])
+            assert await connection.dump() == {*good[:2]}
+
+    with DummySwitch() as switch:
+        switch.add_bridge(BRIDGE)
+        asyncio.run(run(switch))
+
+
 def test_a_flow_too_long_for_a_message_is_refused_before_anything_is_sent(switch):
     long = Flow(table=1, priority=1, cookie=1, actions=(Output(1),) * 4080)
     longer = replace(long, actions=(Output(1),) * 4100)
@@ -398,6 +440,21 @@ def test_packets_come_with_the_cookie_the_table_and_the_port(switch):
             await asyncio.sleep(0.05)
             assert [(cookie, table, port) for cookie, table, port, _ in heard.packets] == [(0xC00C1E, 0, 1)]
             assert heard.packets[0][3] == frame, "Open vSwitch sends the whole frame, whatever max_len says"
+
+    asyncio.run(run())
+
+
+def test_ports_are_told_by_name_and_number_when_they_come_and_when_they_go(switch):
+    async def run() -> None:
+        heard = Heard()
+        async with connected(switch, heard) as connection:
+            switch.add_port(BRIDGE, "comes")
+            number = int(switch.vsctl("get", "Interface", "comes", "ofport"))
+            await connection.echo(5)
+            assert ("comes", number) in heard.ports
+            switch.vsctl("del-port", BRIDGE, "comes")
+            await connection.echo(5)
+            assert heard.ports[-1] == ("comes", 0)
 
     asyncio.run(run())
 
