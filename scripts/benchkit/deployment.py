@@ -96,6 +96,11 @@ class Deployment(Carrier):
         and answers to these, by one stateful set of rules; nothing else of IP does."""
 
     @abstractmethod
+    def announce(self, host: str, network: str, ports: Sequence[Port]) -> None:
+        """What a compute manager says before it makes a guest's taps: these VIFs are about to be plugged into *host*.
+        Returns when all hosts have taken it in."""
+
+    @abstractmethod
     def put_elsewhere(self, network: str, ports: Sequence[Port], *, hearers: Sequence[str]) -> None:
         """Make ports that are on a host which is not there: written where the manager keeps them, as nobody has ten
         thousand guests here. Agents are told of them as of any others; returns when *hearers*, hosts with a VIF on the

@@ -46,6 +46,8 @@ class OursDeployment(Deployment):
         return Lab(hosts=cls.hosts, zones=zones, with_libvirt=cls.libvirt, with_vmctl=False, dummy_ports=cls.dummies)
 
     def build(self) -> None:
+        self._uuids: dict[str, str] = {}  # of networks, by name
+        self._bridges: dict[str, str] = {}  # by host
         manager = Inside(self.lab.node(MANAGER))
         self.open.callback(manager.close)
         self._call = manager.call
@@ -63,9 +65,11 @@ class OursDeployment(Deployment):
         made = self._ask("POST", "networks", {"wait": "realized"}, spec)
         if not made["realization"]["realized"]:
             raise LabError(f"ours: network {name} was not realized: {made['realization']['hosts']}")
+        self._uuids[name] = made["uuid"]
 
     def delete_network(self, name: str) -> None:
         self._ask("DELETE", f"networks/{name}")
+        del self._uuids[name]
         self._settle()
 
     def create_ports(self, network: str, ports: Sequence[Port]) -> None:
@@ -88,11 +92,23 @@ class OursDeployment(Deployment):
         for port in ports:
             self._ask("PATCH", f"ports/{port.vif_uuid}", {"wait": "realized"}, {"security_groups": ["rates"]})
 
+    def announce(self, host: str, network: str, ports: Sequence[Port]) -> None:
+        """As libvirt's hook does, by its verb, for a guest each."""
+        for port in ports:
+            words = {"verb": "port-created", "network_uuid": self._uuids[network], "vif_uuid": port.vif_uuid}
+            guest = {"mac": port.mac, "vm_uuid": str(uuid4()), "vm_name": "guest"}
+            answer = question(self.lab.path(host, _CONTROL), {**words, **guest})
+            if not answer["ok"]:
+                raise LabError(f"ours: {host} lets no VIF {port.vif_uuid} in: {answer['sentence']}")
+        self._settle()
+
     def bridge(self, host: str) -> str:
-        found = self._show(host)["switches"]
-        if not found:
-            raise LabError(f"ours: {host} has no switch")
-        return str(found[0]["bridge"])
+        if host not in self._bridges:  # asked once: not while something is measured
+            found = self._show(host)["switches"]
+            if not found:
+                raise LabError(f"ours: {host} has no switch")
+            self._bridges[host] = str(found[0]["bridge"])
+        return self._bridges[host]
 
     def put_elsewhere(self, network: str, ports: Sequence[Port], *, hearers: Sequence[str]) -> None:
         store = Store.open(f"sqlite:///{self.lab.path(MANAGER, '/var/lib/netmgr/netmgr.db')}")

@@ -66,6 +66,12 @@ class OvnDeployment(Deployment):
                 self._nb("acl-add", "rates", direction, "1000", f"{end} == @rates && ip4 && {what}", "allow-related")
             self._nb("acl-add", "rates", direction, "900", f"{end} == @rates && ip", "drop", hypervisors=True)
 
+    def announce(self, host: str, network: str, ports: Sequence[Port]) -> None:
+        """As Nova and Neutron do: when a port is bound to a host, before its tap exists."""
+        for port in ports:
+            self._nb("lsp-set-options", port.vif_uuid, f"requested-chassis={host}")
+        self._settle(_WAIT_S + len(ports) * _PORT_S)
+
     def bridge(self, host: str) -> str:
         return BRIDGE
 

@@ -93,7 +93,7 @@ class _Run:
         with contextlib.ExitStack() as labs:
             deployments = self._rigs(labs, OursDeployment, OvnDeployment)
             self._memory(deployments)
-            for name in ("network_create", "vif_first_frame"):
+            for name in ("network_create", "vif_first_frame", "vif_first_frame_unannounced"):
                 if name in self._wanted:
                     self._in_turns([name], deployments, self._count, _method(name))
             if _PLAIN in self._wanted:
