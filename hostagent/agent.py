@@ -24,6 +24,7 @@ from uuid import UUID
 
 import structlog
 
+from hostagent.arrivals import Arrivals
 from hostagent.claims import Claims
 from hostagent.definition import desired_of, with_plugged
 from hostagent.discovery import Discovery
@@ -84,7 +85,14 @@ class Agent:
         self._failures = Failures()
         self._news = News(networks=lambda: state.networks, failures=self.failures)
         self.host = Host(
-            paths, Events(dirty=self._dirty, packet_in=self._packet_in, domain=self._domain, libvirt=self._libvirt)
+            paths,
+            Events(
+                dirty=self._dirty,
+                port=self._port,
+                packet_in=self._packet_in,
+                domain=self._domain,
+                libvirt=self._libvirt,
+            ),
         )
         self.host.switches.expected = lambda name: expected_flows(
             desired=self.desired(), observed=self.host.cached(), bridge=name
@@ -144,6 +152,16 @@ class Agent:
             in_motion=self.motion.ports,
             done=partial(self._dirty, "phases"),
         )
+        self._arrivals = Arrivals(
+            host=self.host,
+            host_uuid=identity.host_uuid,
+            state=state,
+            desired=self.desired,
+            motion=self.motion,
+            guests=self.guests,
+            claims=self.claims,
+            done=partial(self._dirty, "arrivals"),
+        )
         self._libvirt_away_since = 0.0
         self._began_empty = state.revision == 0
         self._hold_until = 0.0
@@ -172,6 +190,7 @@ class Agent:
                 tracking=tracking,
                 probing=self.probing,
                 switchover=self._switchover,
+                arrivals=self._arrivals,
                 network_steps=self._network_steps,
                 failures=self._failures,
             )
@@ -198,6 +217,7 @@ class Agent:
             probing.cancel()
             self.motion.close()
             self._switchover.close()
+            self._arrivals.close()
             self.ticketing.close()
             await self.claims.close()
             await self.endpoints.close()
@@ -255,7 +275,13 @@ class Agent:
             if turn % (_PRIME_S // _PROBE_S) == 0:
                 self.probing.prime()
 
-    def _dirty(self, _part: str) -> None:
+    def _port(self) -> None:
+        if self._informed():
+            self._arrivals.look_soon()
+
+    def _dirty(self, part: str) -> None:
+        if part == "ovsdb" and self._informed():
+            self._arrivals.look()
         self._switchover.outdated()
         self._news.add()
 
@@ -276,6 +302,7 @@ class Agent:
     # --- the manager's stream (Listener) ---------------------------------------------------------------------------
 
     def on_objects(self, changed: Any) -> None:
+        located = [ref.uuid for ref in changed if ref.kind is Kind.LOCATION]
         for ref in changed:
             if ref.kind is Kind.LOCATION:
                 location = self._state.locations.get(ref.uuid)
@@ -283,6 +310,8 @@ class Agent:
                 self.ticketing.located(ref.uuid, location, here=self._identity.host_uuid)
                 self.claims.try_again()
         self._retirements.look()
+        if located and self._informed():
+            self._arrivals.located(located)
         self._dirty_after_phases("objects")
 
     def on_revision(self, revision: int, *, initial: bool) -> None:

@@ -205,11 +205,18 @@ class Claims:
                 ready.append((vif, retry))
             else:
                 pauses.append(retry.at - now)
-        for at in range(0, len(ready), CLAIMS_MAX):
-            task = asyncio.create_task(self._claim_seen(ready[at : at + CLAIMS_MAX]))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._ask(ready)
         return min(pauses, default=None)
+
+    def meet(self, vifs: Sequence[SeenVif]) -> bool:
+        """Claim *vifs* that are just being plugged, ahead of the loop; whether any could be."""
+        new = [vif for vif in vifs if vif.vif_uuid not in self._asking and vif.vif_uuid not in self._retries]
+        if not (new and self._sync.connected):
+            return False
+        asked = [(vif, self._retries.setdefault(vif.vif_uuid, _Retry())) for vif in new]
+        self._asking.update({vif.vif_uuid: vif.network_uuid for vif in new})
+        self._ask(asked)
+        return True
 
     def forget_gone(self, present: Sequence[SeenVif]) -> None:
         """Drop lines of the mapping table whose VIF is neither *present* nor on its way, and whose port this host does
@@ -316,6 +323,12 @@ class Claims:
                 ovs_port=before.ovs_port if before is not None else "",
             )
         )
+
+    def _ask(self, ready: Sequence[tuple[SeenVif, _Retry]]) -> None:
+        for at in range(0, len(ready), CLAIMS_MAX):
+            task = asyncio.create_task(self._claim_seen(ready[at : at + CLAIMS_MAX]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _claim_seen(self, asked: Sequence[tuple[SeenVif, _Retry]]) -> None:
         """Claim VIFs that the loop has met at once, together: what comes of one is nothing to the others."""

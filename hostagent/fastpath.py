@@ -1,26 +1,30 @@
-"""The flows of a phase, without a turn of the loop: what changes on the switch when a port's phase does. Pure.
+"""The flows of one port, without a turn of the loop: what its phase, its tap or its place changes on the switch. Pure.
 
-A pause must reach the switch in a millisecond or two, while compiling a bridge of ten thousand ports takes many. So
-only the port itself is compiled, once as it was applied and once as it is now, and the difference is sent. What other
-ports have a part in (the flood flow of the network, copies of what DHCP servers say, what is not sent to peers that are
-gone) is left to the loop, which follows at once.
+A pause must reach the switch in a millisecond or two, and a guest that was let in shall be heard as soon, while
+compiling a bridge of ten thousand ports takes many. So only the port itself is compiled. Of a phase, once as it was
+applied and once as it is now, and the difference is sent; of a tap that has come, or a port that has got a place, what
+the switch lacks. What other ports have a part in (the flood flow of the network, copies of what DHCP servers say, what
+is not sent to peers that are gone) is left to the loop, which follows at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, replace
 from uuid import UUID
 
-from hostagent.flow import Flow
-from hostagent.flows import compile_flows
+from hostagent.flow import Flow, Match
+from hostagent.flows import flows_of_ports
 from hostagent.model import Bridge, ChangeFlows, Desired, MeterLimit, Observed, Phase, Unread
+from hostagent.names import network_key
 from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from hostagent.resolve import SwitchIntent, resolve
+from hostagent.vifs import vif_of
+from netmgr.contract.types import OpaqueNetwork
 
-__all__ = ["phase_flows"]
+__all__ = ["arrival_flows", "phase_flows"]
 
-_OF_ALL_PORTS = (Table.LEASES, Table.FLOOD, Table.SEND)
+_OF_ALL_PORTS = (Table.LEASES, Table.FLOOD, Table.REPLICATE, Table.SEND)
 
 
 def phase_flows(
@@ -30,26 +34,13 @@ def phase_flows(
 
     Empty where the port's network, switch or bridge is not realized: the loop will do it.
     """
-    if isinstance(observed.bridges, Unread):
-        return ()
-    bridges = {bridge.name: bridge for bridge in observed.bridges}
     changes: dict[str, tuple[set[Flow], set[Flow]]] = {}
-    for port_uuid in ports:
-        location = desired.locations.get(port_uuid)
-        network = desired.networks.get(location.network_uuid) if location is not None else None
-        switch = desired.switches.get(network.switch_uuid) if network is not None else None
-        if network is None or switch is None:
-            continue
-        one = replace(desired, switches={switch.uuid: switch}, networks={network.uuid: network}, plugs={})
-        intent = resolve(one, observed).switches[switch.uuid]
-        bridge = bridges.get(intent.bridge)
-        if bridge is None or intent.foreign or not isinstance(observed.flows.get(intent.bridge), Set):
-            continue
-        phase, vtep = before.get(port_uuid, (Phase.STEADY, ""))
-        earlier = replace(one, phases={port_uuid: phase}, relay_vteps={port_uuid: vtep} if vtep else {})
-        meters = observed.meters.get(intent.bridge, frozenset())
-        old, new = (_flows(what, intent, bridge, meters, network.uuid, port_uuid) for what in (earlier, one))
-        delete, add = changes.setdefault(intent.bridge, (set(), set()))
+    for place in _places(ports, desired, observed):
+        phase, vtep = before.get(place.port, (Phase.STEADY, ""))
+        earlier = {place.port: vtep} if vtep else {}
+        old = _own(place, replace(place.desired, phases={place.port: phase}, relay_vteps=earlier))
+        new = _own(place, place.desired)
+        delete, add = changes.setdefault(place.intent.bridge, (set(), set()))
         add |= new - old
         delete |= old - new
     result = []
@@ -61,14 +52,81 @@ def phase_flows(
     return tuple(result)
 
 
-def _flows(
-    desired: Desired,
-    intent: SwitchIntent,
-    bridge: Bridge,
-    meters: frozenset[MeterLimit],
-    network_uuid: UUID,
-    port_uuid: UUID,
-) -> set[Flow]:
-    index = {network_uuid: (port_uuid,)}
-    flows = compile_flows(desired=desired, intent=intent, bridge=bridge, meters=meters, index=index, remember=False)
+def arrival_flows(
+    ports: Iterable[UUID], *, trunks: Collection[UUID], desired: Desired, observed: Observed
+) -> tuple[ChangeFlows, ...]:
+    """What the switch lacks for *ports* to be reached where they are; those that this host holds also to speak.
+
+    Nothing is deleted. Empty where the network is not realized, where the tap has no number yet, and for a port whose
+    flows depend on more than itself: one with security groups, of *trunks* or a sub-port, one that is coming here, or
+    whose VIF is plugged twice. The loop will do it.
+    """
+    changes: dict[str, set[Flow]] = {}
+    here = desired.host.uuid if desired.host is not None else None
+    for place in _places(ports, desired, observed):
+        port, location = desired.ports.get(place.port), desired.locations[place.port]
+        if port is None or port.security_groups or port.parent_port is not None or place.port in trunks:
+            continue
+        taps = [one.ofport or 0 for row in place.bridge.ports for one in row.interfaces if vif_of(one) == port.vif_uuid]
+        if location.incoming_host is not None or len(taps) > 1 or (location.holder_host == here and taps in ([], [0])):
+            continue
+        flows = _compiled(place, place.desired)
+        own = Match("in_port", taps[0] if taps else 0)
+        entry = {flow for flow in flows if _enters(flow, place.network) and own not in flow.match}
+        if entry and all(flow in place.realized for flow in entry):
+            # What a port without defined addresses was seen to use may have become another's.
+            left = _OF_ALL_PORTS if port.ips else (*_OF_ALL_PORTS, Table.BINDING)
+            lacking = {flow for flow in flows if flow.table not in left and flow not in place.realized}
+            changes.setdefault(place.intent.bridge, set()).update(lacking)
+    return tuple(ChangeFlows(bridge=name, delete=(), add=tuple(add)) for name, add in changes.items() if add)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A port and what its flows are compiled from; `desired` holds its network and nothing else."""
+
+    port: UUID
+    network: OpaqueNetwork
+    intent: SwitchIntent
+    bridge: Bridge
+    realized: Set[Flow]
+    meters: frozenset[MeterLimit]
+    desired: Desired
+
+
+def _places(ports: Iterable[UUID], desired: Desired, observed: Observed) -> Iterator[_Place]:
+    """Those of *ports* whose bridge can be changed."""
+    bridges = {} if isinstance(observed.bridges, Unread) else {bridge.name: bridge for bridge in observed.bridges}
+    for port_uuid in ports:
+        location = desired.locations.get(port_uuid)
+        network = desired.networks.get(location.network_uuid) if location is not None else None
+        switch = desired.switches.get(network.switch_uuid) if network is not None else None
+        if network is None or switch is None:
+            continue
+        one = replace(desired, switches={switch.uuid: switch}, networks={network.uuid: network}, plugs={})
+        intent = resolve(one, observed).switches[switch.uuid]
+        bridge, flows = bridges.get(intent.bridge), observed.flows.get(intent.bridge)
+        if bridge is not None and not intent.foreign and isinstance(flows, Set):
+            yield _Place(
+                port=port_uuid,
+                network=network,
+                intent=intent,
+                bridge=bridge,
+                realized=flows,
+                meters=observed.meters.get(intent.bridge, frozenset()),
+                desired=one,
+            )
+
+
+def _compiled(place: _Place, desired: Desired) -> frozenset[Flow]:
+    ports = {place.network.uuid: (place.port,)}
+    return flows_of_ports(desired=desired, intent=place.intent, bridge=place.bridge, meters=place.meters, ports=ports)
+
+
+def _own(place: _Place, desired: Desired) -> set[Flow]:
+    flows = _compiled(place, desired)
     return {flow for flow in flows if flow.table not in _OF_ALL_PORTS and flow.cookie != SWITCH_COOKIE}
+
+
+def _enters(flow: Flow, network: OpaqueNetwork) -> bool:
+    return flow.table == Table.CLASSIFY and flow.cookie == network_key(network.uuid)

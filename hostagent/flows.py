@@ -40,7 +40,9 @@ from hostagent.subports import tagged_ends
 from hostagent.vifs import Taps, is_stateful, obstacle_to, tap_of, taps_of
 from netmgr.contract.types import Location, LogicalPort, NetworkType, OpaqueNetwork, SecurityGroup
 
-__all__ = ["compile_flows", "ports_by_network"]
+__all__ = ["compile_flows", "flows_of_ports"]
+
+_Ports = Mapping[UUID, tuple[UUID, ...]]  # by network
 
 
 def compile_flows(
@@ -50,18 +52,44 @@ def compile_flows(
     bridge: Bridge,
     realized: Set[Flow] = frozenset(),
     meters: Collection[MeterLimit] = (),
-    index: Mapping[UUID, tuple[UUID, ...]] | None = None,
     remember: bool = True,
 ) -> FlowSet:
     """All flows that the *bridge* of *intent* should have.
 
     What has no ofport yet is left out and comes with a later reading. *realized* are the flows it has: they decide
     which of two taps with one VIF UUID stays lit. *meters* are those it has: a limit that is not among them yet comes
-    with a later reading too, because the switch refuses flows with meters that it does not know. Who wants the flows of
-    a part of the ports only, which *index* gives by network, sets *remember* to False, so that the whole is not
-    forgotten for it, and gets no flows of security groups, which are many and no port's own.
+    with a later reading too, because the switch refuses flows with meters that it does not know. What is remembered
+    saves time; without *remember* there are no flows of security groups.
     """
     memory = _recall(desired, intent) if remember else _Memory()
+    gone, new = _follow(desired, intent, bridge, realized, meters, None, memory, groups=remember)
+    if gone or new:
+        memory.flows = memory.flows.changed(delete=gone, add=new)
+    if remember:
+        _remember(desired, intent, memory)
+    return memory.flows
+
+
+def flows_of_ports(
+    *, desired: Desired, intent: SwitchIntent, bridge: Bridge, meters: Collection[MeterLimit], ports: _Ports
+) -> frozenset[Flow]:
+    """What `compile_flows` gives for *ports*, by network, a few: without flows of security groups, not remembered."""
+    _, new = _follow(desired, intent, bridge, frozenset(), meters, ports, _Memory(), groups=False)
+    return frozenset(new)
+
+
+def _follow(
+    desired: Desired,
+    intent: SwitchIntent,
+    bridge: Bridge,
+    realized: Set[Flow],
+    meters: Collection[MeterLimit],
+    index: _Ports | None,
+    memory: _Memory,
+    *,
+    groups: bool,
+) -> tuple[list[Flow], list[Flow]]:
+    """Bring *memory* up to date but for its flows, of which are to be deleted and added what is returned."""
     changes = _Changes(desired, memory, index)
     taps, trunks = taps_of(bridge, realized), tagged_ends(bridge, desired)
     had = cache(lambda: {flow: flow for flow in realized})
@@ -84,23 +112,18 @@ def compile_flows(
         gather = partial(_inputs, desired, network, taps, wire, meters, trunks)
         one.follow(desired, network, touched, gather, known, delete, add)
     delete += [gone.all_flows() for gone in memory.networks.values()]
-    groups = desired.groups if remember else {}
-    common = _Common.of(intent, bridge, networks.values(), groups)
+    known_groups = desired.groups if groups else {}
+    common = _Common.of(intent, bridge, networks.values(), known_groups)
     if common != memory.common:
-        flows = frozenset(_common_flows(common, groups))
+        flows = frozenset(_common_flows(common, known_groups))
         delete.append(memory.common_flows - flows)
         add.append(flows - memory.common_flows)
         memory.common, memory.common_flows = common, flows
     memory.networks, memory.seen = networks, changes.seen
-    gone, new = [*chain(*delete)], [*chain(*add)]
-    if gone or new:
-        memory.flows = memory.flows.changed(delete=gone, add=new)
-    if remember:
-        _remember(desired, intent, memory)
-    return memory.flows
+    return [*chain(*delete)], [*chain(*add)]
 
 
-def ports_by_network(desired: Desired) -> dict[UUID, tuple[UUID, ...]]:
+def _ports_by_network(desired: Desired) -> dict[UUID, tuple[UUID, ...]]:
     """UUIDs of the ports of each network, sorted: those known, and those of which only the location is."""
     found: dict[int, list[UUID]] = {}
     for uuid, port in desired.ports.items():
@@ -364,7 +387,7 @@ class _Changes:
         ):
             return ()
         if self._index is None:
-            self._index = ports_by_network(self._desired)
+            self._index = _ports_by_network(self._desired)
         return self._index.get(network, ())
 
     def of(self, network: UUID, known: _Network) -> Iterable[UUID]:

@@ -106,13 +106,14 @@ class Guests:
     def with_living_guest(self) -> tuple[SeenVif, ...]:
         """VIFs that may be claimed without a hook: not those of a guest that is paused or has ended, nor those of a
         port that has just left: a migration's source keeps its tap for a second or two."""
-        leaving = {port for port, phase in self._motion.phases().items() if phase is Phase.RELAYING}
-        return tuple(
-            vif
-            for vif in self.vifs
-            if self._port_by_vif.get(vif.vif_uuid) not in leaving
-            and (vif.vm_uuid is None or self._domains.get(vif.vm_uuid, Guest.UNKNOWN) in (Guest.RUNS, Guest.UNKNOWN))
-        )
+        return tuple(filter(self.may_claim, self.vifs))
+
+    def may_claim(self, vif: SeenVif) -> bool:
+        """Whether *vif* is one of `with_living_guest`, or would be."""
+        port = self._port_by_vif.get(vif.vif_uuid)
+        if port is not None and self._motion.phase(port) is Phase.RELAYING:
+            return False
+        return vif.vm_uuid is None or self._domains.get(vif.vm_uuid, Guest.UNKNOWN) in (Guest.RUNS, Guest.UNKNOWN)
 
     def next_look(self, *, now: float) -> float | None:
         """Seconds until an absent VIF counts as gone."""

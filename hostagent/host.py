@@ -8,6 +8,7 @@ Events of the kernel's links and of libvirt's networks cause a reading beside th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from hostagent.early_ofports import EarlyOfports
 from hostagent.model import (
     Bridge,
     ChangeFlows,
@@ -74,7 +76,8 @@ class HostPaths:
 class Events:
     """What the host tells the agent; called on the event loop, must not wait."""
 
-    dirty: Callable[[str], None]  # which part: "ovsdb", "links", "networks", "flows"
+    dirty: Callable[[str], None]  # which part: "ovsdb", "links", "networks", "flows", "settled"
+    port: Callable[[], None] = lambda: None  # a switch has told of a port
     packet_in: Callable[[str, int, int, int, bytes], None]  # bridge, cookie, table, in_port, frame
     domain: Callable[[DomainEvent], None]
     libvirt: Callable[[], None]  # connection made or lost
@@ -86,7 +89,14 @@ class Host:
     def __init__(self, paths: HostPaths, events: Events) -> None:
         self._paths = paths
         self._events = events
-        self.switches = Switches(paths.ovs_rundir, dirty=events.dirty, packet_in=events.packet_in)
+        self._early = EarlyOfports()
+        self.switches = Switches(
+            paths.ovs_rundir,
+            dirty=events.dirty,
+            packet_in=events.packet_in,
+            port=self._port_told,
+            lost=self._early.lost,
+        )
         self.paths: tuple[PathStatus, ...] = ()
         """What is known of the ways to peers; whoever probes them says it."""
         self._ovsdb = OvsDb(paths.ovsdb, on_change=partial(events.dirty, "ovsdb"))
@@ -117,14 +127,14 @@ class Host:
 
     async def observe(self) -> Observed:
         """The host as it is, reading again what changed since the last time."""
-        bridges = self._ovsdb.read_bridges()
+        bridges = self.bridges()
         if isinstance(bridges, tuple):
             self.switches.follow(bridge.name for bridge in bridges if _is_switch(bridge))
         links = await self._links.now()
         if self._networks is not None:
             self._networks.refresh()
         await self.switches.read_stale()
-        return self._observed(bridges, links)
+        return self._observed(self.bridges(), links)
 
     async def read_links(self) -> tuple[Link, ...] | Unread:
         """The kernel's interfaces as they are, read again if they changed."""
@@ -139,7 +149,19 @@ class Host:
 
     def cached(self) -> Observed:
         """The host as last read, without waiting for anything."""
-        return self._observed(self._ovsdb.read_bridges(), self._links.last)
+        return self._observed(self.bridges(), self._links.last)
+
+    def bridges(self) -> tuple[Bridge, ...] | Unread:
+        """All bridges of the host, as OVSDB shows them, and with the ofports that switches have told. Never waits."""
+        return self._early.put_into(self._ovsdb.read_bridges(), now=time.monotonic())
+
+    def with_guess(self, bridge: str, name: str) -> Observed:
+        """The host as last read, where the new port *name* of *bridge* has the number that it will probably get. For
+        what can be prepared; nothing may be done to the switch by it."""
+        bridges = self.bridges()
+        if not isinstance(bridges, Unread):
+            bridges = self._early.with_guess(bridges, bridge, name)
+        return self._observed(bridges, self._links.last)
 
     def forget(self) -> None:
         """Read everything anew next time, from the source."""
@@ -220,6 +242,11 @@ class Host:
                     log.info("forgotten: its guest is elsewhere", bridge=bridge, vlan=one.vlan, mac=one.mac)
 
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _port_told(self, bridge: str, name: str, ofport: int) -> None:
+        self._early.told(bridge, name, ofport, now=time.monotonic())
+        if ofport:
+            self._events.port()
 
     async def _apply_ovsdb(self, batch: Sequence[OvsStep]) -> list[tuple[Step, str]]:
         try:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import structlog
 
+from hostagent.arrivals import Arrivals
 from hostagent.claims import Claims
 from hostagent.definition import is_whole, without_libvirt
 from hostagent.discovery import Discovery
@@ -75,6 +76,7 @@ class Parts:
     tracking: Tracking
     probing: Probing
     switchover: Switchover
+    arrivals: Arrivals
     network_steps: NetworkSteps
     failures: Failures
 
@@ -97,7 +99,7 @@ class Loop:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S_MAX if pause is None else min(pause, _LOOK_S_MAX)):
                     await news.wake.wait()
-            await asyncio.sleep(self._parts.switchover.calm_s())
+            await asyncio.sleep(max(self._parts.switchover.calm_s(), self._parts.arrivals.calm_s()))
             news.wake.clear()
             self.beat, began = time.monotonic(), time.thread_time()
             try:

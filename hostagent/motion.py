@@ -81,6 +81,11 @@ class Motion:
         """Ports that are not steady."""
         return {uuid: state.phase for uuid, state in self._states.items() if state.phase is not Phase.STEADY}
 
+    def phase(self, port_uuid: UUID) -> Phase:
+        """The phase of one port."""
+        state = self._states.get(port_uuid)
+        return state.phase if state is not None else Phase.STEADY
+
     def relay_vteps(self) -> dict[UUID, str]:
         """Where ports in motion went, or come from."""
         return {uuid: state.relay_vtep for uuid, state in self._states.items() if state.relay_vtep}

@@ -38,14 +38,23 @@ _REVALIDATION_S = 1.0  # of the switch's own accord, twice over
 
 class Switches:
     """Made on the event loop; `follow` says which bridges are ours. *dirty* is called when there is something new to
-    look at, "flows" or "settled"; *packet_in* with bridge, cookie, table, in_port and frame."""
+    look at, "flows" or "settled"; *packet_in* with bridge, cookie, table, in_port and frame; *port* with bridge, name
+    and ofport when a port is there, 0 when it is gone; *lost* when a bridge's switch is not heard any more."""
 
     def __init__(
-        self, rundir: Path, *, dirty: Callable[[str], None], packet_in: Callable[[str, int, int, int, bytes], None]
+        self,
+        rundir: Path,
+        *,
+        dirty: Callable[[str], None],
+        packet_in: Callable[[str, int, int, int, bytes], None],
+        port: Callable[[str, str, int], None],
+        lost: Callable[[str], None],
     ) -> None:
         self._rundir = rundir
         self._dirty = dirty
         self._packet_in = packet_in
+        self._port = port
+        self._gone = lost
         self._bundles: dict[str, int] = {}  # bundles committed by us, by bridge
         self._flows: dict[str, FlowSet] = {}
         self._meters: dict[str, frozenset[MeterLimit]] = {}
@@ -162,6 +171,11 @@ class Switches:
             return
         self._flows[bridge] = before.changed(delete=delete, add=add)
 
+    def encode_ahead(self, bridge: str, flows: Iterable[Flow]) -> None:
+        """Say which flows will probably be added to *bridge* next."""
+        if bridge in self._switches:
+            self._switches[bridge].encode_ahead(flows)
+
     async def flush_zone(self, bridge: str, zone: int) -> None:
         """Forget all connections in *zone* of the connection tracker that *bridge* uses.
 
@@ -247,6 +261,7 @@ class Switches:
                 on_change=partial(self._flows_changed, name),
                 on_packet_in=partial(self._packet_in, name),
                 on_close=partial(self._switch_lost, name),
+                on_port=partial(self._port, name),
                 timeout_s=2.0,
             )
             flows = await connection.dump(expected=partial(self.expected, name))
@@ -272,6 +287,7 @@ class Switches:
         self._dirty("flows")
 
     def _switch_lost(self, bridge: str, why: str) -> None:
+        self._gone(bridge)
         if self._switches.pop(bridge, None) is None or self._closing:
             return
         log.warning("openflow: connection lost", bridge=bridge, reason=why)
