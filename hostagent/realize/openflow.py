@@ -47,12 +47,11 @@ from hostagent.realize.openflow_codec import (
 )
 from hostagent.realize.openflow_errors import error_name
 from hostagent.realize.openflow_forms import Form, form_of
+from hostagent.realize.openflow_wire import HEADER, HELLO, VERSION, Wire
 
 __all__ = ["OpenFlowConnection", "OpenFlowError"]
 
-_VERSION: Final = 6  # OpenFlow 1.5
-_HEADER: Final = struct.Struct("!BBHI")
-_HELLO, _ERROR, _ECHO_REQUEST, _ECHO_REPLY, _EXPERIMENTER, _SET_CONFIG, _PACKET_IN = 0, 1, 2, 3, 4, 9, 10
+_ERROR, _ECHO_REQUEST, _ECHO_REPLY, _EXPERIMENTER, _SET_CONFIG, _PACKET_IN = 1, 2, 3, 4, 9, 10
 _PORT_STATUS: Final = 12
 _PACKET_OUT: Final = 13
 _FLOW_MOD, _MULTIPART_REQUEST, _MULTIPART_REPLY, _BARRIER_REQUEST, _BARRIER_REPLY = 14, 18, 19, 20, 21
@@ -96,7 +95,7 @@ class OpenFlowConnection:
         self._on_packet_in = on_packet_in
         self._on_close = on_close
         self._on_port = on_port
-        self._wire = _Wire(self._receive, self._lost)
+        self._wire = Wire(self._receive, self._lost)
         self._xids = itertools.count(1)
         self._bundle_ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -177,8 +176,8 @@ class OpenFlowConnection:
         messages = bytearray(self._control(bundle_id, _OPEN))
         for xid, command, flow in zip(itertools.count(first_xid), commands, flows, strict=False):
             body = (self._ahead.get(flow) if command == ADD else None) or self._encode(command, flow)
-            inner = _HEADER.pack(_VERSION, _FLOW_MOD, 8 + len(body), xid) + body
-            messages += _HEADER.pack(_VERSION, _BUNDLE_ADD, 16 + len(inner), xid) + head + inner
+            inner = HEADER.pack(VERSION, _FLOW_MOD, 8 + len(body), xid) + body
+            messages += HEADER.pack(VERSION, _BUNDLE_ADD, 16 + len(inner), xid) + head + inner
         self._ahead = {}
         forms: set[Form | None] = set()
         if len(flows) <= _KNOWN_FORMS_MAX:
@@ -264,7 +263,7 @@ class OpenFlowConnection:
         bodies += [encode_meter_mod(command, limit) for limit in put for command in (ADD, MODIFY)]
         first_xid = self._reserve(len(bodies))
         messages = b"".join(
-            _HEADER.pack(_VERSION, _METER_MOD, 8 + len(body), xid) + body
+            HEADER.pack(VERSION, _METER_MOD, 8 + len(body), xid) + body
             for xid, body in zip(itertools.count(first_xid), bodies, strict=False)
         )
         async with self._turn:
@@ -289,7 +288,7 @@ class OpenFlowConnection:
         data = bytearray()
         for actions, frame in packets:
             body = encode_packet_out(actions, frame)
-            data += _HEADER.pack(_VERSION, _PACKET_OUT, 8 + len(body), next(self._xids)) + body
+            data += HEADER.pack(VERSION, _PACKET_OUT, 8 + len(body), next(self._xids)) + body
         self._wire.write(bytes(data))
 
     async def flush_zone(self, zone: int, *, timeout_s: float = 5.0) -> None:
@@ -299,7 +298,7 @@ class OpenFlowConnection:
             OpenFlowError: the switch refused, or went away.
         """
         body = struct.pack("!II6xH", _NICIRA, _CT_FLUSH_ZONE, zone)
-        message = _HEADER.pack(_VERSION, _EXPERIMENTER, 8 + len(body), next(self._xids)) + body
+        message = HEADER.pack(VERSION, _EXPERIMENTER, 8 + len(body), next(self._xids)) + body
         async with self._turn:
             self._refused.clear()
             await self._barrier(message, timeout_s, f"emptying zone {zone} of the connection tracker")
@@ -323,13 +322,11 @@ class OpenFlowConnection:
     # --- conversation ---------------------------------------------------------------------------------------------
 
     async def _greet(self) -> None:
-        self._wire.write(
-            _HEADER.pack(_VERSION, _HELLO, 16, next(self._xids)) + struct.pack("!HHI", 1, 8, 1 << _VERSION)
-        )
+        self._wire.write(HEADER.pack(VERSION, HELLO, 16, next(self._xids)) + struct.pack("!HHI", 1, 8, 1 << VERSION))
         # without a miss_send_len the switch sends no packets to a management connection; without the flag flows see
         # neither ports nor ICMP types of first fragments, and what a guest must not say could be said in fragments
         config = struct.pack("!HH", _FRAGMENTS_SHOW_PORTS, 0xFFFF)
-        self._wire.write(_HEADER.pack(_VERSION, _SET_CONFIG, 12, next(self._xids)) + config)
+        self._wire.write(HEADER.pack(VERSION, _SET_CONFIG, 12, next(self._xids)) + config)
         request = struct.pack("!HH4x", _FLOW_MONITOR, 0) + struct.pack(
             "!IIIHBB", 1, 0xFFFFFFFF, 0xFFFFFFFF, _ADDED_REMOVED_MODIFIED, 0xFF, 0
         )
@@ -337,11 +334,11 @@ class OpenFlowConnection:
 
     async def _ask(self, kind: int, body: bytes, timeout_s: float, doing: str) -> Any:
         xid = next(self._xids)
-        return await self._wait(xid, _HEADER.pack(_VERSION, kind, 8 + len(body), xid) + body, timeout_s, doing)
+        return await self._wait(xid, HEADER.pack(VERSION, kind, 8 + len(body), xid) + body, timeout_s, doing)
 
     async def _barrier(self, before: bytes, timeout_s: float, doing: str) -> None:
         xid = next(self._xids)
-        await self._wait(xid, before + _HEADER.pack(_VERSION, _BARRIER_REQUEST, 8, xid), timeout_s, doing)
+        await self._wait(xid, before + HEADER.pack(VERSION, _BARRIER_REQUEST, 8, xid), timeout_s, doing)
 
     async def _wait(self, xid: int, data: bytes, timeout_s: float, doing: str) -> Any:
         if self._closed:
@@ -390,7 +387,7 @@ class OpenFlowConnection:
 
     def _control(self, bundle_id: int, kind: int, xid: int | None = None) -> bytes:
         body = struct.pack("!IHH", bundle_id, kind, _ATOMIC_ORDERED)
-        return _HEADER.pack(_VERSION, _BUNDLE_CONTROL, 8 + len(body), xid or next(self._xids)) + body
+        return HEADER.pack(VERSION, _BUNDLE_CONTROL, 8 + len(body), xid or next(self._xids)) + body
 
     def _refusal(self, first_xid: int, flows: Sequence[Flow], end: str) -> str:
         xid, kind, code = self._refused[0]
@@ -408,7 +405,7 @@ class OpenFlowConnection:
         elif kind == _PORT_STATUS:
             self._port_status(body)
         elif kind == _ECHO_REQUEST:
-            self._wire.write(_HEADER.pack(_VERSION, _ECHO_REPLY, 8 + len(body), xid) + body)
+            self._wire.write(HEADER.pack(VERSION, _ECHO_REPLY, 8 + len(body), xid) + body)
         elif kind in (_BARRIER_REPLY, _ECHO_REPLY):
             self._answer(xid, None)
         elif kind == _ERROR:
@@ -458,51 +455,6 @@ class OpenFlowConnection:
             if not answer.done():
                 answer.set_exception(OpenFlowError(f"bridge {self.bridge}: the OpenFlow connection ended ({why})"))
         self._on_close(why)
-
-
-class _Wire(asyncio.Protocol):
-    """Bytes to messages; knows the header and nothing else."""
-
-    def __init__(self, receive: Callable[[int, int, bytes], None], lost: Callable[[str], None]) -> None:
-        self._receive = receive
-        self._lost = lost
-        self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
-        at = 0
-        while len(buffer) - at >= 8:
-            version, kind, length, xid = _HEADER.unpack_from(buffer, at)
-            if version != _VERSION and kind != _HELLO:
-                self.close()
-                self._lost(f"the switch speaks OpenFlow version {version}, not 1.5")
-                return
-            if length < 8:
-                self.close()
-                self._lost(f"the switch sent a message of {length} bytes")
-                return
-            if len(buffer) - at < length:
-                break
-            self._receive(kind, xid, bytes(buffer[at + 8 : at + length]))
-            at += length
-        del buffer[:at]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lost(str(exc) if exc else "closed by the switch")
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
 
 
 def _tells_change(body: bytes, at: int) -> bool:

@@ -1,0 +1,59 @@
+"""Bytes of an OpenFlow connection to messages, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+from typing import Final
+
+__all__ = ["HEADER", "HELLO", "VERSION", "Wire"]
+
+VERSION: Final = 6  # OpenFlow 1.5
+HEADER: Final = struct.Struct("!BBHI")
+HELLO: Final = 0
+
+
+class Wire(asyncio.Protocol):
+    """Bytes to messages; knows the header and nothing else."""
+
+    def __init__(self, receive: Callable[[int, int, bytes], None], lost: Callable[[str], None]) -> None:
+        self._receive = receive
+        self._lost = lost
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        while len(buffer) - at >= 8:
+            version, kind, length, xid = HEADER.unpack_from(buffer, at)
+            if version != VERSION and kind != HELLO:
+                self.close()
+                self._lost(f"the switch speaks OpenFlow version {version}, not 1.5")
+                return
+            if length < 8:
+                self.close()
+                self._lost(f"the switch sent a message of {length} bytes")
+                return
+            if len(buffer) - at < length:
+                break
+            self._receive(kind, xid, bytes(buffer[at + 8 : at + length]))
+            at += length
+        del buffer[:at]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost(str(exc) if exc else "closed by the switch")
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
