@@ -9,6 +9,9 @@ libvirt's hooks. Nothing else may be called durable.
 A write that fails takes with it all that were made after it and before *lost* was called: they may build on it. Memory
 is then read anew from the disk.
 
+A commit that makes the log longer waits for the file system's journal too, which takes as long again as the disk. So
+the log is written over its whole length once, when nobody has written for a moment; then commits overwrite it.
+
 Without `begin`, for programs that have no loop, each write is on the disk when the call returns.
 """
 
@@ -19,10 +22,14 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 __all__ = ["Journal", "Statement"]
+
+_LOG_PAGES = 1000  # SQLite's own limit, after which it begins at the front again
+_QUIET_S = 2.0  # without a write, until the log is laid out: not while an agent that has just been started is busy
 
 Statement = tuple[str, Sequence[Any]]
 
@@ -86,8 +93,13 @@ class Journal:
     # --- the thread ------------------------------------------------------------------------------------------------
 
     def _run(self, db: sqlite3.Connection) -> None:
+        laid_out = False
         try:
-            while (batch := self._next()) is not None:
+            while (batch := self._next(None if laid_out else _QUIET_S)) is not None:
+                if not batch:
+                    laid_out = True
+                    _lay_out_log(db)
+                    continue
                 newest = batch[-1][0]
                 try:
                     self._commit(db, batch)
@@ -98,12 +110,14 @@ class Journal:
         finally:
             db.close()
 
-    def _next(self) -> list[tuple[int, Sequence[Statement]]] | None:
+    def _next(self, quiet_s: float | None) -> list[tuple[int, Sequence[Statement]]] | None:
+        """What is to be written; nothing when there was nothing for *quiet_s*, None at the end."""
         with self._turn:
             while not (self._waiting and not self._broken):
                 if self._stop:
                     return None
-                self._turn.wait()
+                if not self._turn.wait(quiet_s) and not self._waiting:
+                    return []
             batch = list(self._waiting)
             self._waiting.clear()
             return batch
@@ -141,3 +155,19 @@ class Journal:
             self._broken = False
         self.done = self.given
         self._lost(error)
+
+
+def _lay_out_log(db: sqlite3.Connection) -> None:
+    """Make the write-ahead log as long as it will ever be, and begin at its front. A log that can't be laid out now, as
+    the disk is full or somebody else reads, grows as it is used."""
+    with suppress(sqlite3.Error):
+        (own,) = db.execute("PRAGMA application_id").fetchone()
+        db.execute("PRAGMA wal_autocheckpoint = 0")  # it would not wait for the disk, and the log be overwritten
+        db.execute("PRAGMA synchronous = OFF")  # nothing is said that was not there
+        try:
+            for _ in range(_LOG_PAGES):
+                db.execute(f"PRAGMA application_id = {own}")
+        finally:
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+        db.execute("PRAGMA wal_checkpoint(RESTART)")

@@ -84,6 +84,7 @@ def run(
         authority.ensure_identity(state_dir / OPERATOR_DIRECTORY, name="operator", role=Role.OPERATOR, now=now)
         store = Store.open(store_url or f"sqlite:///{state_dir}/netmgr.db")
         try:
+            store.lay_out()
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(_serve(store, authority, listen=listen, api_port=api_port, sync_port=sync_port))
         finally:

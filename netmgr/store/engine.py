@@ -10,8 +10,9 @@ was committed before it. Commits are announced with NOTIFY.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from sqlalchemy.pool import StaticPool
 
 from netmgr.model import NetmgrError
 
-__all__ = ["NOTIFY_CHANNEL", "begin_write", "connect_engine", "is_sqlite", "named_errors", "shown"]
+__all__ = ["NOTIFY_CHANNEL", "begin_write", "connect_engine", "is_sqlite", "lay_out_log", "named_errors", "shown"]
 
 NOTIFY_CHANNEL = "netmgr_change"
 _ADVISORY_LOCK = 0x6E65746D6772  # "netmgr": the one lock that all writers of a database take
 _WAIT_FOR_LOCK_S = 5
+_LOG_PAGES = 1000  # SQLite's own limit, after which it begins at the front of its log again
 
 
 def connect_engine(url: str) -> Engine:
@@ -65,6 +67,28 @@ def begin_write(connection: Connection) -> Iterator[None]:
             connection.execute(text(f"SET LOCAL lock_timeout = '{_WAIT_FOR_LOCK_S}s'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         yield
+
+
+def lay_out_log(connection: Connection) -> None:
+    """Make SQLite's write-ahead log as long as it will ever be, and begin at its front: a commit that makes it longer
+    waits for the file system's journal too, which takes as long again as the disk. Another database has no need of it.
+
+    A log that can't be laid out now, as the disk is full or somebody else writes, grows as it is used.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    raw: Any = connection.connection.dbapi_connection
+    with suppress(sqlite3.Error):
+        (own,) = raw.execute("PRAGMA application_id").fetchone()
+        raw.execute("PRAGMA wal_autocheckpoint = 0")  # it would not wait for the disk, and the log be overwritten
+        raw.execute("PRAGMA synchronous = OFF")  # nothing is said that was not there
+        try:
+            for _ in range(_LOG_PAGES):
+                raw.execute(f"PRAGMA application_id = {own}")
+        finally:
+            raw.execute("PRAGMA synchronous = FULL")
+            raw.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+        raw.execute("PRAGMA wal_checkpoint(RESTART)")
 
 
 @contextmanager

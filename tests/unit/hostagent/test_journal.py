@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from hostagent import journal
 from hostagent.identity import Identity
 from hostagent.outbox import Outbox
 from hostagent.state import State, StateError, VifRecord
@@ -142,6 +144,41 @@ def test_an_acknowledgement_leaves_when_the_disk_has_what_it_is_about(tmp_path: 
         state.close()
 
     asyncio.run(main())
+
+
+def _long(log: Path) -> None:
+    """Return when *log* is as long as it will ever be."""
+    deadline = time.monotonic() + 5
+    while log.stat().st_size < journal._LOG_PAGES * 4096:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_log_is_laid_out_when_nobody_writes_and_commits_do_not_lengthen_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_QUIET_S", 0.02)
+    log = tmp_path / "state.db-wal"
+    before, after = _zone("a"), _zone("b")
+
+    async def test(state: State, _words: list[str]) -> None:
+        state.take([before], revision=1)
+        await state.saved()
+        await asyncio.to_thread(_long, log)
+        await asyncio.sleep(0.2)  # it begins at its front again
+        size = log.stat().st_size
+        state.take([after], revision=2)
+        await state.saved()
+        assert log.stat().st_size == size
+        copy = tmp_path / "copy"  # as it would be found after a crash
+        copy.mkdir()
+        for part in ("state.db", "state.db-wal"):
+            (copy / part).write_bytes((tmp_path / part).read_bytes())
+
+    _beside(tmp_path / "state.db", test)
+    found = State(tmp_path / "copy/state.db")
+    assert found.zones.keys() == {before.body.uuid, after.body.uuid}
+    assert found.revision == 2
 
 
 def test_a_stream_whose_word_could_not_be_kept_is_ended_and_says_why(tmp_path: Path) -> None:

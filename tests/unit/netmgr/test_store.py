@@ -101,6 +101,29 @@ def test_every_kind_of_row_comes_back_equal_after_reopening(open_store: Open) ->
         assert len(after.versions) == len(rows)
 
 
+def test_commits_do_not_lengthen_a_log_that_is_laid_out(tmp_path: Path) -> None:
+    log = tmp_path / "netmgr.db-wal"
+    store = Store.open(f"sqlite:///{tmp_path}/netmgr.db")
+    first, second = (TransportZone(uuid=uuid4(), name=name) for name in ("a", "b"))
+    with store.transaction() as tx:
+        tx.put(first)
+    store.lay_out()
+    size = log.stat().st_size
+    assert size > 1000 * 4096
+    with store.transaction() as tx:
+        tx.put(second)
+    assert log.stat().st_size == size
+    copy = tmp_path / "copy"  # as it would be found after a crash
+    copy.mkdir()
+    for part in ("netmgr.db", "netmgr.db-wal"):
+        (copy / part).write_bytes((tmp_path / part).read_bytes())
+    store.close()
+    found = Store.open(f"sqlite:///{copy}/netmgr.db")
+    with found.read() as world:
+        assert world.zones.keys() == {first.uuid, second.uuid}
+    found.close()
+
+
 def test_store_id_stays_and_differs_between_databases(open_store: Open, tmp_path: Path) -> None:
     first = open_store()
     assert open_store().store_id == first.store_id
