@@ -57,7 +57,7 @@ class FlowSet(Set[Flow]):
         found: list[Flow] = []
         for table, parts in self._tables.items():
             others = other._tables.get(table, _EMPTY)
-            if parts is not others:
+            if parts != others:  # equal parts are one object: to compare them is to compare addresses
                 for mine, theirs in zip(parts, others, strict=True):
                     if mine is not theirs:
                         found.extend(mine - theirs)

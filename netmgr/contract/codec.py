@@ -229,7 +229,7 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
     origin = get_origin(hint)
     if origin is tuple:
         inner = _converter(get_args(hint)[0])
-        return lambda raw: tuple(inner(x) for x in raw)
+        return lambda raw: tuple(map(inner, raw))
     if origin in (types.UnionType, Union):
         inner = _converter(next(x for x in get_args(hint) if x is not type(None)))
         return lambda raw: None if raw == "" else inner(raw)
