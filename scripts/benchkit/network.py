@@ -56,7 +56,7 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES_MAX, most), most))
     usual = [name for name in MEASURES if options.many or name not in (*_MANY, *_REMOTE)]
-    run = _Run(options.only or usual, samples=options.samples, output=options.output)
+    run = _Run(options.only or usual, samples=options.samples, output=options.output, alone=options.ours)
     try:
         run.measure()
     except LabError as error:
@@ -73,8 +73,9 @@ def main() -> int:
 class _Run:
     """One run: the labs, the samples, the file and the table."""
 
-    def __init__(self, wanted: Sequence[str], *, samples: int, output: Path) -> None:
+    def __init__(self, wanted: Sequence[str], *, samples: int, output: Path, alone: bool) -> None:
         self._wanted = wanted
+        self._alone = alone
         self._count = samples
         self._output = output
         self._samples: dict[str, dict[str, list[float]]] = {}
@@ -157,6 +158,8 @@ class _Run:
         """Those that come up; that another does not is a failure, and these are measured."""
         rigs = []
         for kind in kinds:
+            if self._alone and not issubclass(kind, OursDeployment):
+                continue
             try:
                 rigs.append(self._rig(labs, kind))
             except LabError as error:
@@ -240,6 +243,7 @@ def _options() -> argparse.Namespace:
         action="store_true",
         help="also with 10,000 ports elsewhere, and at 50 hosts with 1,000 ports: 15 minutes more on two cores",
     )
+    parser.add_argument("--ours", action="store_true", help="of ours alone: soon done, and nothing to compare it with")
     parser.add_argument("--samples", type=positive, default=10, help="of each measure (default: 10)")
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="where the figures go (default: %(default)s)")
     return parser.parse_args()
