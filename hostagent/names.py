@@ -28,6 +28,7 @@ __all__ = [
     "is_ours",
     "is_tap_of",
     "network_key",
+    "ovs_type",
     "patch_port",
     "subport_end",
     "switch_bridge",
@@ -64,13 +65,22 @@ OVS_TYPE: Final[Mapping[NetworkType, str]] = {
     NetworkType.GENEVE: "geneve",
     NetworkType.NVGRE: "gre",  # NVGRE is GRE whose key is VSID << 8 (RFC 7637)
 }
-"""Interface type in OVSDB of each tunnel type."""
+"""Interface type in OVSDB of each tunnel type, over IPv4 and in the userspace datapath; see `ovs_type`."""
+
+_GRE_OVER_IPV6: Final = "ip6gre"  # of the kernel's datapath, where the device of "gre" speaks IPv4 only
 
 _TUNNEL_PREFIX: Final[Mapping[NetworkType, str]] = {
     NetworkType.VXLAN: "vxlan-",
     NetworkType.GENEVE: "genev-",
     NetworkType.NVGRE: "nvgre-",
 }
+
+
+def ovs_type(network_type: NetworkType, *, vtep: str, datapath: str) -> str:
+    """Interface type in OVSDB of a tunnel port whose local address is *vtep*."""
+    if network_type is NetworkType.NVGRE and ":" in vtep and datapath != "netdev":
+        return _GRE_OVER_IPV6
+    return OVS_TYPE[network_type]
 
 
 def switch_bridge(switch_uuid: UUID) -> str:

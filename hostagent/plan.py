@@ -43,12 +43,12 @@ from hostagent.model import (
     Unread,
 )
 from hostagent.names import (
-    OVS_TYPE,
     OWNER,
     SWITCH_KEY,
     exit_port,
     is_ours,
     network_key,
+    ovs_type,
     patch_port,
     trunk_port,
     tunnel_port,
@@ -79,7 +79,7 @@ def plan(*, desired: Desired, observed: Observed) -> tuple[Step, ...]:
     return (
         *_purge_flows(intents, own, observed),
         *_remove_networks(desired, observed),
-        *_remove_ports(intents, own, subports),
+        *_remove_ports(intents, own, subports, desired.datapath),
         *remove_trunks(resolved, own),
         *_remove_bridges(intents, own),
         *remove_uplinks(resolved, own, observed),
@@ -156,14 +156,14 @@ def _remove_networks(desired: Desired, observed: Observed) -> Iterator[Step]:
 
 
 def _remove_ports(
-    intents: list[SwitchIntent], own: Mapping[str, Bridge], subports: Mapping[str, list[PutPort]]
+    intents: list[SwitchIntent], own: Mapping[str, Bridge], subports: Mapping[str, list[PutPort]], datapath: str
 ) -> Iterator[Step]:
     """Tunnel and patch ports of types that no network has any more, of sub-ports whose VIF is gone."""
     for intent in intents:
         bridge = own.get(intent.bridge)
         if bridge is None or intent.blocked:
             continue
-        wanted = {port.name for port in (*_exits(intent), *subports.get(bridge.name, ()))}
+        wanted = {port.name for port in (*_exits(intent, datapath), *subports.get(bridge.name, ()))}
         for port in bridge.ports:
             if is_ours(port.external_ids) and port.name != bridge.name and port.name not in wanted:
                 yield RemovePort(bridge=bridge.name, name=port.name)
@@ -193,14 +193,14 @@ def _put_bridges(
             marks = {**OWNER, SWITCH_KEY: str(intent.switch.uuid)}
             yield from bridge_step(intent.bridge, bridge, desired.datapath, "secure", marks)
             ports = {port.name: port for port in bridge.ports} if bridge is not None else {}
-            for port in (*_exits(intent), *subports.get(intent.bridge, ())):
+            for port in (*_exits(intent, desired.datapath), *subports.get(intent.bridge, ())):
                 if not _fits(port, ports.get(port.name)):
                     yield port
         if bridge is not None:
             yield from _replug(bridge, desired, links)
 
 
-def _exits(intent: SwitchIntent) -> list[PutPort]:
+def _exits(intent: SwitchIntent, datapath: str) -> list[PutPort]:
     """The ports by which its networks leave it: a tunnel port for each type, a patch to the uplink for VLANs."""
     patch = [
         patch_to(trunk_port(intent.switch.uuid), bridge=intent.bridge, name=patch_port(intent.switch.uuid))
@@ -215,7 +215,7 @@ def _exits(intent: SwitchIntent) -> list[PutPort]:
             interfaces=(
                 Interface(
                     name=name,
-                    type=OVS_TYPE[kind],
+                    type=ovs_type(kind, vtep=intent.vtep_address, datapath=datapath),
                     options={"remote_ip": "flow", "key": "flow", "local_ip": intent.vtep_address},
                     external_ids=OWNER,
                 ),

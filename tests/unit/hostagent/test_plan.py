@@ -395,6 +395,23 @@ def test_a_network_too_big_for_the_underlay_is_not_given_to_libvirt():
     assert "lower the network's MTU to 1499" in sentences(wanted, after)
 
 
+@pytest.mark.parametrize(
+    ("vtep", "datapath", "types"),
+    [
+        ("10.0.0.1/24", "system", {"vxlan", "gre"}),
+        ("fd00::1/64", "system", {"vxlan", "ip6gre"}),  # the kernel's device of "gre" speaks IPv4 only
+        ("fd00::1/64", "netdev", {"vxlan", "gre"}),
+    ],
+)
+def test_a_tunnel_is_of_a_type_that_the_datapath_has_for_its_addresses(vtep, datapath, types):
+    networks = [network(), network("n2", kind=NetworkType.NVGRE, segment=7)]
+    wanted = replace(desired(switches=[switch()], networks=networks, vteps={"s1": vtep}), datapath=datapath)
+    there = settled(wanted, bare())
+    (bridge,) = (one for one in there.bridges if one.name == switch_bridge(named("s1")))
+    tunnels = (one for port in bridge.ports for one in port.interfaces if one.options.get("remote_ip") == "flow")
+    assert {one.type for one in tunnels} == types
+
+
 @pytest.mark.parametrize("same", ["uuid", "name"])
 def test_a_foreign_libvirt_network_in_the_way_is_named_and_left(same):
     theirs = LibvirtNetwork(uuid=named("n1" if same == "uuid" else "x"), name="n1" if same == "name" else "x")
