@@ -360,9 +360,14 @@ class SyncClient:
             view_address=self._identity.view_address,
             reads=sorted(WORDS),
         )
+        add, texts = hello.have.add, dict[UUID, str]()  # a port and its location have one UUID
         for kind, versions in self._state.held():  # tens of thousands: not worth an object each
+            name = kind.value
             for uuid, version in versions.items():
-                hello.have.add(kind=kind.value, uuid=str(uuid), version=version)
+                text = texts.get(uuid)
+                if text is None:
+                    texts[uuid] = text = str(uuid)
+                add(kind=name, uuid=text, version=version)
         return hello
 
     async def _read(self, stream: Any, outbox: Outbox, address: str) -> None:
