@@ -101,7 +101,9 @@ def test_vm_moves_to_the_host_that_carries_its_network_and_is_lit_there(vms: Lab
 @pytest.fixture
 def plain_vm(vms: Lab, guest_image: GuestImage) -> Iterator[str]:
     """A running VM on h1 without a NIC."""
-    boot = ["--kernel", str(guest_image.kernel), "--initrd", str(guest_image.initrd), "--cmdline", "console=ttyS0"]
+    from scripts.labkit.guest import COMMAND_LINE
+
+    boot = ["--kernel", str(guest_image.kernel), "--initrd", str(guest_image.initrd), "--cmdline", COMMAND_LINE]
     vmctl(vms, "vm", "define", "plain", "--memory", "128", "--host", "h1", *boot)
     vmctl(vms, "vm", "start", "plain")
     yield "plain"

@@ -99,6 +99,8 @@ def cluster(libvirt_lab: Lab) -> Iterator[Cluster]:
 @pytest.fixture
 def vm(cluster: Cluster, guest_image: GuestImage) -> Iterator[str]:
     """A running VM of ours on h1."""
+    from scripts.labkit.guest import COMMAND_LINE
+
     name = f"vm{time.monotonic_ns() % 10**6}"
     boot = [
         "--kernel",
@@ -106,7 +108,7 @@ def vm(cluster: Cluster, guest_image: GuestImage) -> Iterator[str]:
         "--initrd",
         str(guest_image.initrd),
         "--cmdline",
-        "console=ttyS0 quiet",
+        COMMAND_LINE,
     ]
     cluster.run("vm", "define", name, "--memory", "128", "--host", "h1", *boot)
     cluster.run("vm", "start", name)
