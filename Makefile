@@ -3,9 +3,9 @@
 .PHONY: help setup demo test test-kernel check bench bench-migration bench-placement proto clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
-# Tests at a time: one more than two cores, since those on real daemons wait for half of their time. Those of one file
+# Tests at a time: two for each of two cores, since those on real daemons wait for half of their time. Those of one file
 # stay together: they share a lab.
-WORKERS := 3
+WORKERS := 4
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16

@@ -1,4 +1,4 @@
-"""How tests are dealt out to the workers of a run (`pytest -n 3 --dist loadfile`).
+"""How tests are dealt out to the workers of a run (`pytest -n 4 --dist loadfile`).
 
 The tests of a file share a lab, so a file goes to one worker as a whole, except where its labs are one for each
 parameter: then each parameter's tests are dealt by themselves. Those on real daemons, which take longest, are dealt
