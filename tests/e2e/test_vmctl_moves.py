@@ -254,17 +254,24 @@ def restart_libvirtd(cluster: Cluster, host: str) -> None:
     until(lambda: not next(h for h in cluster.json("host", "list") if h["host"]["name"] == host)["libvirt"])
 
 
+def off_and_on(cluster: Cluster, vm: str) -> float:
+    """Seconds that it takes this machine, busy as it is, to look at a VM that runs, to stop and to start it."""
+    before = time.monotonic()
+    assert cluster.json("vm", "show", vm)["vm"]["state"] == "running"
+    cluster.run("vm", "stop", vm, "--force")
+    cluster.run("vm", "start", vm)
+    return time.monotonic() - before
+
+
 def test_hung_libvirtd_harms_no_other_host_and_comes_back(cluster: Cluster, vm: str) -> None:
     pid = int(cluster.lab.path("h2", "/run/lab/libvirtd.pid").read_text())
     process = cluster.lab.node("h2").daemon("/run/lab/libvirtd.pid")
     assert process is not None
+    usual = off_and_on(cluster, vm)
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        before = time.monotonic()
-        assert cluster.json("vm", "show", vm)["vm"]["state"] == "running"
-        cluster.run("vm", "stop", vm, "--force")
-        cluster.run("vm", "start", vm)
-        assert time.monotonic() - before < 5.0, f"h1 waited for h2's libvirtd ({pid})"
+        took = off_and_on(cluster, vm)
+        assert took < 2 * usual + 2, f"h1 waited for h2's libvirtd ({pid}): {took:.1f} s, else {usual:.1f} s"
         # keepalive: 5 s, three times
         until(lambda: cluster.json("status")["unread"], within_s=30)
         assert "h2" in cluster.run("why-not", vm, "h2", code=1)
