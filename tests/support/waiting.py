@@ -6,8 +6,10 @@ half of the time is spent asking.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from scripts.labkit.patience import patient
 
@@ -26,3 +28,14 @@ def within(seconds: float, claim: Callable[[], object]) -> bool:
         if now > deadline:
             return False
         time.sleep(min(max(PAUSE_S, now - began), _PAUSE_S_MAX))
+
+
+@contextmanager
+def first_served() -> Iterator[None]:
+    """The test has a processor as soon as it wants one, whoever else works: for what has to be met within milliseconds.
+    It must sleep meanwhile."""
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
