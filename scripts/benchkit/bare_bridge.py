@@ -1,4 +1,8 @@
-"""`bare_bridge`: what Open vSwitch itself can do: a VXLAN tunnel and two static flows a host, nothing decided."""
+"""`bare_bridge`: what Open vSwitch itself can do: a VXLAN tunnel and two static flows a host, nothing decided.
+
+For the rates the flows join two VIFs. For a first frame they let everything from h1 through to the listener, so a VIF
+is heard as soon as the switch has opened its device: no control plane can be sooner.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +41,10 @@ class BareBridge(Carrier):
     def delete_ports(self, network: str, ports: Sequence[Port]) -> None:
         """Flows name devices, and end with them."""
 
+    def listening(self, host: str, device: str, *, speaker: str) -> None:
+        self._flows(host, f"in_port={tunnel(speaker)},actions=output:{device}")
+        self._flows(speaker, f"actions=output:{tunnel(host)}")
+
     def bridge(self, host: str) -> str:
         return BRIDGE
 
@@ -44,5 +52,8 @@ class BareBridge(Carrier):
         one, other = ports
         for host, peer in ((one, other), (other, one)):
             device, way = ports[host][0], tunnel(peer)
-            flows = f"in_port={device},actions=output:{way}\nin_port={way},actions=output:{device}\n"
-            self.lab.exec(host, ["ovs-ofctl", "--names", "replace-flows", BRIDGE, "-"], input=flows)
+            self._flows(host, f"in_port={device},actions=output:{way}", f"in_port={way},actions=output:{device}")
+
+    def _flows(self, host: str, *flows: str) -> None:
+        lines = "".join(f"{flow}\n" for flow in flows)
+        self.lab.exec(host, ["ovs-ofctl", "--names", "replace-flows", BRIDGE, "-"], input=lines)

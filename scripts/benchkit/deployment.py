@@ -72,6 +72,9 @@ class Carrier(ABC):
     def bridge(self, host: str) -> str:
         """Where VIFs are plugged in; once there is a network."""
 
+    def listening(self, host: str, device: str, *, speaker: str) -> None:  # noqa: B027
+        """The tap *device*, which listens to VIFs of *speaker*, is plugged on *host*."""
+
     def attached(self, ports: Mapping[str, tuple[str, Port]]) -> None:  # noqa: B027
         """These VIFs are plugged, by host with the name of the tap; returns when they may speak."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import ssl
 import time
@@ -9,15 +10,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 from uuid import UUID, uuid4
-
-import httpx
 
 from netmgr.contract.types import Location, LogicalPort, VtepAssignment
 from netmgr.model import HostRecord
 from netmgr.store import Store
 from scripts.benchkit.deployment import AGENT_S, ELSEWHERE, PORTS_S, RATES_PORT, Deployment
-from scripts.benchkit.inside import Inside, question
+from scripts.benchkit.inside import Inside, Rest, question
 from scripts.benchkit.subject import NETWORK_MTU, Port
 from scripts.labkit import Lab, LabError
 from scripts.labkit.state import MANAGER
@@ -25,6 +25,7 @@ from scripts.labkit.state import MANAGER
 __all__ = ["OursDeployment", "PlainOurs"]
 
 _ZONE = "a"
+_REST_PORT = 7443
 _SWITCH = {"name": "bench", "zones": [_ZONE], "pnic_globs": ["pnic*"], "mtu": 1650, "vtep_pool": "10.200.0.0/24"}
 _CONTROL = "/run/hostagent/hostagent.sock"
 _LOOK_S = 0.01
@@ -54,9 +55,8 @@ class OursDeployment(Deployment):
         operator = self.lab.path(MANAGER, "/var/lib/netmgr/operator")
         tls = ssl.create_default_context(cafile=str(operator / "ca.pem"))
         tls.load_cert_chain(operator / "cert.pem", operator / "key.pem")
-        self._api = httpx.Client(
-            base_url=f"https://{self.lab.address(MANAGER)}:7443/api/v1/", verify=tls, timeout=AGENT_S, trust_env=False
-        )
+        address = self.lab.address(MANAGER)
+        self._api = Rest(address, _REST_PORT, name="netmgr", tls=tls, timeout_s=AGENT_S)
         self.open.callback(self._api.close)
         self._ask("POST", "switches", {"wait": "realized"}, _SWITCH)
 
@@ -189,13 +189,14 @@ class OursDeployment(Deployment):
         return question(self.lab.path(host, _CONTROL), {"verb": "show"})
 
     def _ask(self, method: str, path: str, query: dict[str, str] | None = None, body: Any = None) -> Any:
-        question = partial(
-            self._api.request, method, path, params=query, json=body, extensions={"sni_hostname": "netmgr"}
-        )
-        answer = self._call(question)
-        if not answer.is_success:
-            raise LabError(f"ours: {method} {path} was answered {answer.status_code}: {answer.text[:300]}")
-        return answer.json() if answer.content else None
+        where = f"/api/v1/{path}{f'?{urlencode(query)}' if query else ''}"
+        try:
+            status, answer = self._call(partial(self._api.ask, method, where, body))
+        except OSError as error:
+            raise LabError(f"ours: {method} {path} was not answered: {error}") from None
+        if not 200 <= status < 300:
+            raise LabError(f"ours: {method} {path} was answered {status}: {answer[:300].decode(errors='replace')}")
+        return json.loads(answer) if answer else None
 
 
 class PlainOurs(OursDeployment):

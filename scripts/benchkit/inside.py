@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import http.client
 import json
 import os
+import select
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +25,7 @@ from typing import Any, TypeVar
 from scripts.labkit import LabError
 from scripts.labkit.node import Node
 
-__all__ = ["Inside", "Tap", "question", "rpc"]
+__all__ = ["Inside", "Rest", "Tap", "question", "rpc"]
 
 T = TypeVar("T")
 
@@ -80,6 +83,33 @@ class Tap:
     def close(self) -> None:
         """The device is gone after this."""
         os.close(self._file)
+
+
+class Rest(http.client.HTTPSConnection):
+    """A connection to a REST API that stays open and asks for little of the processor, as the API's answer is measured
+    on a machine that both share. *name* is what the server's certificate is for."""
+
+    def __init__(self, address: str, port: int, *, name: str, tls: ssl.SSLContext, timeout_s: float) -> None:
+        super().__init__(address, port, timeout=timeout_s, context=tls)
+        self._name, self._tls = name, tls
+
+    def connect(self) -> None:
+        bare = socket.create_connection((self.host, self.port), self.timeout)
+        bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = self._tls.wrap_socket(bare, server_hostname=self._name)
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """Status and body of the answer.
+
+        Raises:
+            OSError: no answer.
+        """
+        if self.sock is not None and select.select([self.sock], [], [], 0)[0]:
+            self.close()  # the server has closed what was idle
+        text = None if body is None else json.dumps(body).encode()
+        self.request(method, path, text, {"Content-Type": "application/json"} if text else {})
+        answer = self.getresponse()
+        return answer.status, answer.read()
 
 
 def rpc(path: Path, method: str, *parameters: Any, timeout_s: float = 10.0) -> Any:

@@ -40,6 +40,7 @@ _MANY = {
     "cold_start_50": NetworkRig.cold_start,
 }
 _PLAIN = "network_create_plain"
+_FIRST_FRAMES = ("vif_first_frame", "vif_first_frame_unannounced")
 _RATES = ("throughput", "packets_per_s")
 _GROUP_RATES = ("throughput_groups", "packets_per_s_groups")
 _RESTARTS = ("restart_10000", "agent_memory_10000")
@@ -94,19 +95,21 @@ class _Run:
         with contextlib.ExitStack() as labs:
             deployments = self._rigs(labs, OursDeployment, OvnDeployment)
             self._memory(deployments)
-            for name in ("network_create", "vif_first_frame", "vif_first_frame_unannounced"):
-                if name in self._wanted:
-                    self._in_turns([name], deployments, self._count, _method(name))
+            if "network_create" in self._wanted:
+                self._in_turns(["network_create"], deployments, self._count, NetworkRig.network_create)
             if _PLAIN in self._wanted:
                 self._plain(deployments)
+            with_bare = any(name in self._wanted for name in (*_FIRST_FRAMES, *_RATES))
+            carriers = [*deployments, *(self._rigs(labs, BareBridge) if with_bare else ())]
+            for name in _FIRST_FRAMES:
+                if name in self._wanted:
+                    self._in_turns([name], carriers, self._count, _method(name))
             for name in _GROUP_RATES:
                 if name in self._wanted:
                     self._in_turns([name], deployments, self._count, _method(name))
-            if any(name in self._wanted for name in _RATES):
-                carriers = [*deployments, *self._rigs(labs, BareBridge)]
-                for name in _RATES:
-                    if name in self._wanted:
-                        self._in_turns([name], carriers, self._count, _method(name))
+            for name in _RATES:
+                if name in self._wanted:
+                    self._in_turns([name], carriers, self._count, _method(name))
             if any(name in self._wanted for name in _CROWDED):
                 self._in_turns(_CROWDED, deployments, min(self._count, _CROWDS_MAX), NetworkRig.crowd)
             if any(name in self._wanted for name in _REMOTE):

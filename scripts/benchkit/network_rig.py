@@ -57,10 +57,10 @@ class NetworkRig:
         """Manager, agents, the network and the listener; returns when the listener is reached from h1."""
         self.carrier.build()
         self.carrier.create_network(self.network)
-        if isinstance(self.carrier, Deployment):
-            self._listener = self._vif(_LISTENER)
-            plug(self.carrier, _LISTENER, [self._listener])
-            self.vif_first_frame_unannounced()
+        self._listener = self._vif(_LISTENER)
+        plug(self.carrier, _LISTENER, [self._listener])
+        self.carrier.listening(_LISTENER, self._listener.tap.name, speaker=_SPEAKER)
+        self.vif_first_frame_unannounced()
 
     def carry(self, number: int) -> None:
         """*number* ports more, evenly on all hosts; returns when all are up."""
@@ -89,7 +89,8 @@ class NetworkRig:
 
     def vif_first_frame(self) -> float:
         vif = self._vif(_SPEAKER)
-        self.deployment.announce(_SPEAKER, self.network, [vif.port])
+        if isinstance(self.carrier, Deployment):
+            self.carrier.announce(_SPEAKER, self.network, [vif.port])
         return self._first_frame(vif)
 
     def vif_first_frame_unannounced(self) -> float:
