@@ -158,18 +158,18 @@ def test_ten_thousand_remote_ports_compile_in_well_under_a_second_and_again_in_l
     ]
     wanted = world(*((one, location(one, f"h{2 + i % 50}")) for i, one in enumerate(ports)))
     there = host_of(wanted)
-    start = time.perf_counter()
+    start = time.thread_time()
     first = compiled(wanted, there)
-    first_s = time.perf_counter() - start
-    start = time.perf_counter()
+    first_s = time.thread_time() - start
+    start = time.thread_time()
     assert compiled(wanted, there) == first
-    print(f"10,000 ports: {first_s:.3f} s, again {time.perf_counter() - start:.3f} s, {len(first)} flows")
+    print(f"10,000 ports: {first_s:.3f} s, again {time.thread_time() - start:.3f} s, {len(first)} flows")
     assert len(first) < 20_300
     assert first_s < 5
 
 
 def test_one_change_costs_work_for_one_network():
-    """Fifty networks of two hundred ports. Generous, so that a busy machine passes and work for all does not."""
+    """Fifty networks of two hundred ports. Generous, in processor time: a busy machine passes, work for all does not."""
     ports = [
         replace(
             port(f"p{i}", 0, on=f"n{i % 50 + 1}", ips=(f"10.0.{i >> 8}.{i & 255}",)),
@@ -181,9 +181,9 @@ def test_one_change_costs_work_for_one_network():
     there = host_of(wanted)
 
     def timed(what) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         compiled(what, there)
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     first_s = timed(wanted)
     change_s = []

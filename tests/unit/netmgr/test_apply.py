@@ -186,19 +186,19 @@ def test_document_that_is_none_is_refused_with_a_sentence(text: str | bytes, sen
 
 def test_two_mebibytes_are_refused_before_they_are_read() -> None:
     raw = b"zones: [" + b"{name: a}," * 210_000 + b"]"
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(NetmgrError, match="at most 1048576 are taken") as caught:
         load_document(raw)
     assert caught.value.status == 413
-    assert time.monotonic() - started < 0.1
+    assert time.thread_time() - started < 0.1
 
 
 def test_bomb_of_aliases_is_refused_at_once() -> None:
     bomb = "a: &a [x]\n" + "".join(f"b{i}: &b{i} [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n" for i in range(1000))
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(NetmgrError, match="line 1, column 4"):
         load_document(bomb.encode())
-    assert time.monotonic() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_largest_document_is_applied_in_seconds(store: Store) -> None:
