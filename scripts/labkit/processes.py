@@ -49,14 +49,18 @@ class ProcessId:
 
 def identify(pid: int) -> ProcessId | None:
     """The process that has *pid* now; None when there is none, or only a zombie."""
+    state, process = _look(pid)
+    return process if state not in "ZX" else None
+
+
+def _look(pid: int) -> tuple[str, ProcessId | None]:
+    """The state of whatever has *pid* now (proc(5)) and what it is; of nothing, X."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None
+        return "X", None
     fields = stat[stat.rindex(")") + 2 :].split()  # the name may hold blanks and parentheses
-    if fields[0] in "ZX":
-        return None
-    return ProcessId(pid, int(fields[19]))
+    return fields[0], ProcessId(pid, int(fields[19]))
 
 
 def alive(process: ProcessId) -> bool:
@@ -102,7 +106,8 @@ def ended(processes: Iterable[ProcessId], *, timeout_s: float) -> list[ProcessId
         descriptors[descriptor] = process
         poller.register(descriptor, select.POLLIN)
     try:
-        for descriptor in [d for d, process in descriptors.items() if not alive(process)]:
+        # A zombie is not gone: of a process that is being killed, threads may still hold its files and their locks.
+        for descriptor in [d for d, process in descriptors.items() if _look(process.pid)[1] != process]:
             poller.unregister(descriptor)
             os.close(descriptor)
             del descriptors[descriptor]

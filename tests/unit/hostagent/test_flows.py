@@ -169,7 +169,7 @@ def test_ten_thousand_remote_ports_compile_in_well_under_a_second_and_again_in_l
 
 
 def test_one_change_costs_work_for_one_network():
-    """Fifty networks of two hundred ports. Generous, in processor time: a busy machine passes, work for all does not."""
+    """Fifty networks of two hundred ports. Generous, in processor time: a busy machine passes, not work for all."""
     ports = [
         replace(
             port(f"p{i}", 0, on=f"n{i % 50 + 1}", ips=(f"10.0.{i >> 8}.{i & 255}",)),
