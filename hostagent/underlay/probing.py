@@ -47,6 +47,8 @@ class Probing:
         self._own_vteps: Mapping[UUID, str] = {}
         self._tunnels: Mapping[tuple[UUID, NetworkType], int] = {}
         self._woken = asyncio.Event()
+        self._soon: asyncio.Handle | None = None
+        self._due = 0.0  # when `run` comes round
         self._prime_at = self._solicit_at = 0.0
         self._echoes: dict[UUID, asyncio.Task[None]] = {}
 
@@ -59,10 +61,11 @@ class Probing:
                 except Exception:  # a mistake of ours must not end the watch; it is logged whole
                     log.exception("probing: a turn failed")
                 await asyncio.sleep(_PAUSE_S)
-                due = self._liveness.next_at()
+                now, due = time.monotonic(), self._liveness.next_at()
+                self._due = min(now + _IDLE_S, due) if due is not None else now + _IDLE_S
                 self._woken.clear()
                 try:
-                    async with asyncio.timeout(min(_IDLE_S, max(0.0, due - time.monotonic())) if due else _IDLE_S):
+                    async with asyncio.timeout(max(0.0, self._due - now)):
                         await self._woken.wait()
                 except TimeoutError:
                     continue
@@ -103,9 +106,8 @@ class Probing:
     def on_frame(self, frame: bytes) -> None:
         """A frame that a switch took for an answer."""
         number = probe_number(frame)
-        if number is not None and self._liveness.answered(number, now=time.monotonic()):
-            self._judge()
-            self._woken.set()
+        if number is not None and self._liveness.answered(number, now=time.monotonic()) and self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._take_answers)
 
     def measures(self) -> Mapping[PathKey, Measure]:
         """Round trips and losses of each path."""
@@ -125,6 +127,14 @@ class Probing:
             task = asyncio.create_task(self._hear(switch))
             self._echoes[switch] = task
         self._judge()
+
+    def _take_answers(self) -> None:
+        """Answers come together, as probes leave; what follows is found once."""
+        self._soon = None
+        self._judge()
+        due = self._liveness.next_at()
+        if due is not None and due < self._due:
+            self._woken.set()
 
     async def _hear(self, switch: UUID) -> None:
         """The switch has told all that had come in before it answers an echo."""

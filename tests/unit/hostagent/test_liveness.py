@@ -197,6 +197,17 @@ def test_probes_cost_what_is_promised(peers: int, per_s: float) -> None:
     assert busiest < per_s / 2, "hosts ask all peers in step"
 
 
+def test_probes_of_peers_that_are_well_leave_together() -> None:
+    """Ten times a second at most: each departure costs the agent a look at all its paths."""
+    underlay = Underlay(peers=[f"10.0.0.{n}" for n in range(1, 51)])
+    underlay.run(15)
+    underlay.sent.clear()
+    underlay.run(10)
+    departures = {at for at, probe in underlay.sent if not probe.size}
+    assert 400 < sum(not probe.size for _, probe in underlay.sent) < 600
+    assert len(departures) <= 101
+
+
 def test_of_two_switches_each_is_judged_by_its_own_peers() -> None:
     liveness = Underlay(peers=[])
     paths = [WantedPath(key=key(f"10.0.0.{n}", on), mtu=1600, shared=True) for on in (SWITCH, OTHER) for n in (2, 3)]
