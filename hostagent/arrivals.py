@@ -29,7 +29,7 @@ from hostagent.guests import Guests
 from hostagent.host import Host
 from hostagent.model import Bridge, ChangeFlows, Desired, Observed, Unread
 from hostagent.motion import Motion
-from hostagent.names import SWITCH_KEY, is_ours, switch_bridge
+from hostagent.names import is_ours, is_switch_bridge, switch_bridge
 from hostagent.presence import SeenVif, due_claims, seen_vifs
 from hostagent.realize.errors import RealizeError
 from hostagent.state import State
@@ -92,7 +92,7 @@ class Arrivals:
         bridges = self._host.bridges()
         if isinstance(bridges, Unread):
             return
-        taps = {tap: bridge for bridge in bridges if _is_switch(bridge) for tap in _taps_of(bridge)}
+        taps = {tap: bridge for bridge in bridges if is_switch_bridge(bridge.external_ids) for tap in _taps_of(bridge)}
         before, self._taps = self._taps, taps
         if before is None:
             return  # the agent has just begun: what is there is the loop's
@@ -214,7 +214,3 @@ def _taps_of(bridge: Bridge) -> Iterator[_Tap]:
             vif = vif_of(one)
             if vif is not None and not is_ours(one.external_ids) and not one.error:
                 yield _Tap(vif, one.name, one.ofport or 0)
-
-
-def _is_switch(bridge: Bridge) -> bool:
-    return is_ours(bridge.external_ids) and SWITCH_KEY in bridge.external_ids

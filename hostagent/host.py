@@ -30,7 +30,7 @@ from hostagent.model import (
     Step,
     Unread,
 )
-from hostagent.names import SWITCH_KEY, is_ours
+from hostagent.names import is_switch_bridge
 from hostagent.readings import LinkReadings, NetworkReadings
 from hostagent.realize.domains import DomainEvent, Domains
 from hostagent.realize.errors import RealizeError
@@ -129,7 +129,7 @@ class Host:
         """The host as it is, reading again what changed since the last time."""
         bridges = self.bridges()
         if isinstance(bridges, tuple):
-            self.switches.follow(bridge.name for bridge in bridges if _is_switch(bridge))
+            self.switches.follow(bridge.name for bridge in bridges if is_switch_bridge(bridge.external_ids))
         links = await self._links.now()
         if self._networks is not None:
             self._networks.refresh()
@@ -279,7 +279,11 @@ class Host:
             raise AssertionError(f"step out of order: {step}")
 
     def _observed(self, bridges: tuple[Bridge, ...] | Unread, links: tuple[Link, ...] | Unread) -> Observed:
-        ours = [bridge.name for bridge in bridges if _is_switch(bridge)] if isinstance(bridges, tuple) else []
+        ours = (
+            [bridge.name for bridge in bridges if is_switch_bridge(bridge.external_ids)]
+            if isinstance(bridges, tuple)
+            else []
+        )
         return Observed(
             bridges=bridges,
             links=links,
@@ -289,7 +293,3 @@ class Host:
             loose_qos=self._ovsdb.read_loose_qos(),
             paths=self.paths,
         )
-
-
-def _is_switch(bridge: Bridge) -> bool:
-    return is_ours(bridge.external_ids) and SWITCH_KEY in bridge.external_ids

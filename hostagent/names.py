@@ -26,6 +26,7 @@ __all__ = [
     "bond_port",
     "exit_port",
     "is_ours",
+    "is_switch_bridge",
     "is_tap_of",
     "network_key",
     "ovs_type",
@@ -131,6 +132,11 @@ def exit_port(network_type: NetworkType, switch_uuid: UUID) -> str:
 def is_ours(external_ids: Mapping[str, str]) -> bool:
     """True when *external_ids* carry our mark."""
     return external_ids.get(_OWNER_KEY) == _OWNER_VALUE
+
+
+def is_switch_bridge(external_ids: Mapping[str, str]) -> bool:
+    """True when they are of an integration bridge of ours."""
+    return is_ours(external_ids) and SWITCH_KEY in external_ids
 
 
 def is_tap_of(mac: str, *, tap: str) -> bool:

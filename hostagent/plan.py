@@ -47,6 +47,7 @@ from hostagent.names import (
     SWITCH_KEY,
     exit_port,
     is_ours,
+    is_switch_bridge,
     network_key,
     ovs_type,
     patch_port,
@@ -100,7 +101,7 @@ def kept_bridges(*, desired: Desired, observed: Observed) -> dict[str, str]:
     wanted = {intent.bridge for intent in resolve(desired, observed).switches.values()}
     kept = {}
     for bridge in observed.bridges:
-        if _is_switch(bridge) and bridge.name not in wanted:
+        if is_switch_bridge(bridge.external_ids) and bridge.name not in wanted:
             plugged = [port.name for port in _strangers(bridge)]
             if plugged:
                 kept[bridge.name] = (
@@ -130,7 +131,7 @@ def _purge_flows(intents: list[SwitchIntent], own: Mapping[str, Bridge], observe
     wanted = {intent.bridge: intent for intent in intents}
     for name, bridge in sorted(own.items()):
         flows = observed.flows.get(name)
-        if not isinstance(flows, Set) or not _is_switch(bridge):
+        if not isinstance(flows, Set) or not is_switch_bridge(bridge.external_ids):
             continue
         if name in wanted:
             keys = {network_key(network.uuid) for network in wanted[name].networks} | {SWITCH_COOKIE}
@@ -172,7 +173,7 @@ def _remove_ports(
 def _remove_bridges(intents: list[SwitchIntent], own: Mapping[str, Bridge]) -> Iterator[Step]:
     wanted = {intent.bridge for intent in intents}
     for name, bridge in sorted(own.items()):
-        if _is_switch(bridge) and name not in wanted and not _strangers(bridge):
+        if is_switch_bridge(bridge.external_ids) and name not in wanted and not _strangers(bridge):
             yield RemoveBridge(name=name)
 
 
@@ -301,10 +302,6 @@ def _is_defined(wanted: DefineNetwork, found: LibvirtNetwork) -> bool:
 
 
 # --- shared -------------------------------------------------------------------------------------------------------
-
-
-def _is_switch(bridge: Bridge) -> bool:
-    return is_ours(bridge.external_ids) and SWITCH_KEY in bridge.external_ids
 
 
 def _strangers(bridge: Bridge) -> list[OvsPort]:

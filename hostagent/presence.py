@@ -18,7 +18,7 @@ from uuid import UUID
 from hostagent.flow import Flow
 from hostagent.indexed import Overlaid, held_here
 from hostagent.model import Bridge, Desired, Interface, Unread
-from hostagent.names import SUBPORT_KEY, SWITCH_KEY, is_ours
+from hostagent.names import SUBPORT_KEY, is_switch_bridge
 from hostagent.vifs import lit_ofports, taps_of, uuid_of, vif_of
 from netmgr.contract.types import Location, ReleaseReason
 
@@ -71,7 +71,7 @@ def seen_vifs(bridges: Sequence[Bridge], flows: Mapping[str, Set[Flow] | Unread]
     """VIFs on our bridges, sorted by UUID; *flows* say which of two with one UUID is lit already."""
     found = []
     for bridge in bridges:
-        if not is_ours(bridge.external_ids) or SWITCH_KEY not in bridge.external_ids:
+        if not is_switch_bridge(bridge.external_ids):
             continue
         has = flows.get(bridge.name)
         taps = taps_of(bridge, has if isinstance(has, Set) else frozenset())

@@ -45,6 +45,7 @@ from netmgr.contract.types import (
     SecurityGroup,
     TransportZone,
     Withdrawal,
+    identity_of,
     kind_of,
     ref_of,
 )
@@ -457,12 +458,9 @@ class State:
         for text, raw in db.execute("SELECT uuid, body FROM objects ORDER BY uuid, kind DESC"):
             message = read(raw)
             body = decode_body(message)
-            of = kind_of(body)
+            of, uuid = kind_of(body), identity_of(body)
             if isinstance(body, Location):
-                uuid = body.port_uuid
                 texts[text] = body.version
-            else:
-                uuid = body.port_uuid if isinstance(body, Learned) else body.uuid
             tables[of][uuid] = body
             self._versions[of][uuid] = message.version
         for of, rows in tables.items():

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from hostagent.flow import Flow
 from hostagent.model import Bridge, Desired, Interface, Observed, Phase, Unread
-from hostagent.names import SWITCH_KEY, is_ours
+from hostagent.names import is_ours, is_switch_bridge
 from hostagent.resolve import Resolved
 from hostagent.vifs import lit_ofports, obstacle_to, ports_of, standing, taps_of, uuid_of, vif_of
 from netmgr.contract.types import LogicalPort, VifState, VifStatus
@@ -25,7 +25,7 @@ def vif_statuses(*, desired: Desired, observed: Observed, resolved: Resolved) ->
     home = {network.uuid: i.bridge for i in resolved.switches.values() for network in i.networks}
     found: list[VifStatus] = []
     for bridge in observed.bridges:
-        if is_ours(bridge.external_ids) and SWITCH_KEY in bridge.external_ids:
+        if is_switch_bridge(bridge.external_ids):
             found.extend(_of_bridge(bridge, desired, desired.host.uuid, observed, home))
     return tuple(sorted(found, key=lambda one: (one.vif_uuid, one.ovs_port)))
 

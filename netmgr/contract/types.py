@@ -77,6 +77,7 @@ __all__ = [
     "VtepAssignment",
     "Withdrawal",
     "ZoneKind",
+    "identity_of",
     "kind_of",
     "ref_of",
     "switch_facts",
@@ -464,11 +465,14 @@ def kind_of(body: Constructs) -> Kind:
     return _KINDS[type(body)]
 
 
+def identity_of(body: Constructs) -> UUID:
+    """The UUID by which *body* goes: a location and what was learned go by their port's."""
+    return body.port_uuid if isinstance(body, Location | Learned) else body.uuid
+
+
 def ref_of(item: Object) -> Ref:
-    """Reference to *item* at its version; a location and what was learned go by their port's UUID."""
-    body = item.body
-    uuid = body.port_uuid if isinstance(body, Location | Learned) else body.uuid
-    return Ref(kind=kind_of(body), uuid=uuid, version=item.version)
+    """Reference to *item* at its version."""
+    return Ref(kind=kind_of(item.body), uuid=identity_of(item.body), version=item.version)
 
 
 SWITCH_PORTS = 0xFEFF - 16  # OpenFlow numbers ports up to 0xfeff; some are not VIFs

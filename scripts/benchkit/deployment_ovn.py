@@ -87,7 +87,7 @@ class OvnDeployment(Deployment):
         insert_ports(self._database("nb"), network, ports)
         bind_elsewhere(self._database("sb"), "far", ports, within_s=within_s)
         for host in self.lab.hosts:
-            self.lab.exec(host, ["/bin/sh", "-c", START_CONTROLLER])
+            self._start_controller(host)
         self._settle(within_s)
 
     def await_ports(self, ports: Sequence[Port]) -> None:
@@ -106,7 +106,7 @@ class OvnDeployment(Deployment):
             raise LabError(f"theirs: ovn-controller of {host} did not end within {_GONE_S:g} s of SIGKILL")
 
     def start_agent(self, host: str) -> None:
-        self.lab.exec(host, ["/bin/sh", "-c", START_CONTROLLER])
+        self._start_controller(host)
         self._nb("sync", hypervisors=True, timeout_s=AGENT_S)
 
     def agent_memory_kib(self) -> list[int]:
@@ -115,6 +115,9 @@ class OvnDeployment(Deployment):
     def manager_memory_kib(self) -> int:
         parts = ("ovn-northd.pid", "ovnnb_db.pid", "ovnsb_db.pid")
         return sum(self.memory_of(CENTRAL, f"/run/ovn/{part}") for part in parts)
+
+    def _start_controller(self, host: str) -> None:
+        self.lab.exec(host, ["/bin/sh", "-c", START_CONTROLLER])
 
     def _settle(self, within_s: float) -> None:
         """Every chassis has confirmed the newest, which nobody measures: one that waits for the next change gets it."""
