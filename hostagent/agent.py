@@ -17,7 +17,6 @@ import itertools
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -231,10 +230,14 @@ class Agent:
     def desired(self) -> Desired:
         """What is wanted on this host now."""
         pushed = desired_of(
-            self._state, self._identity, phases=self.motion.phases(), relay_vteps=self.motion.relay_vteps()
+            self._state,
+            self._identity,
+            phases=self.motion.phases(),
+            relay_vteps=self.motion.relay_vteps(),
+            tickets=self.ticketing.held,
+            hushed=self.discovery.hushed(),
+            alone=self.sync.away_s > ALONE_S,
         )
-        alone = self.sync.away_s > ALONE_S
-        pushed = replace(pushed, tickets=self.ticketing.held, hushed=self.discovery.hushed(), alone=alone)
         return with_plugged(pushed, vifs=self.guests.vifs, ports=self._state.port_by_vif)
 
     @property

@@ -15,12 +15,9 @@ from hostagent.state import State
 __all__ = ["desired_of", "is_whole", "with_plugged", "without_libvirt"]
 
 
-def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -> Desired:
-    """What *state* says is wanted on this host.
-
-    *motion* may give `phases`, `relay_vteps`, `tickets`, and other `locations`.
-    """
-    pushed = Desired(
+def desired_of(state: State, identity: Identity, **more: Any) -> Desired:
+    """What *state* says is wanted on this host, and *more* of `Desired` that it does not know."""
+    pushed = dict[str, Any](
         host=state.host,
         zones=state.zones,
         switches=state.switches,
@@ -35,7 +32,7 @@ def desired_of(state: State, identity: Identity, **motion: Mapping[UUID, Any]) -
         offered_pnics=identity.pnics,
         datapath=identity.datapath,
     )
-    return replace(pushed, **motion)  # type: ignore[arg-type]
+    return Desired(**pushed | more)
 
 
 def with_plugged(pushed: Desired, *, vifs: Sequence[SeenVif], ports: Mapping[UUID, UUID]) -> Desired:

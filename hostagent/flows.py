@@ -22,12 +22,13 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+from hostagent.exits import exit_ofport, wire_of
 from hostagent.flow import Flow
 from hostagent.flow_set import FlowSet
 from hostagent.group_memory import enforced_flows
 from hostagent.indexed import Indexed, Overlaid, tally
 from hostagent.model import Bridge, Desired, MeterLimit
-from hostagent.names import exit_port, network_key
+from hostagent.names import network_key
 from hostagent.pipeline.network import NetworkPorts, Trunk, Wire, network_flows, vtep_flows
 from hostagent.pipeline.policy import policy_flows
 from hostagent.pipeline.probe import entry_flow, probe_flows
@@ -35,10 +36,10 @@ from hostagent.pipeline.remote import NOWHERE, Elsewhere, Remote, Remotes, is_re
 from hostagent.pipeline.tables import family_of, switch_flows
 from hostagent.port_views import Inputs, keys_of, port_views
 from hostagent.qos import meter_of
-from hostagent.resolve import SwitchIntent, tunnel_key
+from hostagent.resolve import SwitchIntent
 from hostagent.subports import tagged_ends
 from hostagent.vifs import Taps, is_stateful, obstacle_to, tap_of, taps_of
-from netmgr.contract.types import Location, LogicalPort, NetworkType, OpaqueNetwork, SecurityGroup
+from netmgr.contract.types import Location, LogicalPort, OpaqueNetwork, SecurityGroup
 
 __all__ = ["compile_flows", "flows_of_ports"]
 
@@ -96,9 +97,9 @@ def _follow(
     delete: list[Iterable[Flow]] = []
     add: list[Iterable[Flow]] = []
     networks: dict[UUID, _Network] = {}
+    exits = {kind: exit_ofport(kind, intent, bridge) for kind in {network.type for network in intent.networks}}
     for network in intent.networks:
-        wire = _wire(network, intent, bridge)
-        vtep = wire.vtep if isinstance(wire, Wire) else None
+        vtep = intent.vtep_address if network.type.tunneled and exits[network.type] and intent.vtep else None
         one = memory.networks.pop(network.uuid, None)
         if one is None or one.vtep != vtep:
             if one is not None:
@@ -108,7 +109,11 @@ def _follow(
             known = had() if touched else {}
         else:
             touched, known = changes.of(network.uuid, one), {}
+            if one.empty and not touched:  # most networks, on most hosts: it has no flows, whatever else there is
+                networks[network.uuid] = one
+                continue
         networks[network.uuid] = one
+        wire = wire_of(network, intent, exits[network.type])
         gather = partial(_inputs, desired, network, taps, wire, meters, trunks)
         one.follow(desired, network, touched, gather, known, delete, add)
     delete += [gone.all_flows() for gone in memory.networks.values()]
@@ -132,9 +137,6 @@ def _ports_by_network(desired: Desired) -> dict[UUID, tuple[UUID, ...]]:
         found.setdefault(desired.locations[uuid].network_uuid.int, []).append(uuid)
     return {UUID(int=network): tuple(sorted(uuids, key=_NUMBER)) for network, uuids in found.items()}
 
-
-_VSID_MASK = 0xFFFF_FFFF_FFFF_FF00
-"""A peer may send flow ids, which spread the frames of one network over links (RFC 7637, 3.2)."""
 
 _NUMBER = attrgetter("int")  # orders UUIDs as they order themselves, ten times as fast
 
@@ -162,7 +164,7 @@ class _Common:
     ) -> _Common:
         vtep = intent.vtep_address
         enforced = frozenset[UUID]().union(*(one.groups for one in networks))
-        tunnels = (_exit_ofport(kind, intent, bridge) for kind in intent.types if kind.tunneled)
+        tunnels = (exit_ofport(kind, intent, bridge) for kind in intent.types if kind.tunneled)
         return cls(
             vtep=vtep,
             tunnels=tuple(number for number in tunnels if number) if vtep else (),
@@ -197,6 +199,11 @@ class _Network:
     flows: frozenset[Flow] = frozenset()  # without those of remote ports, unless these are looked at with the others
     vteps: frozenset[str] = frozenset()  # that frames of the network may come from
     groups: frozenset[UUID] = frozenset()  # that judge a port of the network here
+
+    @property
+    def empty(self) -> bool:
+        """True while no port of it is known: nobody speaks or hears there."""
+        return self.inputs is not None and not self.rest and not self.remotes
 
     def all_flows(self) -> Iterator[Flow]:
         yield from self.flows
@@ -241,7 +248,6 @@ class _Network:
             hushed=inputs.network.uuid in inputs.hushed,
             writes_nd=inputs.datapath != "system",
         )
-        # Without a port nobody speaks or hears there; most networks have none on most hosts.
         flows = frozenset(network_flows(ports)) if self.rest or self.remotes else frozenset()
         if together != self.together:
             delete += [[*self.flows], gone, [*self.remotes.flows()]]
@@ -394,6 +400,8 @@ class _Changes:
         """Those of *network*, or *known* to be of it, that may not be as they were."""
         if self._touched is None:
             return {*self.all_of(network), *(UUID(int=number) for number in (*known.rest, *known.remotes.numbers()))}
+        if not self._by_network:
+            return ()
         here = self._by_network.get(network.int, [])
         left = [
             uuid
@@ -475,22 +483,3 @@ def _inputs(
         barred=tuple(barred),
         trunks=tuple((uuid, trunks[uuid]) for uuid in uuids if uuid in trunks) if trunks else (),
     )
-
-
-def _wire(network: OpaqueNetwork, intent: SwitchIntent, bridge: Bridge) -> Wire | Trunk | None:
-    ofport = _exit_ofport(network.type, intent, bridge)
-    if not network.type.tunneled:
-        return Trunk(patch=ofport, vlan=network.segment_id) if ofport else None
-    if not ofport or not intent.vtep:
-        return None
-    cut = intent.cut.get(network.type, frozenset())
-    mask = _VSID_MASK if network.type is NetworkType.NVGRE else None
-    return Wire(vtep=intent.vtep_address, tunnel=ofport, tun_id=tunnel_key(network), tun_mask=mask, cut=cut)
-
-
-def _exit_ofport(kind: NetworkType, intent: SwitchIntent, bridge: Bridge) -> int:
-    name = exit_port(kind, intent.switch.uuid)
-    for port in bridge.ports:
-        if port.name == name:
-            return next((one.ofport for one in port.interfaces if one.ofport is not None and one.ofport > 0), 0)
-    return 0

@@ -13,12 +13,13 @@ healthy as it is: what runs on it goes on.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from hostagent.addresses import interface_of
-from hostagent.flow_set import flow_set
+from hostagent.flow_set import FlowSet, flow_set
 from hostagent.model import Bridge, ChangeFlows, Desired, Link, Observed, PathStatus, Step, Unread
 from hostagent.names import exit_port, is_ours, network_key
 from hostagent.plan import kept_bridges, plan
@@ -31,6 +32,7 @@ from netmgr.contract.types import (
     HostReport,
     Kind,
     NetworkStatus,
+    NetworkType,
     OpaqueNetwork,
     PeerState,
     Pnic,
@@ -88,6 +90,7 @@ def host_report(
     todo = plan(desired=desired, observed=observed) if steps is None else tuple(steps)
     unshaped = qos_problems(desired, resolved, observed)
     peers = peer_statuses(desired, observed.paths)
+    rejected = _rejected(resolved)
     switches, networks = [], []
     for intent in resolved.switches.values():
         findings = [*_switch_findings(intent, desired, observed, openflow_alive)]
@@ -108,13 +111,14 @@ def host_report(
         )
         usable = status in (Status.UP, Status.WARNING)
         inherited = findings if usable else [_Finding(status, health, f"switch {intent.switch.name} is {status}")]
+        there = _There.of(intent, bridge, observed, todo)
         for network in intent.networks:
-            own = [*_network_findings(network, intent, resolved, observed, todo)]
+            own = [*_network_findings(network, intent, resolved, there, rejected)]
             networks.append(_network_status(network.uuid, inherited + own))
     carried = {network.uuid for intent in resolved.switches.values() for network in intent.networks}
     for network in desired.networks.values():
         if network.uuid not in carried:
-            networks.append(_network_status(network.uuid, [*_rejected(network, resolved)]))
+            networks.append(_network_status(network.uuid, rejected.get(network.uuid, [])))
     networks = [_as_hidden(one, desired) for one in networks]
     return HostReport(
         pnics=_pnics(desired, observed),
@@ -232,56 +236,80 @@ def _pnics(desired: Desired, observed: Observed) -> tuple[Pnic, ...]:
 # --- networks -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What is there of a switch's networks, looked up once for all of them: there may be hundreds."""
+
+    missing: Mapping[NetworkType, str] | None  # the port to leave by, where it has no number yet; None: no bridge
+    flows: FlowSet | Unread | None
+    outstanding: Mapping[int, int]  # flows of the bridge that are not as wanted, by cookie
+    defined: frozenset[UUID] | Unread  # networks of ours that libvirt has, and that are active
+
+    @classmethod
+    def of(cls, intent: SwitchIntent, bridge: Bridge | None, observed: Observed, todo: Sequence[Step]) -> _There:
+        known = observed.libvirt_networks
+        flows = observed.flows.get(intent.bridge)
+        numbered = {
+            port.name
+            for port in (bridge.ports if bridge is not None else ())
+            if any((one.ofport or 0) > 0 for one in port.interfaces)
+        }
+        exits = {kind: exit_port(kind, intent.switch.uuid) for kind in {network.type for network in intent.networks}}
+        return cls(
+            missing={kind: name for kind, name in exits.items() if name not in numbered}
+            if bridge is not None
+            else None,
+            flows=flows if flows is None or isinstance(flows, Unread) else flow_set(flows),
+            outstanding=Counter(
+                flow.cookie
+                for step in todo
+                if isinstance(step, ChangeFlows) and step.bridge == intent.bridge
+                for flow in (*step.delete, *step.add)
+            ),
+            defined=known
+            if isinstance(known, Unread)
+            else frozenset(one.uuid for one in known if one.ours and one.active),
+        )
+
+
 def _network_findings(
-    network: OpaqueNetwork, intent: SwitchIntent, resolved: Resolved, observed: Observed, todo: Sequence[Step]
+    network: OpaqueNetwork,
+    intent: SwitchIntent,
+    resolved: Resolved,
+    there: _There,
+    rejected: Mapping[UUID, list[_Finding]],
 ) -> Iterator[_Finding]:
     name = f"network {network.name}"
-    yield from _rejected(network, resolved)
+    yield from rejected.get(network.uuid, ())
     fits = resolved.fits.get(network.uuid)
     if fits is not None and fits.warning:
         yield _Finding(Status.WARNING, 60, fits.warning)
-    bridge = _bridge(intent.bridge, observed)
-    if bridge is None:
+    if there.missing is None:
         return
-    way = exit_port(network.type, intent.switch.uuid)
-    if not any(one.name == way and (one.ofport or 0) > 0 for port in bridge.ports for one in port.interfaces):
+    if way := there.missing.get(network.type):
         yield _Finding(Status.DOWN, 0, f"{name}: its {'tunnel ' * network.type.tunneled}port {way} is not there yet")
-    flows = observed.flows.get(intent.bridge)
+    flows = there.flows
     if flows is None or isinstance(flows, Unread):
         why = flows.reason if isinstance(flows, Unread) else "there is no OpenFlow connection yet"
         yield _Finding(Status.WARNING, 50, f"{name}: the flows of {intent.bridge} cannot be read: {why}")
-    elif changed := _outstanding(network, intent, todo):
-        if network_key(network.uuid) in flow_set(flows).cookies:
+    elif changed := there.outstanding.get(network_key(network.uuid), 0):
+        if network_key(network.uuid) in flows.cookies:
             yield _Finding(Status.WARNING, 80, f"{name}: {changed} of its flows on {intent.bridge} are not as wanted")
         else:
             yield _Finding(Status.DOWN, 0, f"{name}: its flows are not in {intent.bridge} yet")
-    yield from _libvirt_findings(name, network, resolved, observed)
-
-
-def _libvirt_findings(name: str, network: OpaqueNetwork, resolved: Resolved, observed: Observed) -> Iterator[_Finding]:
-    if isinstance(observed.libvirt_networks, Unread):
-        why = observed.libvirt_networks.reason
-        yield _Finding(Status.WARNING, 50, f"{name}: libvirt's networks cannot be read: {why}")
-        return
-    defined = {one.uuid for one in observed.libvirt_networks if one.ours and one.active}
-    if network.uuid not in resolved.undefined | defined:
+    if isinstance(there.defined, Unread):
+        yield _Finding(Status.WARNING, 50, f"{name}: libvirt's networks cannot be read: {there.defined.reason}")
+    elif network.uuid not in there.defined and network.uuid not in resolved.undefined:
         yield _Finding(Status.DOWN, 0, f"{name}: libvirt does not have it yet, or it is not active there")
 
 
-def _outstanding(network: OpaqueNetwork, intent: SwitchIntent, todo: Sequence[Step]) -> int:
-    key = network_key(network.uuid)
-    return sum(
-        flow.cookie == key
-        for step in todo
-        if isinstance(step, ChangeFlows) and step.bridge == intent.bridge
-        for flow in (*step.delete, *step.add)
-    )
-
-
-def _rejected(network: OpaqueNetwork, resolved: Resolved) -> Iterator[_Finding]:
+def _rejected(resolved: Resolved) -> dict[UUID, list[_Finding]]:
+    """By network: why it is not realized."""
+    found: dict[UUID, list[_Finding]] = {}
     for ref, sentence in resolved.rejections:
-        if ref.kind is Kind.NETWORK and ref.uuid == network.uuid:
-            yield _Finding(Status.UNAVAILABLE, 0, sentence)
+        if ref.kind is Kind.NETWORK:
+            found.setdefault(ref.uuid, []).append(_Finding(Status.UNAVAILABLE, 0, sentence))
+    return found
 
 
 def _network_status(uuid: UUID, findings: list[_Finding]) -> NetworkStatus:

@@ -149,7 +149,7 @@ def _remove_networks(desired: Desired, observed: Observed) -> Iterator[Step]:
     if isinstance(observed.libvirt_networks, Unread):
         return
     names = {network.name: network.uuid for network in desired.networks.values()}
-    for network in sorted(observed.libvirt_networks, key=lambda one: one.uuid):
+    for network in sorted(observed.libvirt_networks, key=lambda one: one.uuid.int):
         unwanted = network.uuid not in desired.networks
         in_the_way = names.get(network.name, network.uuid) != network.uuid  # two networks swap names
         if network.ours and (unwanted or in_the_way):
@@ -279,13 +279,13 @@ def _define_networks(resolved: Resolved, own: Mapping[str, Bridge], observed: Ob
             for port in bridge.ports
             if any((one.ofport or -1) > 0 and not one.error for one in port.interfaces)
         }
+        kinds = {network.type for network in intent.networks}
+        served = {kind for kind in kinds if exit_port(kind, intent.switch.uuid) in working}
         for network in intent.networks:
-            fits = resolved.fits.get(network.uuid)
-            measured = network.uuid in found or fits is None or not fits.measuring
-            ready = measured and exit_port(network.type, intent.switch.uuid) in working
-            if not ready or network.uuid in resolved.undefined:
+            one, fits = found.get(network.uuid), resolved.fits.get(network.uuid)
+            measured = one is not None or fits is None or not fits.measuring
+            if not (measured and network.type in served) or network.uuid in resolved.undefined:
                 continue
-            one = found.get(network.uuid)
             wanted = DefineNetwork(uuid=network.uuid, name=network.name, bridge=intent.bridge, mtu=network.mtu)
             if one is None or not _is_defined(wanted, one):
                 yield wanted

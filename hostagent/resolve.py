@@ -20,15 +20,16 @@ Problems are sentences: the object, what was wanted, what was found, what to do.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from operator import attrgetter, is_
 from uuid import UUID
 
 from hostagent.addresses import interface_of
 from hostagent.flow_set import flow_set
-from hostagent.model import Bridge, Desired, Link, Observed, OvsPort, Unread
+from hostagent.model import Bridge, Desired, LibvirtNetwork, Link, Observed, OvsPort, Unread
 from hostagent.names import PNICS_KEY, exit_port, is_ours, network_key, switch_bridge, trunk_port, uplink_bridge
 from hostagent.underlay.path_fit import Fit, by_tunnel, fit, overhead, peer_names
 from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
@@ -37,6 +38,7 @@ __all__ = ["Resolved", "SwitchIntent", "resolve", "tunnel_key"]
 
 
 _Claim = tuple[UUID | str, NetworkType, int] | int  # what one network at a time can have
+_ByRank = list[tuple[OpaqueNetwork, tuple[_Claim, ...]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +82,44 @@ class Resolved:
 
 
 def resolve(desired: Desired, observed: Observed) -> Resolved:
-    """What *desired* means on the host that *observed* shows."""
+    """What *desired* means on the host that *observed* shows. Several ask in each turn of the loop; what was looked at
+    is compared by identity, so that none but the first of them pays for hundreds of networks."""
+    wanted, seen = _WANTED(desired), _SEEN(observed)
+    for known in _known:
+        same = all(map(is_, known.wanted, wanted)) and all(map(is_, known.seen, seen))
+        if same and (known.flows is None or _same(known.flows, observed.flows)):
+            return known.resolved
+    by_rank, contested = _by_seniority(desired, observed)
+    resolved = _resolve(desired, observed, by_rank)
+    _known.appendleft(
+        _Known(wanted=wanted, seen=seen, flows=dict(observed.flows) if contested else None, resolved=resolved)
+    )
+    return resolved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What was resolved, from what; None for *flows* where nothing was asked of them."""
+
+    wanted: tuple[object, ...]
+    seen: tuple[object, ...]
+    flows: Mapping[str, object] | None
+    resolved: Resolved
+
+
+_WANTED = attrgetter("host", "switches", "networks", "offered_pnics")
+_SEEN = attrgetter("bridges", "links", "libvirt_networks", "paths")
+_known: deque[_Known] = deque(maxlen=4)
+
+
+def _same(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
+    return before.keys() == now.keys() and all(before[name] is now[name] for name in before)
+
+
+def _resolve(desired: Desired, observed: Observed, by_rank: _ByRank) -> Resolved:
     problems: list[tuple[Ref, str]] = []
     undefined: set[UUID] = set()
-    networks = _networks(desired, observed, problems, undefined)
+    networks = _networks(desired, observed, by_rank, problems, undefined)
     fits = _fits(desired, observed, networks)
     for network, found in fits.items():
         if found.problem:
@@ -215,9 +251,10 @@ def _port_problems(intent: SwitchIntent, observed: Observed) -> Iterator[tuple[R
     if intent.foreign:
         return
     ports = {port.name: port for bridge in _bridges(observed) if bridge.name == intent.bridge for port in bridge.ports}
-    for network in intent.networks:
-        name = exit_port(network.type, intent.switch.uuid)
-        sentence = _port_error(ports.get(name))
+    names = {kind: exit_port(kind, intent.switch.uuid) for kind in {network.type for network in intent.networks}}
+    errors = {kind: _port_error(ports.get(name)) for kind, name in names.items()}
+    for network in intent.networks if any(errors.values()) else ():
+        name, sentence = names[network.type], errors[network.type]
         if sentence:
             what = f"{network.type} tunnel port" if network.type.tunneled else f"port {name} to the uplink"
             yield (
@@ -268,12 +305,18 @@ def _bridge_of(interface_name: str, observed: Observed) -> str:
 
 
 def _networks(
-    desired: Desired, observed: Observed, problems: list[tuple[Ref, str]], undefined: set[UUID]
+    desired: Desired,
+    observed: Observed,
+    by_rank: _ByRank,
+    problems: list[tuple[Ref, str]],
+    undefined: set[UUID],
 ) -> dict[UUID, tuple[OpaqueNetwork, ...]]:
     """Networks by switch, without the excluded ones."""
     by_switch: dict[UUID, list[OpaqueNetwork]] = {}
     carried: dict[_Claim, OpaqueNetwork] = {}
-    for network, claims in _by_seniority(desired, observed):
+    vteps = {uuid: _vtep(desired, uuid) for uuid in desired.switches}
+    foreign = _foreign_networks(observed)
+    for network, claims in by_rank:
         ref = Ref(kind=Kind.NETWORK, uuid=network.uuid)
         switch = desired.switches.get(network.switch_uuid)
         if switch is None:
@@ -292,10 +335,10 @@ def _networks(
             continue
         carried.update(dict.fromkeys(claims, network))
         by_switch.setdefault(switch.uuid, []).append(network)
-        for sentence in _definition_problems(network, switch, _vtep(desired, switch.uuid), observed):
+        for sentence in _definition_problems(network, switch, vteps[switch.uuid], foreign):
             problems.append((ref, sentence))
             undefined.add(network.uuid)
-    return {switch: tuple(sorted(found, key=lambda one: one.uuid)) for switch, found in by_switch.items()}
+    return {switch: tuple(sorted(found, key=lambda one: one.uuid.int)) for switch, found in by_switch.items()}
 
 
 def _fits(desired: Desired, observed: Observed, networks: Mapping[UUID, tuple[OpaqueNetwork, ...]]) -> dict[UUID, Fit]:
@@ -320,26 +363,32 @@ def _of_switch(senior: OpaqueNetwork, switch: OpaqueSwitch, desired: Desired) ->
     return f", on the same PNICs by switch {other.name}" if other is not None and other.uuid != switch.uuid else ""
 
 
-def _by_seniority(desired: Desired, observed: Observed) -> list[tuple[OpaqueNetwork, tuple[_Claim, ...]]]:
+def _by_seniority(desired: Desired, observed: Observed) -> tuple[_ByRank, bool]:
     """All networks with what each must have for itself; of those that want the same, the one that is to have it first.
+    And whether there are such.
 
     Whether a network is in use is looked at only where it matters: there may be many flows.
     """
-    claims = {network.uuid: _claims(network, desired) for network in desired.networks.values()}
+    uplinks = {
+        uuid: uplink_bridge(_choose_pnics(switch, desired.offered_pnics)) for uuid, switch in desired.switches.items()
+    }
+    claims = {network.uuid: _claims(network, uplinks) for network in desired.networks.values()}
     times = Counter(claim for several in claims.values() for claim in several)
+    contested = {claim for claim, number in times.items() if number > 1}
 
-    def rank(network: OpaqueNetwork) -> tuple[tuple[bool, ...], UUID]:
-        contested = any(times[claim] > 1 for claim in claims[network.uuid])
-        return tuple(not sign for sign in _signs_of_use(network, observed)) if contested else (), network.uuid
+    def rank(network: OpaqueNetwork) -> tuple[tuple[bool, ...], int]:
+        in_question = contested and not contested.isdisjoint(claims[network.uuid])
+        return tuple(not sign for sign in _signs_of_use(network, observed)) if in_question else (), network.uuid.int
 
-    return [(network, claims[network.uuid]) for network in sorted(desired.networks.values(), key=rank)]
+    by_rank = [(network, claims[network.uuid]) for network in sorted(desired.networks.values(), key=rank)]
+    return by_rank, bool(contested)
 
 
-def _claims(network: OpaqueNetwork, desired: Desired) -> tuple[_Claim, ...]:
-    """Its segment, and its key in the pipeline."""
+def _claims(network: OpaqueNetwork, uplinks: Mapping[UUID, str]) -> tuple[_Claim, ...]:
+    """Its segment, and its key in the pipeline. A VLAN is one for all switches on the same PNICs."""
     wire: UUID | str = network.switch_uuid
-    if not network.type.tunneled and network.switch_uuid in desired.switches:  # one for all switches on the same PNICs
-        wire = uplink_bridge(_choose_pnics(desired.switches[network.switch_uuid], desired.offered_pnics))
+    if not network.type.tunneled:
+        wire = uplinks.get(network.switch_uuid, wire)
     return (wire, network.type, network.segment_id), network_key(network.uuid)
 
 
@@ -357,7 +406,19 @@ def _signs_of_use(network: OpaqueNetwork, observed: Observed) -> Iterator[bool]:
     yield flows is not None and not isinstance(flows, Unread) and cookie in flow_set(flows).cookies
 
 
-def _definition_problems(network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str, observed: Observed) -> Iterator[str]:
+def _foreign_networks(observed: Observed) -> dict[UUID | str, list[LibvirtNetwork]]:
+    """libvirt's networks that are not ours, by UUID and by name."""
+    found: dict[UUID | str, list[LibvirtNetwork]] = {}
+    for network in () if isinstance(observed.libvirt_networks, Unread) else observed.libvirt_networks:
+        if not network.ours:
+            found.setdefault(network.uuid, []).append(network)
+            found.setdefault(network.name, []).append(network)
+    return found
+
+
+def _definition_problems(
+    network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str, foreign: Mapping[UUID | str, list[LibvirtNetwork]]
+) -> Iterator[str]:
     extra = overhead(network.type, vtep)
     if network.mtu > switch.mtu and not network.type.tunneled:
         yield (
@@ -369,11 +430,11 @@ def _definition_problems(network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str
             f"network {network.name}: its MTU of {network.mtu} and {extra} bytes of {network.type} do not fit "
             f"the {switch.mtu} of switch {switch.name}; lower the network's MTU to {switch.mtu - extra}"
         )
-    if isinstance(observed.libvirt_networks, Unread):
+    if not foreign:
         return
-    for other in observed.libvirt_networks:
-        if not other.ours and (other.uuid == network.uuid or other.name == network.name):
-            yield (
-                f"network {network.name}: libvirt has a network {other.name} ({other.uuid}) that this agent did not "
-                "make; rename or undefine it"
-            )
+    of_its_name = [other for other in foreign.get(network.name, ()) if other.uuid != network.uuid]
+    for other in (*foreign.get(network.uuid, ()), *of_its_name):
+        yield (
+            f"network {network.name}: libvirt has a network {other.name} ({other.uuid}) that this agent did not "
+            "make; rename or undefine it"
+        )

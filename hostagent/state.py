@@ -67,6 +67,17 @@ CREATE TABLE vifs (
 ) WITHOUT ROWID;
 CREATE TABLE notes (vm_uuid TEXT PRIMARY KEY, at_unix REAL NOT NULL) WITHOUT ROWID;
 """
+_TABLES = {
+    Kind.ZONE: "zones",
+    Kind.SWITCH: "switches",
+    Kind.NETWORK: "networks",
+    Kind.WITHDRAWAL: "withdrawals",
+    Kind.SECURITY_GROUP: "groups",
+    Kind.PORT: "ports",
+    Kind.LOCATION: "locations",
+    Kind.LEARNED: "learned",
+}
+_SMALL = frozenset(_TABLES) - {Kind.PORT, Kind.LOCATION, Kind.LEARNED}
 _DROP_VIF = "DELETE FROM vifs WHERE vif_uuid = ?"
 
 
@@ -82,11 +93,12 @@ class State:
         self.store_id = ""
         self.revision = 0  # of the last whole Update, realized or not
         self.host: HostConfig | None = None
-        self.zones: dict[UUID, TransportZone] = {}
-        self.switches: dict[UUID, OpaqueSwitch] = {}
-        self.networks: dict[UUID, OpaqueNetwork] = {}
-        self.withdrawals: dict[UUID, Withdrawal] = {}
-        self.groups: dict[UUID, SecurityGroup] = {}
+        # Those that are small are copied before they are changed: who has one has it as it was.
+        self.zones: Mapping[UUID, TransportZone] = {}
+        self.switches: Mapping[UUID, OpaqueSwitch] = {}
+        self.networks: Mapping[UUID, OpaqueNetwork] = {}
+        self.withdrawals: Mapping[UUID, Withdrawal] = {}
+        self.groups: Mapping[UUID, SecurityGroup] = {}
         self.ports: Indexed[LogicalPort] = Indexed()
         self.locations: Indexed[Location] = Indexed()
         self.learned: Indexed[Learned] = Indexed()  # by port
@@ -104,6 +116,7 @@ class State:
         self.records: Records
         """Endpoints and relays; only where the database may be written."""
         self._statements: list[Statement] = []  # of the batch that is being taken
+        self._copied: set[Kind] = set()  # tables that are the batch's own
         self._losses = 0
         self._turned = asyncio.Event()
         self._db = self._open(read_only)
@@ -189,7 +202,7 @@ class State:
             StateError: the disk refused; then memory is again what the disk holds. Not after `write_beside`.
         """
         changed: list[Ref] = []
-        self._statements = []
+        self._statements, self._copied = [], set()
         for ref in removals:
             if self._drop(ref.kind, ref.uuid):
                 changed.append(Ref(kind=ref.kind, uuid=ref.uuid))
@@ -197,7 +210,7 @@ class State:
             if self._keep(item):
                 changed.append(ref_of(item))
         if revision is not None:
-            self._set_meta("revision", str(revision))
+            self._write("REPLACE INTO meta VALUES (?, ?)", ("revision", str(revision)))
         try:
             self._journal.write(self._statements)
         except sqlite3.Error as error:
@@ -346,7 +359,7 @@ class State:
         ref = ref_of(item)
         self._unindex(ref.kind, ref.uuid)
         self._versions[ref.kind][ref.uuid] = item.version
-        self._table(ref.kind)[ref.uuid] = item.body
+        self._for_change(ref.kind)[ref.uuid] = item.body
         if isinstance(item.body, HostConfig):
             self.host = item.body
         elif isinstance(item.body, LogicalPort):
@@ -365,7 +378,7 @@ class State:
         self._unindex(kind, uuid)
         if kind is Kind.LOCATION:
             self._seen[uuid] = self.newest_location(uuid)
-        del self._table(kind)[uuid]
+        del self._for_change(kind)[uuid]
         if kind is Kind.HOST:
             self.host = None
         if kind is Kind.LOCATION:
@@ -382,23 +395,15 @@ class State:
                 self.subports.get(before.parent_port, set()).discard(uuid)
                 self.parents.pop(uuid, None)
 
-    def _table(self, kind: Kind) -> dict[UUID, Constructs]:
-        if kind is Kind.HOST:
-            return self._hosts
-        tables = {
-            Kind.ZONE: self.zones,
-            Kind.SWITCH: self.switches,
-            Kind.NETWORK: self.networks,
-            Kind.WITHDRAWAL: self.withdrawals,
-            Kind.SECURITY_GROUP: self.groups,
-            Kind.PORT: self.ports,
-            Kind.LOCATION: self.locations,
-            Kind.LEARNED: self.learned,
-        }
-        return tables[kind]  # type: ignore[return-value]
+    def _table(self, kind: Kind) -> Mapping[UUID, Constructs]:
+        return self._hosts if kind is Kind.HOST else getattr(self, _TABLES[kind])
 
-    def _set_meta(self, key: str, value: str) -> None:
-        self._write("REPLACE INTO meta VALUES (?, ?)", (key, value))
+    def _for_change(self, kind: Kind) -> dict[UUID, Any]:
+        """The table, for a batch that has begun by emptying `_copied`."""
+        if kind in _SMALL and kind not in self._copied:
+            self._copied.add(kind)
+            setattr(self, _TABLES[kind], {**self._table(kind)})
+        return self._table(kind)  # type: ignore[return-value]
 
     def _write(self, sql: str, values: Sequence[Any]) -> None:
         self._statements.append((sql, values))
@@ -448,6 +453,7 @@ class State:
         return db
 
     def _load(self, db: sqlite3.Connection) -> None:
+        self._copied = set()
         meta = dict(db.execute("SELECT key, value FROM meta"))
         self.store_id = meta.get("store_id", "")
         self.revision = int(meta.get("revision", "0"))
@@ -464,7 +470,7 @@ class State:
             tables[of][uuid] = body
             self._versions[of][uuid] = message.version
         for of, rows in tables.items():
-            table = self._table(of)
+            table = self._for_change(of)
             table.fill(rows) if isinstance(table, Indexed) else table.update(rows)
         self.host = next(iter(tables[Kind.HOST].values()), None)
         for port in self.ports.values():
@@ -476,8 +482,7 @@ class State:
 
     def _forget_all(self) -> None:
         self.store_id, self.revision, self.host = "", 0, None
-        for table in (self.zones, self.switches, self.networks, self.withdrawals, self.groups):
-            table.clear()
+        self.zones, self.switches, self.networks, self.withdrawals, self.groups = {}, {}, {}, {}, {}
         self.ports.clear()
         self.locations.clear()
         self.learned.clear()

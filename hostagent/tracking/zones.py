@@ -12,6 +12,7 @@ All who use Open vSwitch on a host share 65,536 numbers: OVN counts from 1, the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from uuid import UUID
 
 from hostagent.indexed import select
@@ -46,7 +47,7 @@ def assign(ports: Iterable[UUID], *, held: Mapping[UUID, int], last: int) -> dic
     Ports beyond the number of zones get none.
     """
     taken = set(held.values())
-    free = (zone for zone in (*_after(last), *_until(last)) if zone not in taken)
+    free = (zone for zone in chain(_after(last), _until(last)) if zone not in taken)
     return dict(zip(sorted(port for port in ports if port not in held), free, strict=False))
 
 
