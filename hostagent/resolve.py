@@ -21,10 +21,11 @@ Problems are sentences: the object, what was wanted, what was found, what to do.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from operator import attrgetter, is_
+from itertools import chain
+from operator import is_
 from uuid import UUID
 
 from hostagent.addresses import interface_of
@@ -82,44 +83,60 @@ class Resolved:
 
 
 def resolve(desired: Desired, observed: Observed) -> Resolved:
-    """What *desired* means on the host that *observed* shows. Several ask in each turn of the loop; what was looked at
-    is compared by identity, so that none but the first of them pays for hundreds of networks."""
-    wanted, seen = _WANTED(desired), _SEEN(observed)
-    for known in _known:
-        same = all(map(is_, known.wanted, wanted)) and all(map(is_, known.seen, seen))
-        if same and (known.flows is None or _same(known.flows, observed.flows)):
+    """What *desired* means on the host that *observed* shows.
+
+    Several ask in each turn of the loop: what was resolved is remembered with what was looked at, which is as it was if
+    it is the same object. That memory changes no answer.
+    """
+    looked_at, in_use = _looked_at(desired, observed), _in_use(observed)
+    foreign = _foreign_networks(observed)
+    for known in _memory:
+        if _same(known.looked_at, looked_at) and known.foreign == foreign and _same(known.in_use or in_use, in_use):
             return known.resolved
     by_rank, contested = _by_seniority(desired, observed)
-    resolved = _resolve(desired, observed, by_rank)
-    _known.appendleft(
-        _Known(wanted=wanted, seen=seen, flows=dict(observed.flows) if contested else None, resolved=resolved)
+    resolved = _resolve(desired, observed, by_rank, foreign)
+    _memory.appendleft(
+        _Known(looked_at=looked_at, foreign=foreign, in_use=in_use if contested else None, resolved=resolved)
     )
     return resolved
 
 
+_Foreign = Mapping[UUID | str, Sequence[LibvirtNetwork]]  # libvirt's networks that are not ours, by UUID and by name
+_Objects = tuple[object, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """What was resolved, from what; None for *flows* where nothing was asked of them."""
+    """What was resolved, and from what; None for *in_use* where no two networks want the same."""
 
-    wanted: tuple[object, ...]
-    seen: tuple[object, ...]
-    flows: Mapping[str, object] | None
+    looked_at: _Objects
+    foreign: _Foreign
+    in_use: _Objects | None
     resolved: Resolved
 
 
-_WANTED = attrgetter("host", "switches", "networks", "offered_pnics")
-_SEEN = attrgetter("bridges", "links", "libvirt_networks", "paths")
-_known: deque[_Known] = deque(maxlen=4)
+_memory: deque[_Known] = deque(maxlen=4)
 
 
-def _same(before: Mapping[str, object], now: Mapping[str, object]) -> bool:
-    return before.keys() == now.keys() and all(before[name] is now[name] for name in before)
+def _looked_at(desired: Desired, observed: Observed) -> _Objects:
+    """All that `_resolve` looks at, but for libvirt's networks."""
+    wanted = (desired.host, desired.switches, desired.networks, desired.offered_pnics)
+    return (*wanted, observed.bridges, observed.links, observed.paths)
 
 
-def _resolve(desired: Desired, observed: Observed, by_rank: _ByRank) -> Resolved:
+def _in_use(observed: Observed) -> _Objects:
+    """What tells, beside the bridges, whether a network is in use."""
+    return (observed.libvirt_networks, *chain.from_iterable(observed.flows.items()))
+
+
+def _same(some: _Objects, others: _Objects) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
+def _resolve(desired: Desired, observed: Observed, by_rank: _ByRank, foreign: _Foreign) -> Resolved:
     problems: list[tuple[Ref, str]] = []
     undefined: set[UUID] = set()
-    networks = _networks(desired, observed, by_rank, problems, undefined)
+    networks = _networks(desired, by_rank, foreign, problems, undefined)
     fits = _fits(desired, observed, networks)
     for network, found in fits.items():
         if found.problem:
@@ -146,8 +163,8 @@ def _resolve(desired: Desired, observed: Observed, by_rank: _ByRank) -> Resolved
             )
         elif not (pnics and pnics[0] in taken):
             taken.update(dict.fromkeys(pnics, (pnics, switch)))
-        foreign = _foreign_bridge(switch_bridge(uuid), observed)
-        if foreign:
+        taken_by_others = _foreign_bridge(switch_bridge(uuid), observed)
+        if taken_by_others:
             blocked.append(_foreign_sentence(f"switch {switch.name}", switch_bridge(uuid)))
         if pnics and _foreign_bridge(uplink_bridge(pnics), observed):
             blocked.append(_foreign_sentence(f"switch {switch.name}", uplink_bridge(pnics)))
@@ -161,7 +178,7 @@ def _resolve(desired: Desired, observed: Observed, by_rank: _ByRank) -> Resolved
             networks=networks.get(uuid, ()),
             cut=_cut(uuid, observed),
             blocked=tuple(blocked),
-            foreign=foreign,
+            foreign=taken_by_others,
         )
         problems += _port_problems(intent, observed)
     return Resolved(switches=switches, undefined=frozenset(undefined), fits=fits, rejections=tuple(problems))
@@ -306,8 +323,8 @@ def _bridge_of(interface_name: str, observed: Observed) -> str:
 
 def _networks(
     desired: Desired,
-    observed: Observed,
     by_rank: _ByRank,
+    foreign: _Foreign,
     problems: list[tuple[Ref, str]],
     undefined: set[UUID],
 ) -> dict[UUID, tuple[OpaqueNetwork, ...]]:
@@ -315,7 +332,6 @@ def _networks(
     by_switch: dict[UUID, list[OpaqueNetwork]] = {}
     carried: dict[_Claim, OpaqueNetwork] = {}
     vteps = {uuid: _vtep(desired, uuid) for uuid in desired.switches}
-    foreign = _foreign_networks(observed)
     for network, claims in by_rank:
         ref = Ref(kind=Kind.NETWORK, uuid=network.uuid)
         switch = desired.switches.get(network.switch_uuid)
@@ -406,8 +422,7 @@ def _signs_of_use(network: OpaqueNetwork, observed: Observed) -> Iterator[bool]:
     yield flows is not None and not isinstance(flows, Unread) and cookie in flow_set(flows).cookies
 
 
-def _foreign_networks(observed: Observed) -> dict[UUID | str, list[LibvirtNetwork]]:
-    """libvirt's networks that are not ours, by UUID and by name."""
+def _foreign_networks(observed: Observed) -> _Foreign:
     found: dict[UUID | str, list[LibvirtNetwork]] = {}
     for network in () if isinstance(observed.libvirt_networks, Unread) else observed.libvirt_networks:
         if not network.ours:
@@ -416,9 +431,7 @@ def _foreign_networks(observed: Observed) -> dict[UUID | str, list[LibvirtNetwor
     return found
 
 
-def _definition_problems(
-    network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str, foreign: Mapping[UUID | str, list[LibvirtNetwork]]
-) -> Iterator[str]:
+def _definition_problems(network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str, foreign: _Foreign) -> Iterator[str]:
     extra = overhead(network.type, vtep)
     if network.mtu > switch.mtu and not network.type.tunneled:
         yield (

@@ -18,7 +18,7 @@ PACKAGES = ("netmgr", "hostagent", "vmctl")
 PURE = {
     "netmgr": ("contract/learned.py", "contract/nested.py", "contract/reading.py", "contract/trace.py",
                "contract/types.py", "model", "rules", "allocate", "span", "arbiter"),
-    "hostagent": ("addresses", "dhcp", "early_ofports", "explain", "fastpath", "flow", "flow_set", "flow_words",
+    "hostagent": ("addresses", "dhcp", "early_ofports", "exits", "explain", "fastpath", "flow", "flow_set", "flow_words",
                   "flows", "group_memory", "health", "indexed", "learning", "migration", "model", "names", "pipeline",
                   "plan", "port_views", "presence",
                   "qos", "resolve", "strays", "tracing", "subports", "tracking/tickets", "tracking/zones",

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from hostagent import resolve as module
 from hostagent.flow import Flow
-from hostagent.model import Desired, Observed, Unread
+from hostagent.model import Desired, LibvirtNetwork, Observed, Unread
 from hostagent.resolve import resolve
 from netmgr.contract.types import NetworkType, OpaqueNetwork
 from tests.support.hostagent_worlds import bare, desired, location, named, network, port, settled, switch
@@ -90,3 +91,50 @@ def test_of_two_that_are_both_new_the_lower_uuid_is_carried() -> None:
 def test_networks_that_share_nothing_are_all_carried() -> None:
     both = wanted(network("n1", on="s1"), network("n2", on="s2"), vlan("n3", on="s1"))
     assert carried(both, bare()) == {"n1", "n2", "n3"}
+
+
+# --- what is remembered -------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """Stands for *what*, and tells which of its parts were looked at."""
+
+    def __init__(self, what: object) -> None:
+        self._what = what
+        self.parts: set[str] = set()
+
+    def __getattr__(self, part: str) -> object:
+        self.parts.add(part)
+        return getattr(self._what, part)
+
+
+@pytest.mark.parametrize("contested", [False, True])
+def test_all_that_an_answer_depends_on_is_what_it_is_remembered_by(contested: bool) -> None:
+    wish = wanted(vlan("n1", on="s1"), vlan("n2", on="s2" if contested else "s1"))
+    if not contested:
+        wish = wanted(vlan("n1", on="s1"), network("n2", on="s1"))
+    seen = settled(wish, bare())
+    remembered, looked_at = (Watched(wish), Watched(seen)), (Watched(wish), Watched(seen))
+    module._looked_at(*remembered)  # type: ignore[arg-type]
+    by_rank, found = module._by_seniority(*looked_at)  # type: ignore[arg-type]
+    assert found is contested
+    if contested:
+        module._in_use(remembered[1])  # type: ignore[arg-type]
+    module._resolve(*looked_at, by_rank, module._foreign_networks(seen))  # type: ignore[arg-type]
+    for looked, kept in zip(looked_at, remembered, strict=True):
+        assert looked.parts <= kept.parts
+    assert {"networks", "bridges"} <= looked_at[0].parts | looked_at[1].parts, "the watch works"
+
+
+def test_an_answer_is_given_again_while_nothing_has_changed() -> None:
+    wish = wanted(network("n1", on="s1"))
+    seen = settled(wish, bare())
+    first = resolve(wish, seen)
+    assert resolve(replace(wish), replace(seen, flows=dict(seen.flows))) is first
+    assert resolve(wish, replace(seen, flows={})) is first, "flows are asked only where networks want the same"
+    assert resolve(wish, replace(seen, libvirt_networks=())) is first, "so are our own networks at libvirt"
+    assert resolve(wish, replace(seen, bridges=())) is not first
+    assert resolve(replace(wish, networks={}), seen).switches[named("s1")].networks == ()
+    strange = LibvirtNetwork(uuid=named("theirs"), name="n1")
+    assert named("n1") in resolve(wish, replace(seen, libvirt_networks=(strange,))).undefined
+    assert resolve(wish, seen).undefined == frozenset()

@@ -235,3 +235,19 @@ def test_the_boot_id_lasts_for_one_boot_and_one_run_directory(tmp_path: Path) ->
     assert read("fresh-run") == "k1/two"
     kernel.write_text("k2\n")
     assert read("run") == "k2/three"
+
+
+def test_a_small_table_that_was_handed_out_stays_as_it_was(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db")
+    before = state.zones
+    state.take([_zone()])
+    one = state.zones
+    state.take([_zone(name="b", version=2)])
+    two = state.zones
+    state.take((), [Ref(kind=Kind.ZONE, uuid=ZONE)])
+    assert [[zone.name for zone in zones.values()] for zones in (before, one, two, state.zones)] == [
+        [],
+        ["a"],
+        ["b"],
+        [],
+    ]
