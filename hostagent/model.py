@@ -183,6 +183,7 @@ class OvsPort:
     other_config: Mapping[str, str] = field(default_factory=dict)
     vlan_mode: str = ""
     trunks: tuple[int, ...] = ()  # VLANs that it carries, sorted; none means all
+    tag: int | None = None  # the VLAN that it is in, untagged
     qos: Qos | None = None
 
 
@@ -297,8 +298,8 @@ class RemoveBridge:
 class PutPort:
     """A port with its interfaces; more than one interface makes a bond.
 
-    A port named as its bridge is the bridge's LOCAL port: only its `mtu_request` is set. With `trunks` it carries these
-    VLANs only, tagged; without, nothing is said of VLANs.
+    A port named as its bridge is the bridge's LOCAL port: only its `mtu_request` is set, and its `tag` where it has none.
+    With `trunks` it carries these VLANs only, tagged; without, nothing is said of VLANs.
     """
 
     bridge: str
@@ -309,6 +310,7 @@ class PutPort:
     lacp: str = ""
     other_config: Mapping[str, str] = field(default_factory=dict)
     trunks: tuple[int, ...] = ()
+    tag: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

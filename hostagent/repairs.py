@@ -114,6 +114,8 @@ def _port(step: PutPort, rested: Observed, observed: Observed) -> str:
     had = _ports(rested, step.bridge).get(step.name)
     if had is None or (had.bond_mode, had.lacp) != (step.bond_mode, step.lacp):
         return ""
+    if step.tag not in (None, had.tag):
+        return ""
     interfaces = {one.name: one for one in had.interfaces}
     if any(not _fits(one, interfaces.get(one.name)) for one in step.interfaces):
         return ""

@@ -5,7 +5,9 @@ switch that uses the set (userspace tunnels need exactly that). The PNIC was giv
 bring up; its MTU is the operator's. LOCAL's MTU is ours: the largest that a switch on it asks for.
 
 A switch with networks on VLANs is patched to it by a trunk of exactly these VLANs, so that nothing else of the physical
-network gets in. What VLANs other ports of the bridge carry is not ours to say.
+network gets in. LOCAL, where tunnels end, is in no VLAN: whoever is on one, guests too, must not be heard there. Open
+vSwitch in user space believes any ARP answer that it carries to LOCAL, tagged or not, and would send tunnels to its
+MAC. What VLANs others have said of LOCAL, and what VLANs other ports of the bridge carry, is not ours to change.
 
 Several PNICs are one bond, which asks nothing of the physical switch unless its teaming is LACP: balance-slb spreads
 source MACs, so the tunnels of one VTEP use one PNIC at a time; LACP with balance-tcp spreads flows. While LACP has no
@@ -70,6 +72,7 @@ _BONDINGS = {
 
 
 _PATCH = "patch"
+_UNTAGGED = 0  # as `tag` of a port: what has no tag, and nothing else
 _ANY_ADDRESS, _OWN_ADDRESSES = 0, 1  # values of arp_ignore
 
 
@@ -223,9 +226,11 @@ def _ports(uplink: _Uplink, bridge: Bridge | None) -> Iterator[Step]:
         if not _is_patched(trunk, ports.get(trunk.name)):
             yield trunk
     local = ports.get(uplink.name)
-    if local is None or any(one.mtu_request != uplink.mtu for one in local.interfaces):
+    open_to_all = local is None or (local.tag, local.vlan_mode, local.trunks) == (None, "", ())
+    if open_to_all or local is None or any(one.mtu_request != uplink.mtu for one in local.interfaces):
         interface = Interface(name=uplink.name, type="internal", mtu_request=uplink.mtu)
-        yield PutPort(bridge=uplink.name, name=uplink.name, interfaces=(interface,), external_ids={})
+        tag = _UNTAGGED if open_to_all else None
+        yield PutPort(bridge=uplink.name, name=uplink.name, interfaces=(interface,), external_ids={}, tag=tag)
 
 
 def _is_patched(wanted: PutPort, found: OvsPort | None) -> bool:

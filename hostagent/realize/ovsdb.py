@@ -58,7 +58,18 @@ DEFAULT_REMOTE = "unix:/run/openvswitch/db.sock"
 _COLUMNS = {
     "Open_vSwitch": ["bridges", "next_cfg", "cur_cfg", "ovs_version", "datapath_types"],
     "Bridge": ["name", "datapath_type", "fail_mode", "external_ids", "other_config", "ports"],
-    "Port": ["name", "interfaces", "external_ids", "bond_mode", "lacp", "other_config", "vlan_mode", "trunks", "qos"],
+    "Port": [
+        "name",
+        "interfaces",
+        "external_ids",
+        "bond_mode",
+        "lacp",
+        "other_config",
+        "vlan_mode",
+        "trunks",
+        "tag",
+        "qos",
+    ],
     "QoS": ["type", "queues", "other_config", "external_ids"],
     "Queue": ["other_config", "external_ids"],
     "Interface": [
@@ -335,6 +346,7 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
             other_config=dict(row.other_config),
             vlan_mode=_one(row.vlan_mode, ""),
             trunks=tuple(sorted(row.trunks)),
+            tag=_one(row.tag, None),
             qos=_qos(row.qos[0]) if row.qos else None,
         )
         self._ports[row.uuid] = (rows, port)

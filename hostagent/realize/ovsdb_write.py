@@ -81,12 +81,17 @@ def _put_port(idl: Any, txn: Any, step: PutPort) -> None:
     bridge = _row(idl, "Bridge", step.bridge)
     if bridge is None:
         raise RealizeError(f"port {step.name}: bridge {step.bridge} is gone; it is made first and the port retried")
-    if step.name == step.bridge:  # LOCAL: made with its bridge; only its MTU is ours to ask for
+    if (
+        step.name == step.bridge
+    ):  # LOCAL: made with its bridge; its MTU is ours to ask for, and a VLAN that nobody has said
         for interface in step.interfaces:
             row = _row(idl, "Interface", interface.name)
             asked = [] if interface.mtu_request is None else [interface.mtu_request]
             if row is not None and asked and _value(row, "mtu_request") != asked:
                 row.mtu_request = asked
+        local = _row(idl, "Port", step.name)
+        if step.tag is not None and local is not None and not _value(local, "tag"):
+            local.tag = [step.tag]
         return
     port = _row(idl, "Port", step.name)
     wanted = {interface.name for interface in step.interfaces}

@@ -85,6 +85,7 @@ def test_bridge_and_port_are_made_mended_and_removed(bare_lab: Lab) -> None:
             name=BRIDGE.name,
             interfaces=(Interface(name=BRIDGE.name, mtu_request=1650),),
             external_ids={},
+            tag=0,
         )
         await db.apply([BRIDGE, TUNNEL, local])
         bridge, port = _bridge(db), _port(db, TUNNEL.name)
@@ -95,7 +96,12 @@ def test_bridge_and_port_are_made_mended_and_removed(bare_lab: Lab) -> None:
         assert (interface.type, interface.options["key"], interface.error) == ("vxlan", "flow", "")
         assert interface.ofport is not None  # apply waits until vswitchd has taken the change over
         assert interface.ofport > 0
-        assert any(i.mtu_request == 1650 for p in bridge.ports for i in p.interfaces)
+        assert any(i.mtu_request == 1650 and p.tag == 0 for p in bridge.ports for i in p.interfaces)
+        bare_lab.exec("h1", ["ovs-vsctl", "set", "Port", BRIDGE.name, "tag=20"])
+        await db.apply([local])
+        made = _port(db, BRIDGE.name)
+        assert made is not None
+        assert made.tag == 20, "what somebody has said stays"
 
         bare_lab.exec("h1", ["ovs-vsctl", "set", "Interface", TUNNEL.name, "options:key=7"])
         bare_lab.exec("h1", ["ovs-vsctl", "set", "Bridge", BRIDGE.name, "fail_mode=standalone"])

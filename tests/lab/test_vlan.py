@@ -6,6 +6,7 @@ a bridge of its own on its PNIC, with machine m1 on VLAN 100 and m2 on VLAN 200,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,31 @@ def test_what_somebody_breaks_is_mended_and_what_is_his_stays(street: Street, wh
         assert street.vsctl("h1", "get", "port", "theirs", "trunks").strip() == "[7, 100]"
     finally:
         street.vsctl("h1", "del-port", "theirs")
+
+
+LIAR = """
+import socket, sys, time
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(("eth0", 0))
+own, local, peer = s.getsockname()[4], bytes.fromhex(sys.argv[1].replace(":", "")), socket.inet_aton(sys.argv[2])
+for to in 10 * (local, b"\\xff" * 6):
+    s.send(to + own + bytes.fromhex("08060001080006040002") + own + peer + local + socket.inet_aton(sys.argv[3]))
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.datapath
+def test_a_guest_on_a_vlan_cannot_speak_for_the_peer_of_a_tunnel(street: Street) -> None:
+    """It says that it has h2's VTEP, to the host that it is on."""
+    uplink, vteps = street.uplink("h1"), {}
+    for host in ("h1", "h2"):
+        (switch,) = [one for one in street.show(host)["switches"] if one["name"] == "sw-a"]
+        vteps[host] = switch["vteps"][0].split("/")[0]
+    local = street.vsctl("h1", "get", "interface", uplink, "mac_in_use").strip().strip('"')
+    street.lab.exec("e1", [sys.executable, "-c", LIAR, local, vteps["h2"], vteps["h1"]])
+    known = street.lab.exec("h1", ["ovs-appctl", "tnl/neigh/show"]).stdout
+    assert not [line for line in known.splitlines() if vteps["h2"] + " " in line and "52:54:00:00:00:01" in line]
+    assert street.reach("t1", "10.20.0.2")
 
 
 def test_trace_follows_a_frame_over_the_vlan(street: Street) -> None:

@@ -54,6 +54,7 @@ def text_of(step: Step) -> str:
                 for one in step.interfaces
             ]
             carried = [f"trunks {' '.join(map(str, step.trunks))}"] if step.trunks else []
+            carried += [] if step.tag is None else [f"tag {step.tag}"]
             words = ", ".join([step.bond_mode or "plain", *carried, "; ".join(parts)])
             return f"{kind} {step.bridge} {step.name}: {words}"
         case _:

@@ -206,6 +206,7 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
                 held = {i.name for p in one.ports for i in p.interfaces} & {i.name for i in step.interfaces}
                 assert one is bridge or not held, f"{held} of {step} is in {one.name}: one interface, one bridge"
             numbers = [i.ofport or 0 for p in bridge.ports for i in p.interfaces]
+            tags = {port.name: port.tag for port in bridge.ports}
             interfaces = tuple(
                 replace(one, ofport=max(numbers, default=0) + 1 + index) for index, one in enumerate(step.interfaces)
             )
@@ -218,6 +219,7 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
                 other_config=step.other_config,
                 vlan_mode="trunk" if step.trunks else "",
                 trunks=step.trunks,
+                tag=step.tag if step.tag is not None else tags.get(step.name),
             )
             others = tuple(one for one in bridge.ports if one.name != step.name)
             bridges[step.bridge] = replace(bridge, ports=(*others, new))

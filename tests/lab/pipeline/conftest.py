@@ -426,6 +426,7 @@ def _build(host: Host, underlay: DummySwitch, port: str) -> None:
     index = host.vtep.rpartition(".")[2]
     switch.vsctl("set", "Bridge", uplink, f"other_config:hwaddr=02:ff:00:00:00:0{index}")
     switch.join(uplink, "p0", underlay, "under", port)
+    switch.vsctl("set", "Port", uplink, "tag=0")  # as the agent does
     switch.add_address(uplink, f"{host.vtep}/24", "10.0.0.0/24")
     switch.add_bridge(host.bridge)
     for kind, ovs_type in OVS_TYPES.items():

@@ -132,6 +132,24 @@ def test_nobody_on_the_uplink_speaks_for_a_port_of_this_host(office, street):
     assert office.drops("h1")["", why] >= 1
 
 
+def test_nobody_on_a_vlan_is_heard_where_tunnels_end(office, street):
+    """Open vSwitch in user space learns the MACs of tunnel peers from any ARP that it carries to LOCAL, tagged or not."""
+    h1 = office.hosts["h1"].switch
+    local = h1.vsctl("get", "Interface", UPLINK, "mac_in_use").strip().strip('"')
+    before = h1.appctl("tnl/neigh/show")
+    for number, say in (
+        (3, lambda lie: office.say("o1", "h1", lie)),
+        (PHYSICAL, lambda lie: street.say("mtrunk", lie)),
+    ):
+        for to in (local, ALL):
+            lie = Ether(src=mac(number), dst=to)
+            if number == PHYSICAL:
+                lie /= Dot1Q(vlan=300)
+            say(bytes(lie / ARP(op=2, hwsrc=mac(number), psrc="10.0.0.2", hwdst=local, pdst="10.0.0.1")))
+    office.crossed("h1")
+    assert h1.appctl("tnl/neigh/show") == before
+
+
 def test_what_has_no_tag_or_another_stays_outside(office, street):
     street.say("mtrunk", frame(PHYSICAL), tagged(PHYSICAL, vlan=300), frame(PHYSICAL, ALL, Dot1Q(vlan=0, prio=3)))
     assert office.hear("a", "h1") == office.hear("o1", "h1") == []

@@ -86,7 +86,7 @@ def test_a_bare_host_gets_uplink_bridge_tunnel_and_address_first():
     uplink = [PutBridge, PutPort, PutPort, SetArpIgnore, SetLink, SetArpIgnore, AddAddress]
     assert kinds(steps) == [*uplink, PutBridge, PutPort]
     assert steps[0].fail_mode == "standalone"
-    assert steps[2].interfaces[0].mtu_request == 1600
+    assert (steps[2].interfaces[0].mtu_request, steps[2].tag) == (1600, 0)
     assert steps[6] == AddAddress(link=UPL, address="10.0.0.1/24")
     assert (steps[7].name, steps[7].fail_mode, steps[7].datapath_type) == (OSW, "secure", "netdev")
     assert dict(steps[8].interfaces[0].options) == {"remote_ip": "flow", "key": "flow", "local_ip": "10.0.0.1"}
@@ -277,6 +277,14 @@ def test_two_switches_with_the_same_pnic_share_one_uplink_bridge():
     assert sorted(local.addresses) == ["10.0.0.1/24", "10.0.1.1/24"]
     internal = next(one for p in bridge_of(after, UPL).ports if p.name == UPL for one in p.interfaces)
     assert internal.mtu_request == 2000
+
+
+def test_vlans_are_kept_from_where_tunnels_end_unless_somebody_has_said_which_it_carries():
+    there = settled(ONE, bare())
+    (step,) = plan(desired=ONE, observed=with_port(there, UPL, UPL, tag=None))
+    assert (step.name, step.tag) == (UPL, 0)
+    for said in ({"tag": 20}, {"tag": None, "trunks": (0, 20)}, {"tag": None, "vlan_mode": "native-tagged"}):
+        assert plan(desired=ONE, observed=with_port(there, UPL, UPL, **said)) == ()
 
 
 def test_of_two_switches_that_want_a_pnic_in_different_sets_the_later_is_rejected():
