@@ -298,8 +298,8 @@ class RemoveBridge:
 class PutPort:
     """A port with its interfaces; more than one interface makes a bond.
 
-    A port named as its bridge is the bridge's LOCAL port: only its `mtu_request` is set, and its `tag` where it has none.
-    With `trunks` it carries these VLANs only, tagged; without, nothing is said of VLANs.
+    A port named as its bridge is the bridge's LOCAL port: only its `mtu_request` is set, and its `tag` where there is
+    none. With `trunks` it carries these VLANs only, tagged; without, nothing is said of VLANs.
     """
 
     bridge: str

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from hostagent.flow import Flow, Match
-from hostagent.pipeline.tables import REASON, SWITCH_COOKIE, TAG_IN_TAG, TAP, Denied, Table
+from hostagent.pipeline.tables import REASON, SWITCH_COOKIE, TAG_IN_TAG, TAG_IN_TUNNEL, TAP, Denied, Table
 
 __all__ = ["Counted", "Drop", "drops_of", "reason_of"]
 
@@ -84,6 +84,8 @@ def reason_of(flow: Flow) -> str:
         return "frame of the uplink for no port of this host"
     if flow.table == Table.UPLINK and flow.priority == TAG_IN_TAG:
         return "VLAN tag within the VLAN tag"
+    if flow.table == Table.TUNNEL and flow.priority == TAG_IN_TUNNEL:
+        return "VLAN tag within the tunnel"
     return _TABLES.get(flow.table, f"table {_table_name(flow.table)}")
 
 

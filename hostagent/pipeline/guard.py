@@ -6,6 +6,8 @@ sender (probes with sender address 0 included), RARP's (QEMU announces a guest w
 neighbour solicitations and advertisements (RFC 4861), and the target of advertisements. SOURCES, for a port with
 defined addresses, holds IP to them: besides these only DHCP from 0.0.0.0 to broadcast, link-local IPv6, and what RFC
 4862 and RFC 3810 send from `::`: duplicate address detection for an own address, router solicitations, MLDv2 reports.
+Link-local addresses are made by guests, in more ways than one, so a port may use any that is not bound to another; the
+one that is made of its MAC (EUI-64) is its own, whoever claims it.
 What is neither ARP nor IP passes with the right MAC.
 
 A port without defined addresses may use any, but not claim in ARP or ND one that is bound to another port: CLAIMS
@@ -76,9 +78,11 @@ def _guard(ofport: int, mac: int, ips: tuple[str, ...], cookie: int, allow: tupl
         solicitation = neighbour_discovery(Icmpv6.SOLICITATION, nd_sll=option)
         yield accept(100, solicitation, actions=onward if ips else _claim("ipv6_src"))
         if ips:
-            for prefix6 in (*_ipv6(ips), _LINK_LOCAL):
+            for prefix6 in _own6(mac, ips):
                 target = str(prefix6)
-                yield accept(100, neighbour_discovery(Icmpv6.ADVERTISEMENT, nd_target=target, nd_tll=option))
+                yield accept(101, neighbour_discovery(Icmpv6.ADVERTISEMENT, nd_target=target, nd_tll=option))
+            advertised = neighbour_discovery(Icmpv6.ADVERTISEMENT, nd_target=str(_LINK_LOCAL), nd_tll=option)
+            yield accept(100, advertised, actions=(*_owner_of("nd_target"), *onward))
         else:
             yield accept(100, neighbour_discovery(Icmpv6.ADVERTISEMENT, nd_tll=option), actions=_claim("nd_target"))
     for message in (message for allowance in allow for message in RESERVED.get(allowance, ())):
@@ -89,10 +93,14 @@ def _guard(ofport: int, mac: int, ips: tuple[str, ...], cookie: int, allow: tupl
 
 def _claim(field: str) -> tuple[Action, ...]:
     """Look up whose the address in *field* is, and on to CLAIMS."""
+    return (*_owner_of(field), Goto(Table.CLAIMS))
+
+
+def _owner_of(field: str) -> tuple[Action, ...]:
     question = (
         (Move(field, ADDRESS4, 32),) if field == "arp_spa" else (SetField(ADDRESS4, 0), Move(field, ADDRESS6, 128))
     )
-    return (SetField(OWNER_MAC, 0), *question, Resubmit(Table.BINDING), Goto(Table.CLAIMS))
+    return (SetField(OWNER_MAC, 0), *question, Resubmit(Table.BINDING))
 
 
 def _counters(ofport: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:
@@ -115,9 +123,32 @@ def _sources(ofport: int, mac: int, ips: tuple[str, ...], cookie: int) -> Iterat
         100,
         match(eth_type=0x0800, nw_src="0.0.0.0", nw_dst="255.255.255.255", nw_proto=17, udp_src=68, udp_dst=67),
     )
+    own6 = _own6(mac, ips)
+    for prefix6 in own6:
+        yield row(101, match(eth_type=0x86DD, ipv6_src=str(prefix6)))
     for prefix6 in (*_ipv6(ips), _LINK_LOCAL):
-        yield row(100, match(eth_type=0x86DD, ipv6_src=str(prefix6)))
         yield row(100, neighbour_discovery(Icmpv6.SOLICITATION, ipv6_src="::", nd_target=str(prefix6)))
+    yield row(100, match(eth_type=0x86DD, ipv6_src=str(_LINK_LOCAL)), actions=_claim("ipv6_src"))
+    # GUARD has looked up whose the target is
+    advertised = neighbour_discovery(Icmpv6.ADVERTISEMENT, nd_target=str(_LINK_LOCAL))
+    for owner in (0, mac):
+        free = (*advertised, Match(OWNER_MAC, owner))
+        for prefix6 in own6:
+            yield row(104, free, match(ipv6_src=str(prefix6)))
+        yield row(103, free, match(ipv6_src=str(_LINK_LOCAL)), actions=_claim("ipv6_src"))
+    yield row(102, advertised, actions=(SetField(REASON, Denied.ND), Goto(Table.RIVAL)))
+    # a link-local source that is nobody's goes on there, as any claim
+    for priority, conditions, actions in (
+        (120, (Match(OWNER_MAC, mac),), (Goto(Table.SIGNAL),)),
+        (86, match(eth_type=0x86DD), (SetField(REASON, Denied.SOURCE), Goto(Table.RIVAL))),
+    ):
+        yield Flow(
+            table=Table.CLAIMS,
+            priority=priority,
+            cookie=cookie,
+            match=canonical([*own, *conditions]),
+            actions=actions,
+        )
     yield row(100, icmpv6(Icmpv6.ROUTER_SOLICITATION, ipv6_src="::"))
     yield row(100, icmpv6(Icmpv6.LISTENER_REPORT_V2, ipv6_src="::"))
     yield row(80)
@@ -125,6 +156,14 @@ def _sources(ofport: int, mac: int, ips: tuple[str, ...], cookie: int) -> Iterat
 
 def _ipv4(ips: tuple[str, ...]) -> list[IPv4Network]:
     return [prefix for prefix in map(_prefix, ips) if isinstance(prefix, IPv4Network)]
+
+
+def _own6(mac: int, ips: tuple[str, ...]) -> tuple[IPv6Network, ...]:
+    """IPv6 addresses that are the port's whoever else claims them: its defined ones, and the link-local one that is
+    made of its MAC (RFC 4291, appendix A)."""
+    host = (mac >> 24 ^ 0x020000) << 40 | 0xFFFE << 24 | mac & 0xFFFFFF
+    made = IPv6Network((int(_LINK_LOCAL.network_address) | host, 128))
+    return tuple(dict.fromkeys((*_ipv6(ips), made)))
 
 
 def _ipv6(ips: tuple[str, ...]) -> list[IPv6Network]:

@@ -77,6 +77,7 @@ __all__ = [
     "STATEFUL",
     "SWITCH_COOKIE",
     "TAG_IN_TAG",
+    "TAG_IN_TUNNEL",
     "TAP",
     "UNTAGGED",
     "Denied",
@@ -94,7 +95,7 @@ class Table(IntEnum):
     CLASSIFY = 0  # port → network, kind of origin
     PROBE = 5  # tunnel, segment id 0: questions of peers are turned around, answers go to the agent
     GUARD = 10  # VIFs: own MAC, untagged, honest ARP, RARP and ND, no server's or router's messages
-    TUNNEL = 20  # tunnel: the source MAC must live at the outer source; frames sent on to an incoming port
+    TUNNEL = 20  # tunnel: untagged, the source MAC must live at the outer source; frames sent on to an incoming port
     UPLINK = 25  # frames of VLAN networks from the physical network: whose they can't be
     SOURCES = 30  # VIFs with defined addresses: own IP sources only
     CLAIMS = 35  # VIFs without: addresses they claim in ARP and ND must not be bound to another port
@@ -154,6 +155,9 @@ UNTAGGED: Final = Match("vlan_tci", 0)
 
 TAG_IN_TAG: Final = 120
 """Priority in UPLINK of the flows that drop frames with a second tag."""
+
+TAG_IN_TUNNEL: Final = 130
+"""Priority in TUNNEL of the flows that drop frames with a tag (RFC 7348, 6.1)."""
 
 MULTICAST: Final = Match("eth_dst", 1 << 40, 1 << 40)
 """Broadcast and multicast destinations."""
@@ -275,8 +279,13 @@ def switch_flows(family: Family) -> frozenset[Flow]:
             flows.append(_flow(table, 0))
     flows += _guard(family)
     flows += _rival(family)
-    for within in (match(vlan_tci=(0x1000, 0x1000)), match(eth_type=0x8100), match(eth_type=0x88A8)):  # a second tag
+    for within in (
+        match(vlan_tci=(0x1000, 0x1000)),
+        match(eth_type=0x8100),
+        match(eth_type=0x88A8),
+    ):  # whole or cut off
         flows.append(_flow(Table.UPLINK, TAG_IN_TAG, within))
+        flows.append(_flow(Table.TUNNEL, TAG_IN_TUNNEL, within))
     flows += [_denied(Table.SOURCES, 90, Denied.SOURCE, match(eth_type=kind)) for kind in (0x0800, 0x86DD)]
     # who solicits from an address claims it
     asks = (SetField(OWNER_MAC, 0), SetField(ADDRESS4, 0), Move("ipv6_src", ADDRESS6, 128), Resubmit(Table.BINDING))

@@ -7,7 +7,9 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
+from hostagent.names import tunnel_port
 from netmgr.contract.types import NetworkType
+from tests.lab.pipeline.conftest import SWITCH
 
 pytestmark = pytest.mark.lab
 
@@ -135,6 +137,29 @@ def test_a_frame_from_another_host_than_its_source_lives_on_is_dropped(fabric):
     fabric.say("a", "h3", frame(1, 2))
     assert fabric.crossed("h3") == 1
     assert fabric.hear("b", "h2") == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NetworkType if kind.tunneled])
+def test_a_tagged_frame_out_of_a_tunnel_is_dropped_whatever_it_carries(fabric, kind):
+    """RFC 7348, 6.1. No guest may send one; a host that lies could reach a sub-port's network with it, at any VIF with
+    the tag that it shares a network with."""
+    fabric.network("n", 5001, kind)
+    fabric.port("a", 1, "n", "h1")
+    fabric.port("b", 2, "n", "h2")
+    fabric.subport("inner", 3, "n", "b", 10)
+    fabric.settle()
+    before = fabric.drops("h2").get(("", "VLAN tag within the tunnel"), 0)
+    liar = fabric.hosts["h1"]
+    numbers = {row["name"]: row["ofport"] for row in liar.switch.interfaces()}
+    tunnel, key = numbers[tunnel_port(kind, SWITCH.uuid)], 5001 << 8 if kind is NetworkType.NVGRE else 5001
+    out = f"set_field:{key:#x}->tun_id,set_field:{fabric.hosts['h2'].vtep}->tun_dst,output:{tunnel}"
+    for tag in ("", "0x8100", "0x88a8"):
+        push = f"push_vlan:{tag},set_field:0x100a->vlan_vid," if tag else ""
+        words = f"table=0,priority=999,in_port={numbers['a-h1']},actions={push}{out}"
+        liar.switch.ofctl("add-flow", liar.bridge, words)
+        fabric.say("a", "h1", frame(1, 2))
+        assert fabric.hear("b", "h2") == ([] if tag else [frame(1, 2)])
+    assert fabric.drops("h2")["", "VLAN tag within the tunnel"] == before + 2
 
 
 def test_a_port_without_location_or_held_elsewhere_is_dark(fabric):

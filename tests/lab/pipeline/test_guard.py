@@ -24,6 +24,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
+from hostagent.pipeline.tables import Table
 from netmgr.contract.types import Allowance
 from tests.lab.pipeline.conftest import mac
 
@@ -190,6 +191,53 @@ def test_with_addresses_a_guest_may_use_only_those_and_not_speak_as_server_or_ro
     guests.port("a", 1, "n", "h1", ips=(V4, V6))
     frames = {**ALWAYS, **NEVER, **WITH_ADDRESSES_NEVER}
     assert passed(guests, frames) == {*ALWAYS}
+
+
+ROUTER_LL, LEARNED_LL, FREE_LL = "fe80::fe", "fe80::aa", "fe80::77"
+MADE_OF_MAC = "fe80::ff:fe00:1"  # of OWN, EUI-64
+
+
+def link_local_words(address: str, also: str = "fd00::2") -> dict[str, bytes]:
+    """All in which a guest may say that *address* is its own."""
+    advert = ICMPv6ND_NA(tgt=address) / ICMPv6NDOptDstLLAddr(lladdr=OWN)
+    return {
+        f"{address}, packet": eth(IPv6(src=address, dst=also) / UDP() / PAD),
+        f"{address}, solicitation": ns(address, "fd00::99", OWN),
+        f"{address}, advertisement": na(address, address, OWN),
+        f"{address}, advertisement without option": na(address, address, None),
+        f"{address}, advertisement from a defined address": na(V6, address, OWN),
+        f"{address}, advertisement of another from there": na(address, FREE_LL, OWN),
+        f"{address}, advertisement behind an extension header": eth(
+            IPv6(src=V6, dst="ff02::1") / IPv6ExtHdrDestOpt() / advert, NODES
+        ),
+    }
+
+
+def test_a_link_local_address_that_is_bound_to_another_port_is_nobody_elses_to_use(guests):
+    """With defined addresses too: whoever has a router's link-local address is its neighbours' default gateway."""
+    guests.port("r", 5, "n", "h1", ips=("fd00::fe", ROUTER_LL))
+    guests.port("far", 6, "n", "h2")
+    guests.learn("far", LEARNED_LL, MADE_OF_MAC)
+    guests.port("a", 1, "n", "h1", ips=(V4, V6))
+    own = {**link_local_words(MADE_OF_MAC), **link_local_words(FREE_LL)}
+    others = {**link_local_words(ROUTER_LL), **link_local_words(LEARNED_LL)}
+    guests.settle()
+    heard = {}
+    for name, frame in {**own, **others}.items():
+        guests.say("a", "h1", frame)
+        heard[name] = frame in guests.hear("here", "h1")
+    assert {name for name, was in heard.items() if was} == {*own}
+    counted = {reason: count for (port, reason), count in guests.drops("h1", "a").items() if port == "a"}
+    lie = "neighbour discovery that names another's MAC or address"
+    assert counted == {lie: 2 * 4, "IP source is not the port's": 2 * 3}
+
+
+def test_whoever_uses_anothers_link_local_address_is_told_of_to_the_agent(guests):
+    guests.port("r", 5, "n", "h1", ips=("fd00::fe", ROUTER_LL))
+    guests.port("a", 1, "n", "h1", ips=(V4, V6))
+    lies = [na(ROUTER_LL, ROUTER_LL, OWN), ns(ROUTER_LL, "fd00::99", OWN)]
+    guests.watch("h1", [("a", "h1", frame) for frame in lies])
+    assert [frame for _, table, _, frame in guests.hosts["h1"].signals if table == Table.RIVAL] == lies
 
 
 def test_an_address_with_prefix_means_all_of_the_prefix_and_one_with_host_bits_itself(guests):

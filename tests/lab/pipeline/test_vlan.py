@@ -133,7 +133,7 @@ def test_nobody_on_the_uplink_speaks_for_a_port_of_this_host(office, street):
 
 
 def test_nobody_on_a_vlan_is_heard_where_tunnels_end(office, street):
-    """Open vSwitch in user space learns the MACs of tunnel peers from any ARP that it carries to LOCAL, tagged or not."""
+    """Open vSwitch in user space learns the MACs of tunnel peers from ARP that it carries to LOCAL, tagged or not."""
     h1 = office.hosts["h1"].switch
     local = h1.vsctl("get", "Interface", UPLINK, "mac_in_use").strip().strip('"')
     before = h1.appctl("tnl/neigh/show")
