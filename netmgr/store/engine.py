@@ -22,7 +22,16 @@ from sqlalchemy.pool import StaticPool
 
 from netmgr.model import NetmgrError
 
-__all__ = ["NOTIFY_CHANNEL", "begin_write", "connect_engine", "is_sqlite", "lay_out_log", "named_errors", "shown"]
+__all__ = [
+    "NOTIFY_CHANNEL",
+    "Sqlite",
+    "begin_write",
+    "connect_engine",
+    "is_sqlite",
+    "lay_out_log",
+    "named_errors",
+    "shown",
+]
 
 NOTIFY_CHANNEL = "netmgr_change"
 _ADVISORY_LOCK = 0x6E65746D6772  # "netmgr": the one lock that all writers of a database take
@@ -69,6 +78,39 @@ def begin_write(connection: Connection) -> Iterator[None]:
         yield
 
 
+class Sqlite:
+    """The one connection to an SQLite database, as its driver has it: nothing stands between a commit and the disk."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._lent = engine.raw_connection()  # for as long as the engine lives: it has no other
+        self._raw: Any = self._lent.driver_connection
+
+    def data_version(self) -> int:
+        """Another number as soon as another connection has committed; never for a commit of this one."""
+        return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
+
+    def begin(self) -> None:
+        """Begin to write; waits its turn a few seconds."""
+        self._raw.execute("BEGIN IMMEDIATE")
+
+    def rollback(self) -> None:
+        self._raw.rollback()
+
+    def close(self) -> None:
+        """Give the connection back, which ends with the engine."""
+        self._lent.close()
+
+    @contextmanager
+    def committing(self) -> Iterator[Any]:
+        """A cursor in the transaction that was begun, which ends here: by a commit, or by none after an exception."""
+        try:
+            yield self._raw.cursor()
+            self._raw.commit()
+        except BaseException:
+            self._raw.rollback()
+            raise
+
+
 def lay_out_log(connection: Connection) -> None:
     """Make SQLite's write-ahead log as long as it will ever be, and begin at its front: a commit that makes it longer
     waits for the file system's journal too, which takes as long again as the disk. Another database has no need of it.
@@ -94,13 +136,14 @@ def lay_out_log(connection: Connection) -> None:
 @contextmanager
 def named_errors(engine: Engine) -> Iterator[None]:
     """Turns errors of the database into sentences: who must act is the operator of the store."""
+    driver: Any = engine.dialect.loaded_dbapi
     try:
         yield
-    except IntegrityError as error:
+    except (IntegrityError, driver.IntegrityError) as error:
         raise NetmgrError(
             f"the store refused the change, nothing was written: {_first_line(error)}", status=409
         ) from error
-    except DBAPIError as error:
+    except (DBAPIError, driver.Error) as error:
         where = engine.url.render_as_string(hide_password=True)
         raise NetmgrError(_sentence(where, _first_line(error)), status=503) from error
 
@@ -115,8 +158,10 @@ def _sentence(where: str, found: str) -> str:
     return f"the store {where} does not answer, what was asked is not done: {found}"
 
 
-def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+def _first_line(error: Exception) -> str:
+    """What the driver said; SQLAlchemy has its error inside of its own."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return str(said).strip().splitlines()[0] if str(said).strip() else type(said).__name__
 
 
 def _sqlite(url: URL) -> Engine:

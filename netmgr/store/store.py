@@ -8,6 +8,7 @@ Theory of operation.
   World at once, so that the rules see it, and notes what was there before. On commit, the net difference goes to the
   tables and to the log under one new revision; when nothing differs, nothing is written and no revision is spent. On
   any exception the notes are undone, newest first, and the database rolls back: nobody has seen anything.
+* On SQLite, where nobody else has written since, a read or a transaction asks SQLAlchemy nothing (see `statements`).
 * When a commit fails half-way the answer may be lost, so nobody knows which way it went: the World is then read anew
   from the tables before its next use.
 * After a commit, callbacks run: in the committing thread for our own, in the watcher's for those of other processes.
@@ -18,21 +19,22 @@ Theory of operation.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock, RLock
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Engine, func, select
 
 from netmgr.contract.types import Kind
 from netmgr.model import Change, NetmgrError, Row, World, kind_of_row, unique_keys, uuid_of_row
-from netmgr.store.engine import NOTIFY_CHANNEL, begin_write, connect_engine, is_sqlite, lay_out_log, named_errors
+from netmgr.store.engine import Sqlite, begin_write, connect_engine, is_sqlite, lay_out_log, named_errors
 from netmgr.store.migrate import migrate
-from netmgr.store.rows import ROW_TYPES, plain, row_of
+from netmgr.store.rows import row_of
 from netmgr.store.schema import TABLES, change
+from netmgr.store.statements import Statements, Writer
 from netmgr.store.watch import watch_foreign_commits
 
 __all__ = ["Store", "Transaction"]
@@ -66,6 +68,8 @@ class Store:
         self.url = url
         self.store_id = store_id
         self._engine = engine
+        self._statements = Statements(engine.dialect)
+        self._sqlite = Sqlite(engine) if is_sqlite(engine) else None
         self._lock = RLock()
         self._world = World()
         self._stale = True  # the World must be read anew
@@ -135,6 +139,8 @@ class Store:
         self._watcher.stop()
         with self._lock:
             self._callbacks.clear()
+            if self._sqlite is not None:
+                self._sqlite.close()
             self._engine.dispose()
 
     def _foreign_commit(self) -> None:
@@ -152,13 +158,12 @@ class Store:
 
     @contextmanager
     def _open_transaction(self) -> Iterator[Transaction]:
-        with named_errors(self._engine), self._engine.connect() as connection:
-            with begin_write(connection):
-                self._catch_up_on(connection)
+        with named_errors(self._engine):
+            with self._turn() as cursor:
                 transaction = self._transaction = Transaction(self._world)
                 try:
                     yield transaction
-                    transaction._flush(connection)
+                    transaction._flush(Writer(cursor, self._statements))
                 except BaseException:
                     transaction._undo()
                     raise
@@ -169,16 +174,36 @@ class Store:
             self._stale = False
             self._remember(transaction.committed)
 
+    @contextmanager
+    def _turn(self) -> Iterator[Any]:
+        """The turn to write, with the World level with the database: the driver's cursor. Commits on exit."""
+        if self._sqlite is None:
+            with self._engine.connect() as connection, begin_write(connection):
+                self._catch_up_on(connection)
+                yield connection.connection.cursor()
+            return
+        self._sqlite.begin()
+        while not self._is_level():  # what others have written is read outside of the turn
+            self._sqlite.rollback()
+            self._catch_up()
+            self._sqlite.begin()
+        with self._sqlite.committing() as cursor:
+            yield cursor
+
+    def _is_level(self) -> bool:
+        """True when nothing can have been written that the World does not have; only SQLite can tell."""
+        return self._sqlite is not None and not self._stale and self._sqlite.data_version() == self._data_version
+
     def _catch_up(self) -> None:
-        with named_errors(self._engine), self._engine.connect() as connection:
-            self._catch_up_on(connection)
+        with named_errors(self._engine):
+            if self._is_level():
+                return
+            with self._engine.connect() as connection:
+                self._catch_up_on(connection)
 
     def _catch_up_on(self, connection: Connection) -> None:
-        if is_sqlite(self._engine):
-            data_version = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
-            if data_version == self._data_version and not self._stale:
-                return
-            self._data_version = data_version
+        if self._sqlite is not None:
+            self._data_version = self._sqlite.data_version()
         if self._stale:
             self._world = _load(connection)
             self._stale = False
@@ -257,7 +282,7 @@ class Transaction:
         keys = [key for key, before in self._before.items() if rows(key[0]).get(key[1]) != before.row]
         return sorted(keys, key=lambda key: key[1] in rows(key[0]))
 
-    def _flush(self, connection: Connection) -> None:
+    def _flush(self, writer: Writer) -> None:
         changes = self.net_changes()
         net = {(str(item.kind), item.uuid) for item in changes}
         self._restore(key for key in self._before if key not in net)
@@ -265,24 +290,7 @@ class Transaction:
             self.world.revision = self._revision_before
             return
         self.committed = tuple(changes)
-        known = {key for key, before in self._before.items() if before.row is not None}
-        for kind in ROW_TYPES:
-            _write_rows(connection, kind, [item for item in changes if item.kind == kind], known)
-        connection.execute(
-            insert(change),
-            [
-                {
-                    "revision": item.revision,
-                    "seq": seq,
-                    "kind": str(item.kind),
-                    "uuid": str(item.uuid),
-                    "row": None if item.row is None else plain(item.row),
-                }
-                for seq, item in enumerate(changes)
-            ],
-        )
-        if connection.dialect.name == "postgresql":
-            connection.execute(select(func.pg_notify(NOTIFY_CHANNEL, str(self.revision))))
+        writer.write(changes, known={key for key, before in self._before.items() if before.row is not None})
 
     def _undo(self) -> None:
         self._restore(reversed(tuple(self._before)))
@@ -316,21 +324,3 @@ def _read_changes(connection: Connection, *, after: int) -> list[Change]:
         )
         for record in connection.execute(query)
     ]
-
-
-def _write_rows(connection: Connection, kind: str, changes: list[Change], known: Collection[tuple[str, UUID]]) -> None:
-    """Delete what is gone or changed, then insert what is new or changed; *known* are the keys that had rows before.
-
-    Not an upsert: two rows of one transaction may exchange a unique value, which no order of updates survives.
-    Foreign keys are checked at commit, so a row may be away for a moment.
-    """
-    if not changes:
-        return
-    table = TABLES[kind]
-    key = next(iter(table.primary_key.columns))
-    removed = [{"removed": str(item.uuid)} for item in changes if (kind, item.uuid) in known]
-    if removed:
-        connection.execute(delete(table).where(key == bindparam("removed")), removed)
-    put = [{**plain(item.row), "version_revision": item.revision} for item in changes if item.row is not None]
-    if put:
-        connection.execute(insert(table), put)

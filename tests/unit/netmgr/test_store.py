@@ -19,7 +19,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from netmgr.contract.types import (
     Kind,
@@ -230,6 +230,30 @@ def test_database_refuses_what_the_rules_would_have(open_store: Open, change: Ca
     with store.read() as world, open_store().read() as fresh:
         assert world == fresh
         assert world.revision == 1
+    assert put(store, zone("after")) == 2
+
+
+def test_a_commit_and_a_read_with_nothing_foreign_go_past_sqlalchemy(tmp_path: Path) -> None:
+    store = Store.open(f"sqlite:///{tmp_path}/netmgr.db")
+    rows = one_of_each()
+    put(store, *rows)
+    asked: list[str] = []
+
+    def note(_connection: Connection, _cursor: object, statement: str, *_more: object) -> None:
+        asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        put(store, zone("b"))
+        put(store, replace(rows[0], name="c"))  # type: ignore[arg-type]
+        with store.read() as world:
+            assert {one.name for one in world.zones.values()} == {"b", "c"}
+        assert asked == []
+        Store.open(store.url).close()  # reads, and so shows that the listener hears
+        assert asked
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+        store.close()
 
 
 def test_removal_of_what_others_refer_to_is_refused_by_the_database(open_store: Open) -> None:
