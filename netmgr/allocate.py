@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_int
 from uuid import UUID
 
 from netmgr.contract.types import Location, NetworkType, OpaqueNetwork, OpaqueSwitch, Teaming, VtepAssignment
+from netmgr.free_numbers import FreeNumbers
 from netmgr.model import HostRecord, NetmgrError, World
 
 __all__ = [
@@ -44,31 +45,34 @@ def segment_id(world: World, switch: OpaqueSwitch, network_type: NetworkType) ->
     Raises:
         NetmgrError: 409 when there is none.
     """
-    ranges = (range(SEGMENT_ID_FIRST, SEGMENT_ID_MAX + 1), range(1, SEGMENT_ID_FIRST))
+    bounds = ((SEGMENT_ID_FIRST, SEGMENT_ID_MAX), (1, SEGMENT_ID_FIRST - 1))
     used: set[int] = set()
     if not network_type.tunneled:
-        ranges = (range(VLAN_FIRST, VLAN_MAX + 1), range(1, VLAN_FIRST))
+        bounds = ((VLAN_FIRST, VLAN_MAX), (1, VLAN_FIRST - 1))
         used = {network.segment_id for network in vlan_neighbours(world, switch)}
-    for candidates in ranges:
-        for candidate in candidates:
-            taken = any((use, switch.uuid, candidate) in world.unique for use in ("segment", "freed"))
-            if not taken and candidate not in used:
-                return candidate
+    free = world.free_segments.get(switch.uuid) or FreeNumbers()
+    for first, last in bounds:
+        candidate = free.lowest(first=first)
+        while candidate in used:
+            candidate = free.lowest(first=candidate + 1)
+        if candidate <= last:
+            return candidate
     what = "segment ids" if network_type.tunneled else "VLANs"
-    raise NetmgrError(f"switch {switch.name}: all {sum(map(len, ranges))} {what} are taken", status=409)
+    total = sum(last - first + 1 for first, last in bounds)
+    raise NetmgrError(f"switch {switch.name}: all {total} {what} are taken", status=409)
 
 
 def vlan_neighbours(world: World, switch: OpaqueSwitch) -> list[OpaqueNetwork]:
     """Networks on VLANs of other switches that have a PNIC in common with *switch* on a host, as far as offers tell."""
     mine = {host.uuid: pnics for host in world.hosts.values() if (pnics := _pnics_of(host, switch))}
-    return [
-        network
-        for network in world.networks.values()
-        if not network.type.tunneled and network.switch_uuid != switch.uuid
-        if any(
-            pnics & _pnics_of(world.hosts[host], world.switches[network.switch_uuid]) for host, pnics in mine.items()
-        )
+    others = [
+        other
+        for other in world.switches.values()
+        if other.uuid != switch.uuid
+        and any(pnics & _pnics_of(world.hosts[host], other) for host, pnics in mine.items())
     ]
+    found = (world.networks[uuid] for one in others for uuid in world.networks_by_switch.get(one.uuid, ()))
+    return sorted((one for one in found if not one.type.tunneled), key=lambda one: one.name)
 
 
 def _pnics_of(host: HostRecord, switch: OpaqueSwitch) -> set[str]:

@@ -25,6 +25,7 @@ from netmgr.contract.types import (
     VtepAssignment,
     Withdrawal,
 )
+from netmgr.free_numbers import FreeNumbers
 
 __all__ = [
     "FREED_SEGMENT",
@@ -250,6 +251,9 @@ class World:
     subports_of: dict[UUID, set[UUID]] = field(default_factory=dict)  # by their parent
     ports_by_group: dict[UUID, set[UUID]] = field(default_factory=dict)
     groups_referring: dict[UUID, set[UUID]] = field(default_factory=dict)  # by the group that their rules speak of
+    networks_by_switch: dict[UUID, set[UUID]] = field(default_factory=dict)
+    withdrawals_by_network: dict[UUID, set[UUID]] = field(default_factory=dict)
+    free_segments: dict[UUID, FreeNumbers] = field(default_factory=dict)  # by switch that has given any away
     hosts_by_switch: dict[UUID, list[UUID]] = field(default_factory=dict)  # those with a VTEP on it, sorted
     neighbours_at: dict[UUID, int] = field(default_factory=dict)  # by host: when its neighbours last changed
     unique: dict[Hashable, UUID] = field(default_factory=dict)  # by unique_keys()
@@ -279,6 +283,10 @@ class World:
         elif isinstance(before, GroupRecord):
             for group in before.refers_to():
                 self.groups_referring[group].discard(before.uuid)
+        elif isinstance(before, OpaqueNetwork):
+            _unfile(self.networks_by_switch, before.switch_uuid, before.uuid)
+        elif isinstance(before, Withdrawal):
+            _unfile(self.withdrawals_by_network, before.network_uuid, before.uuid)
         news = _seen_by_neighbours(before) != _seen_by_neighbours(change.row)
         if isinstance(before, HostRecord):
             if news:
@@ -310,6 +318,13 @@ class World:
             elif isinstance(change.row, GroupRecord):
                 for group in change.row.refers_to():
                     self.groups_referring.setdefault(group, set()).add(change.row.uuid)
+            elif isinstance(change.row, OpaqueNetwork):
+                self.networks_by_switch.setdefault(change.row.switch_uuid, set()).add(change.row.uuid)
+            elif isinstance(change.row, Withdrawal):
+                self.withdrawals_by_network.setdefault(change.row.network_uuid, set()).add(change.row.uuid)
+        for row in (before, change.row):
+            if isinstance(row, OpaqueNetwork | FreedSegment):
+                self._note_segment(row.switch_uuid, row.segment_id)
         self.revision = max(self.revision, change.revision)
 
     def neighbours(self, switch_uuid: UUID, host_uuid: UUID) -> list[UUID]:
@@ -325,6 +340,16 @@ class World:
             for other in self.neighbours(assignment.switch_uuid, host.uuid):
                 self.neighbours_at[other] = max(self.neighbours_at.get(other, 0), revision)
 
+    def _note_segment(self, switch_uuid: UUID, segment_id: int) -> None:
+        """Whether a network has the segment id, or a quarantine keeps it, may have changed."""
+        free = self.free_segments.setdefault(switch_uuid, FreeNumbers())
+        if any((use, switch_uuid, segment_id) in self.unique for use in ("segment", "freed")):
+            free.take(segment_id)
+        else:
+            free.give_back(segment_id)
+            if free.all_free:
+                del self.free_segments[switch_uuid]
+
     def switch_of_zone(self, zone_uuid: UUID) -> OpaqueSwitch | None:
         """The switch that carries a zone; a zone is on at most one."""
         return next((s for s in self.switches.values() if zone_uuid in s.zone_uuids), None)
@@ -339,7 +364,7 @@ class World:
 
     def withdrawals_of(self, network_uuid: UUID) -> list[Withdrawal]:
         """All withdrawals of a network: that from all hosts first, then by host."""
-        found = [w for w in self.withdrawals.values() if w.network_uuid == network_uuid]
+        found = [self.withdrawals[uuid] for uuid in self.withdrawals_by_network.get(network_uuid, ())]
         return sorted(found, key=lambda w: (w.host_uuid is not None, str(w.host_uuid)))
 
     def rows(self, kind: str) -> dict[UUID, Row]:
@@ -382,6 +407,12 @@ class HostLive:
     def rejections(self) -> dict[tuple[str, UUID], str]:
         """What is not realized on the host and will not be as things are, each with the sentence why."""
         return {**self.rejected, **self.withheld} if self.withheld else self.rejected
+
+
+def _unfile(index: dict[UUID, set[UUID]], under: UUID, uuid: UUID) -> None:
+    index[under].discard(uuid)
+    if not index[under]:
+        del index[under]
 
 
 def _seen_by_neighbours(row: Row | None) -> object:

@@ -278,9 +278,7 @@ def _check_globs(world: World, switch: OpaqueSwitch, what: str) -> None:
 
 def _check_networks_of(world: World, switch: OpaqueSwitch, what: str) -> None:
     """A changed switch still carries the zones and the MTUs of its networks."""
-    for network in world.networks.values():
-        if network.switch_uuid != switch.uuid:
-            continue
+    for network in (world.networks[uuid] for uuid in sorted(world.networks_by_switch.get(switch.uuid, ()))):
         if network.zone_uuid not in switch.zone_uuids:
             raise NetmgrError(
                 f"{what}: can't drop zone {world.zones[network.zone_uuid].name}, network {network.name} spans it; "

@@ -41,7 +41,7 @@ def check_zone_removal(world: World, zone: TransportZone) -> None:
 
 def check_switch_removal(world: World, switch: OpaqueSwitch) -> None:
     """No network is on the switch."""
-    users = [f"network {n.name}" for n in world.networks.values() if n.switch_uuid == switch.uuid]
+    users = [f"network {world.networks[uuid].name}" for uuid in world.networks_by_switch.get(switch.uuid, ())]
     _check_unused(f"switch {switch.name}", users)
 
 

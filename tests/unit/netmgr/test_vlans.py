@@ -128,9 +128,10 @@ def test_the_lowest_vlan_from_2_on_is_chosen_that_no_neighbour_has(street: Stree
     street.build.put(street.network("two", 2))
     street.build.put(FreedSegment(uuid=uuid4(), network_name="old", switch_uuid=street.one.uuid, segment_id=3))
     assert (chosen(street.one), chosen(street.two)) == (4, 3)
-    for vlan in range(2, 4095):
-        street.build.world.unique.setdefault(("segment", street.one.uuid, vlan), street.office.uuid)
+    for vlan in range(4, 4095):
+        if vlan != street.office.segment_id:
+            street.build.put(street.network(f"n{vlan}", vlan))
     assert chosen(street.one) == 1
-    street.build.world.unique["segment", street.one.uuid, 1] = street.office.uuid
+    street.build.put(street.network("n1", 1))
     with pytest.raises(NetmgrError, match="all 4094 VLANs are taken"):
         chosen(street.one)
