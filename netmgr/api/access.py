@@ -13,9 +13,10 @@ client says of its length.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from netmgr.api.direct import DirectRoute
 from netmgr.api.ports import Role
 from netmgr.api.tls import SCOPE_KEY, Client
 from netmgr.service.document import BYTES_MAX
@@ -41,8 +42,9 @@ _READS = ("GET", "HEAD")
 class Access:
     """ASGI middleware, see the module."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, *, direct: Mapping[tuple[str, str], DirectRoute]) -> None:
         self._app = app
+        self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -56,6 +58,11 @@ class Access:
             return
         if body is None:
             await _answer(send, 413, f"the request is larger than {BODY_BYTES_MAX} bytes; split it")
+            return
+        route = self._direct.get((scope["method"], scope["path"]))
+        response = await route.answer(scope, body) if route is not None else None
+        if response is not None:
+            await response(scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)
 
