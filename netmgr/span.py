@@ -160,6 +160,8 @@ def hosts_for(world: World, key: Key, subscribers: Mapping[UUID, Collection[UUID
                 yield from _parties(world.locations.get(member))
     else:
         zones = _zones_of(world, key)
+        if not zones:  # nobody's: an object that is not there, or no longer
+            return
         yield from (h.uuid for h in world.hosts.values() if not zones.isdisjoint(h.zone_uuids))
 
 

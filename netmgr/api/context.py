@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Query
 
 from netmgr.api.ports import Authority, FleetReader, HostQuestions
-from netmgr.api.waiting import TIMEOUT_S_MAX, realization_view, wait_realized
+from netmgr.api.waiting import TIMEOUT_S_MAX, looked, realization_view, wait_realized
 from netmgr.contract.types import Kind
 from netmgr.model import Change
 from netmgr.service.realization import targets_of
@@ -49,8 +49,7 @@ class Context:
         timeout_s: float,
     ) -> dict[str, Any]:
         """*view* with `realization` of these objects and changes, waited for."""
-        with self.store.read() as world:
-            targets = targets_of(world, keys=keys, changes=changes)
+        targets = await looked(self.store, partial(targets_of, keys=keys, changes=changes))
         found, _ = await wait_realized(self.store, self.fleet, targets, timeout_s=timeout_s)
         return {**view, "realization": realization_view(found)}
 
@@ -59,8 +58,7 @@ class Context:
     ) -> dict[str, Any]:
         """What *show* says; with `realization` of the object *key*, waited for, if *wait* says so."""
         if wait is None:
-            return await asyncio.to_thread(show)
-        with self.store.read() as world:
-            targets = targets_of(world, keys=[key])
+            return await looked(self.store, lambda _world: show())
+        targets = await looked(self.store, partial(targets_of, keys=[key]))
         found, view = await wait_realized(self.store, self.fleet, targets, timeout_s=timeout_s, show=show)
         return {**view, "realization": realization_view(found)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
@@ -23,7 +24,7 @@ class Role(StrEnum):
 
 
 class FleetReader(Protocol):
-    """The hosts as this replica sees them over their streams. Callable from any thread, but for `changed`."""
+    """The hosts as this replica sees them over their streams. Callable from any thread, but for `listening`."""
 
     def live(self, host_uuid: UUID) -> HostLive | None:
         """The latest word of one host; None when it has not connected to this replica since its start."""
@@ -33,8 +34,8 @@ class FleetReader(Protocol):
         """A snapshot of all of them."""
         ...
 
-    async def changed(self, timeout_s: float) -> None:
-        """Return at the next acknowledgement, report, connect or disconnect of any host, or after *timeout_s*."""
+    def listening(self, heard: Callable[[UUID], None]) -> AbstractContextManager[None]:
+        """Have *heard* called with each host of which something is new, in the event loop's thread, where this is."""
         ...
 
 

@@ -72,14 +72,13 @@ def realization_of(world: World, targets: Mapping[UUID, Target], lives: Mapping[
     return sorted(found, key=lambda item: item.host)
 
 
-def surely_waiting(targets: Mapping[UUID, Target], lives: Mapping[UUID, HostLive]) -> bool:
-    """True when some host of *targets* is waiting, whatever a World says: it has not confirmed the revision yet."""
-    return any(
+def surely_waiting(target: Target, live: HostLive | None) -> bool:
+    """True when a host is waiting, whatever a World says: it has not confirmed the revision yet."""
+    return (
         live is not None
         and live.connected
         and live.acked_revision < target.revision
-        and not any(key in live.rejections for key in target.keys)
-        for target, live in ((target, lives.get(host)) for host, target in targets.items())
+        and not (live.rejections and any(key in live.rejections for key in target.keys))
     )
 
 

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from threading import Lock, RLock
 from typing import Any
 from uuid import UUID
@@ -93,6 +94,19 @@ class Store:
             yield self._world
 
     @contextmanager
+    def glance(self) -> Iterator[World | None]:
+        """As `read`, but None where that would wait for a writer, or for a database to tell what is new in it."""
+        if not self._lock.acquire(blocking=False):
+            yield None
+            return
+        try:
+            with named_errors(self._engine):
+                level = self._transaction is None and self._is_level()
+            yield self._world if level else None
+        finally:
+            self._lock.release()
+
+    @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """The only way to write: commits on exit, leaves no trace on an exception. Does not nest.
 
@@ -119,10 +133,11 @@ class Store:
         Never waits for the disk or for a writer.
         """
         with self._recent_lock:
-            known = list(self._recent)
-        if not known or known[0].revision > after or known[-1].revision < after:
-            return None
-        return [item for item in known if item.revision > after]
+            known = self._recent
+            if not known or known[0].revision > after or known[-1].revision < after:
+                return None
+            newest_first = list(takewhile(lambda item: item.revision > after, reversed(known)))
+        return newest_first[::-1]
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Have *callback* called after each commit of any process, in whatever thread notices; it must not block."""

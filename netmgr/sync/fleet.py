@@ -7,12 +7,14 @@ never changed, so readers in any thread see one consistent value. Only the event
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID
 
 from netmgr.contract.types import HostReport, Kind
 from netmgr.model import HostLive
+from netmgr.sync.retries import dark_vifs
 
 __all__ = ["Fleet"]
 
@@ -23,7 +25,9 @@ class Fleet:
     def __init__(self) -> None:
         self._hosts: dict[UUID, HostLive] = {}
         self._hosts_by_vif: dict[UUID, set[UUID]] = {}
-        self._news = asyncio.Event()
+        self._dark: dict[UUID, frozenset[UUID]] = {}
+        self._heard: list[Callable[[UUID], None]] = []
+        self._news: asyncio.Event | None = None  # while somebody has it
 
     # --- readers ---------------------------------------------------------------------------------------------------
 
@@ -62,18 +66,37 @@ class Fleet:
         """The hosts whose latest report has this VIF. In the event loop's thread only."""
         return frozenset(self._hosts_by_vif.get(vif_uuid, ()))
 
+    def dark_hosts(self) -> tuple[UUID, ...]:
+        """The hosts whose latest report has dark VIFs. In the event loop's thread only."""
+        return tuple(self._dark)
+
+    def dark_vifs(self, host_uuid: UUID) -> frozenset[UUID]:
+        """The VIFs that are dark by the latest report of a host. In the event loop's thread only."""
+        return self._dark.get(host_uuid, frozenset())
+
+    @contextmanager
+    def listening(self, heard: Callable[[UUID], None]) -> Iterator[None]:
+        """Have *heard* called with each host of which something is new, in the event loop's thread, where this is."""
+        self._heard.append(heard)
+        try:
+            yield
+        finally:
+            self._heard.remove(heard)
+
     async def changed(self, timeout_s: float) -> None:
         """Return at the next acknowledgement, report, connect or disconnect of any host, or after *timeout_s*.
 
         In the event loop's thread only. A change between two calls is missed: read after waiting, and bound the wait.
         """
         try:
-            await asyncio.wait_for(self._news.wait(), timeout_s)
+            await asyncio.wait_for(self.news().wait(), timeout_s)
         except TimeoutError:
             return
 
     def news(self) -> asyncio.Event:
         """Is set at the next change; take it before you read."""
+        if self._news is None:
+            self._news = asyncio.Event()
         return self._news
 
     # --- writers: the event loop's thread --------------------------------------------------------------------------
@@ -95,7 +118,7 @@ class Fleet:
         if host_uuid in self._hosts:
             self._index(host_uuid, HostReport())
             del self._hosts[host_uuid]
-            self._notify()
+            self._notify(host_uuid)
 
     def sent(self, host_uuid: UUID, *, revision: int) -> None:
         """The host is about to be sent the last part of *revision*."""
@@ -122,6 +145,9 @@ class Fleet:
         live = self._hosts.get(host_uuid)
         if live is None:
             return
+        self._dark.pop(host_uuid, None)
+        if dark := dark_vifs(report):
+            self._dark[host_uuid] = dark
         before, after = ({vif.vif_uuid for vif in one.vifs} for one in (live.report, report))
         for vif in before - after:
             self._hosts_by_vif[vif].discard(host_uuid)
@@ -137,8 +163,11 @@ class Fleet:
 
     def _put(self, live: HostLive) -> None:
         self._hosts[live.host_uuid] = live
-        self._notify()
+        self._notify(live.host_uuid)
 
-    def _notify(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+    def _notify(self, host_uuid: UUID) -> None:
+        for heard in tuple(self._heard):
+            heard(host_uuid)
+        if self._news is not None:
+            self._news.set()
+            self._news = None

@@ -31,9 +31,9 @@ from netmgr.span import Holdings, Key, hosts_for, touched
 from netmgr.store import Store
 from netmgr.sync.admission import Refused, record_of, why_not
 from netmgr.sync.fleet import Fleet
-from netmgr.sync.outbox import Outbox
+from netmgr.sync.outbox import Outbox, Packing
 from netmgr.sync.questions import Questions
-from netmgr.sync.retries import dark_vifs, grantable, likely, network_of
+from netmgr.sync.retries import grantable, likely, network_of
 
 __all__ = ["Hub", "Stream"]
 
@@ -88,6 +88,7 @@ class Hub:
             self.world = _copy(world)
         self.holdings = Holdings.of(self.world)
         self.questions = Questions()
+        self.packing = Packing()
         self._streams: dict[UUID, Stream] = {}
         self._subscribers: dict[UUID, set[UUID]] = {}
         self._commit = asyncio.Event()
@@ -225,9 +226,9 @@ class Hub:
 
     def review_vifs(self, host_uuid: UUID) -> None:
         """The host has reported: what it says is dark may have been granted meanwhile."""
-        stream, live = self._streams.get(host_uuid), self.fleet.live(host_uuid)
-        if stream is not None and live is not None:
-            vifs = [vif for vif in dark_vifs(live.report) if grantable(self.world, host_uuid, vif)]
+        stream = self._streams.get(host_uuid)
+        if stream is not None:
+            vifs = [vif for vif in self.fleet.dark_vifs(host_uuid) if grantable(self.world, host_uuid, vif)]
             if vifs:
                 stream.try_again(vifs)
 
@@ -270,14 +271,13 @@ class Hub:
     def _have_try_again(self, moved: Iterable[UUID], *, wide: bool) -> None:
         """Hint at claims of dark VIFs that these ports, or any network (*wide*), have changed in favour of."""
         if wide:
-            for host_uuid, live in self.fleet.lives().items():
-                if host_uuid in self._streams and dark_vifs(live.report):
+            for host_uuid in self.fleet.dark_hosts():
+                if host_uuid in self._streams:
                     self._streams[host_uuid].try_again(())
         for port in (self.world.ports.get(uuid) for uuid in moved):
             vif = port.vif_uuid if port is not None else None
             for host_uuid in self.fleet.hosts_of_vif(vif) if vif is not None else ():
-                stream, seen = self._streams.get(host_uuid), self.fleet.live(host_uuid)
-                dark = seen is not None and vif in dark_vifs(seen.report)
+                stream, dark = self._streams.get(host_uuid), vif in self.fleet.dark_vifs(host_uuid)
                 if stream is not None and vif is not None and dark and grantable(self.world, host_uuid, vif):
                     stream.try_again((vif,))
 

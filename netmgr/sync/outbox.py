@@ -22,9 +22,11 @@ from netmgr.contract.types import Kind, Object, OpaqueSwitch, Ref, ref_of
 from netmgr.model import World
 from netmgr.span import Holdings, Key, object_for, objects_for
 
-__all__ = ["OBJECTS_PER_UPDATE", "Batch", "Outbox"]
+__all__ = ["OBJECTS_PER_UPDATE", "Batch", "Outbox", "Packing"]
 
 OBJECTS_PER_UPDATE = 500
+_PACKED_OBJECTS_MAX = 50  # larger differences are not what many hosts have in common
+_PACKED_MAX = 20
 _ORDER = {kind: place for place, kind in enumerate(Kind)}
 _RESEND = -1  # no version equals it
 
@@ -38,7 +40,7 @@ class Batch:
     removals: tuple[Ref, ...]
 
     def updates(self, *, initial: bool) -> Iterator[sync_pb2.Update]:
-        """The messages, encoded one by one; at least one. Removals first, then upserts in the order of need."""
+        """The parts, encoded one by one; at least one. Removals first, then upserts in the order of need."""
         items: Iterator[Object | Ref] = iter((*self.removals, *self.upserts))
         part = tuple(islice(items, OBJECTS_PER_UPDATE))
         while True:
@@ -53,6 +55,38 @@ class Batch:
             if not following:
                 return
             part = following
+
+
+class Packing:
+    """Differences as they travel, each packed once for all hosts that are sent the same.
+
+    What an object is at a revision, it is for every host that is sent it (see `span`): so objects that are the same by
+    name are the same.
+    """
+
+    def __init__(self) -> None:
+        self._revision = 0
+        self._packed: dict[tuple[object, ...], bytes] = {}
+
+    def parts(self, batch: Batch, *, initial: bool) -> Iterator[tuple[bool, bytes]]:
+        """The messages of *batch* as bytes, each with whether it is the last."""
+        if initial or len(batch.upserts) + len(batch.removals) > _PACKED_OBJECTS_MAX:
+            for update in batch.updates(initial=initial):
+                yield update.last, _pack(update)
+            return
+        if self._revision != batch.revision or len(self._packed) >= _PACKED_MAX:
+            self._packed.clear()
+            self._revision = batch.revision
+        name = (batch.removals, *(ref_of(item) for item in batch.upserts))
+        packed = self._packed.get(name)
+        if packed is None:
+            (update,) = batch.updates(initial=False)
+            packed = self._packed[name] = _pack(update)
+        yield True, packed
+
+
+def _pack(update: sync_pb2.Update) -> bytes:
+    return sync_pb2.ManagerMessage(update=update).SerializeToString()
 
 
 class Outbox:

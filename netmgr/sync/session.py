@@ -50,7 +50,7 @@ __all__ = ["Session"]
 _CATCH_UP_S_MAX = 10.0
 
 T = TypeVar("T")
-Write = Callable[[sync_pb2.ManagerMessage], Any]
+Write = Callable[[sync_pb2.ManagerMessage | bytes], Any]  # a message, or one that is packed already
 
 log = structlog.get_logger(__name__)
 
@@ -158,10 +158,10 @@ class Session:
                 if self.outbox.unreadable:
                     self._tell_withheld()
                 if initial or batch.upserts or batch.removals:
-                    for update in batch.updates(initial=initial):
-                        if update.last:
-                            hub.fleet.sent(self.host_uuid, revision=update.revision)
-                        await write(sync_pb2.ManagerMessage(update=update))
+                    for last, message in hub.packing.parts(batch, initial=initial):
+                        if last:
+                            hub.fleet.sent(self.host_uuid, revision=batch.revision)
+                        await write(message)
                         hub.counts["updates_sent"] += 1
                         await self._write_answers(write)
                     initial = False

@@ -311,6 +311,35 @@ def test_what_is_remembered_of_commits_equals_the_log_or_is_not_told(open_store:
     assert one.recent(after=6) is None  # the future: a store that was restored, perhaps
 
 
+def test_a_glance_waits_for_nobody_and_sees_nothing_old(open_store: Open) -> None:
+    one, two = open_store(), open_store()
+    put(one, zone("a"))
+    sqlite = one.url.startswith("sqlite")
+    with one.glance() as world:
+        assert [row.name for row in world.zones.values()] == ["a"] if world is not None else not sqlite
+    put(two, zone("b"))
+    with one.glance() as world:
+        assert world is None or len(world.zones) == 2  # the watcher may have been there
+    with one.read(), one.glance() as world:
+        assert world is not None if sqlite else world is None
+    entered, leave = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with one.transaction():
+            entered.set()
+            leave.wait(5)
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        assert entered.wait(5)
+        with one.glance() as world:
+            assert world is None
+        leave.set()
+        writing.result()
+    with one.transaction(), one.glance() as world:
+        assert world is None  # what is not committed is nobody's to see
+
+
 def test_a_transaction_that_failed_is_not_remembered(open_store: Open) -> None:
     store = open_store()
     put(store, zone("a"))

@@ -17,6 +17,7 @@ from netmgr.contract.types import ClaimIntent, HostReport, Kind, Location, Logic
 from netmgr.model import HostRecord
 from netmgr.pki import CertificateAuthority
 from netmgr.span import objects_for
+from netmgr.sync.outbox import Batch
 from tests.support.netmgr_rig import NOW, Closed, HostEnd, Rig, eventually, manager
 from tests.support.netmgr_worlds import H1, H2, H3, NET_A, NET_B, PORT, VIF, held, uid, vtep
 
@@ -472,6 +473,33 @@ def test_bad_hello_is_refused_with_the_name_of_its_field(tmp_path: Path, hello: 
             await rig.host(H1).connect(**hello)
         assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
         assert names in caught.value.sentence
+
+    over(tmp_path, test)
+
+
+def test_a_difference_is_packed_once_for_all_hosts_that_are_sent_the_same(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        ends = [await rig.host(record).connect() for record in (H1, H2)]
+        with rig.store.read() as world:
+            wanted = {end.uuid: objects_for(world, end.uuid, ()) for end in ends}
+
+        def packed(key: tuple[Kind, object], revision: int) -> list[bytes]:
+            parts = []
+            for end in ends:
+                upserts = (wanted[end.uuid][key[0], key[1] or end.uuid],)  # type: ignore[index]
+                batch = Batch(revision=revision, upserts=upserts, removals=())
+                ((last, part),) = rig.hub.packing.parts(batch, initial=False)
+                assert last
+                assert sync_pb2.ManagerMessage.FromString(part).update == next(batch.updates(initial=False))
+                parts.append(part)
+            return parts
+
+        one, two = packed((Kind.NETWORK, NET_A.uuid), 100)
+        assert one is two
+        mine, yours = packed((Kind.HOST, None), 100)
+        assert mine != yours
+        later = packed((Kind.NETWORK, NET_A.uuid), 101)
+        assert later[0] != one
 
     over(tmp_path, test)
 
