@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from uuid import UUID, uuid4
 
 import structlog
@@ -27,6 +28,8 @@ from netmgr.store import Store, Transaction
 
 __all__ = ["Asker", "activate", "answer_claims", "learn", "note_pnics", "release", "retire", "too_old"]
 
+_Answered = tuple[list[sync_pb2.ClaimAnswer], list[Callable[[], None]]]
+
 log = structlog.get_logger(__name__)
 
 
@@ -39,27 +42,48 @@ class Asker:
     unreadable: frozenset[str] = frozenset()
 
 
-def answer_claims(store: Store, asker: Asker, claims: Sequence[Claim], *, now_ms: int) -> list[sync_pb2.ClaimAnswer]:
-    """The answers to *claims*, decided one after the other; what they grant is on disk, in one transaction.
+def answer_claims(
+    store: Store,
+    asker: Asker,
+    claims: Sequence[Claim],
+    *,
+    now_ms: int,
+    answered: Callable[[list[sync_pb2.ClaimAnswer]], None] | None = None,
+) -> list[sync_pb2.ClaimAnswer]:
+    """The answers to *claims*, decided one after the other; what they grant is on disk, in one transaction. *answered*
+    is called with them then, before the log is told: a guest waits for them.
 
     None of them is refused for another's sake: should what one grants not fit the store, each has its own transaction.
     """
-    host = asker.host
+    answers, told = _decide_claims(store, asker, claims, now_ms=now_ms)
+    if answered is not None:
+        answered(answers)
+    for tell in told:
+        tell()
+    return answers
+
+
+def _decide_claims(store: Store, asker: Asker, claims: Sequence[Claim], *, now_ms: int) -> _Answered:
+    """The answers, and what the log is to be told."""
     try:
         return _answer_together(store, asker, claims, now_ms=now_ms)
     except NetmgrError as error:
         if len(claims) > 1 and error.status < 500:
-            return [answer for claim in claims for answer in answer_claims(store, asker, [claim], now_ms=now_ms)]
-        log.warning("claim.unanswered", host=str(host), vifs=[str(c.vif_uuid) for c in claims], reason=error.sentence)
+            each = [_decide_claims(store, asker, [claim], now_ms=now_ms) for claim in claims]
+            return [answer for answers, _told in each for answer in answers], [
+                tell for _, told in each for tell in told
+            ]
+        vifs = [str(claim.vif_uuid) for claim in claims]
+        tell = partial(log.warning, "claim.unanswered", host=str(asker.host), vifs=vifs, reason=error.sentence)
         return [
             sync_pb2.ClaimAnswer(
                 request_id=claim.request_id, refusal=f"VIF {claim.vif_uuid} can't be granted now: {error.sentence}"
             )
             for claim in claims
-        ]
+        ], [tell]
 
 
-def _answer_together(store: Store, asker: Asker, claims: Sequence[Claim], *, now_ms: int) -> list[sync_pb2.ClaimAnswer]:
+def _answer_together(store: Store, asker: Asker, claims: Sequence[Claim], *, now_ms: int) -> _Answered:
     decisions: list[Grant | Refusal] = []
     with store.transaction() as transaction:
         world = transaction.world
@@ -73,9 +97,7 @@ def _answer_together(store: Store, asker: Asker, claims: Sequence[Claim], *, now
         # Encoded when all are decided: what a host is told is what is committed.
         decided_of = list(zip(claims, decisions, strict=True))
         answers = [_answer(world, claim, decided) for claim, decided in decided_of]
-    for claim, decided in decided_of:
-        _log_claim(asker.host, claim, decided)
-    return answers
+    return answers, [partial(_log_claim, asker.host, claim, decided) for claim, decided in decided_of]
 
 
 def _unreadable(world: World, asker: Asker, grant: Grant) -> Refusal | None:

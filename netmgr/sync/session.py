@@ -251,8 +251,14 @@ class Session:
         claims = [codec.decode(Claim, message) for message in messages]
         ahead = self._hub.subscribe_ahead(self, claims)
         asker = decisions.Asker(host=self.host_uuid, agent=self._agent, unreadable=self.outbox.unreadable)
+        loop = asyncio.get_running_loop()
+
+        def answered(found: list[sync_pb2.ClaimAnswer]) -> None:  # in the thread, which has more to do
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._answer, found, together)
+
         answers = await self._in_thread(
-            lambda: decisions.answer_claims(self._hub.store, asker, claims, now_ms=_now_ms())
+            lambda: decisions.answer_claims(self._hub.store, asker, claims, now_ms=_now_ms(), answered=answered)
         )
         granted = [answer for answer in answers if not answer.refusal]
         vain = ahead - {UUID(answer.port.port.network_uuid) for answer in granted}
@@ -260,13 +266,15 @@ class Session:
             self._hub.subscribe(self, self.outbox.subscribed - vain)
         self._hub.counts["claims_granted"] += len(granted)
         self._hub.counts["claims_refused"] += len(answers) - len(granted)
+        if granted:
+            await self._give(granted)
+
+    def _answer(self, answers: Sequence[sync_pb2.ClaimAnswer], together: bool) -> None:
         if together:
             self._answers.append(sync_pb2.ManagerMessage(answers=sync_pb2.ClaimAnswers(answers=answers)))
         else:
             self._answers.extend(sync_pb2.ManagerMessage(answer=answer) for answer in answers)
         self.wake()
-        if granted:
-            await self._give(granted)
 
     async def _give(self, answers: Sequence[sync_pb2.ClaimAnswer]) -> None:
         """Have the outbox look after what *answers* hand out, once the hub knows of the grants: not before, or the

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from netmgr.arbiter import Grant, decide_claim
 from netmgr.contract import codec
@@ -158,6 +159,24 @@ def test_no_claim_is_refused_because_another_ones_grant_does_not_fit_the_store(
             assert {world.ports[uuid].vif_uuid for uuid in world.ports} == {VIF, claims[0].vif_uuid, claims[2].vif_uuid}
 
     over(tmp_path, test, PORT)
+
+
+def test_the_log_is_told_when_the_host_has_its_answers(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        claims = [claim(1), claim(2, network_uuid=uid("nowhere"))]
+        before: list[object] = []
+        with capture_logs() as told:
+            answers = decisions.answer_claims(
+                rig.store,
+                decisions.Asker(host=H1.uuid),
+                claims,
+                now_ms=5,
+                answered=lambda found: before.extend((list(found), list(told))),
+            )
+        assert before == [answers, []]
+        assert [one["event"] for one in told] == ["claim.granted", "claim.refused"]
+
+    over(tmp_path, test)
 
 
 def test_a_store_that_cannot_write_refuses_all_with_its_sentence(tmp_path: Path) -> None:

@@ -26,10 +26,11 @@ DIES_BEFORE_ITS_ANSWER = """
 import os, signal
 from netmgr.sync import decisions
 decide = decisions.answer_claims
-def answer_claims(*args, **kwargs):
-    answers = decide(*args, **kwargs)
+def die(answers):
     assert not answers[0].refusal, answers[0].refusal
     os.kill(os.getpid(), signal.SIGKILL)
+def answer_claims(*args, answered, **kwargs):
+    return decide(*args, answered=die, **kwargs)
 decisions.answer_claims = answer_claims
 """
 # The port is created with its location, and the commit is on disk; the caller has no answer.
