@@ -78,13 +78,13 @@ async def unixctl(rundir: Path, command: str, *arguments: str, timeout_s: float 
 
 async def _read(reader: asyncio.StreamReader) -> dict[str, object]:
     """One JSON object; the protocol has no frames, an object ends where it is whole."""
-    data = b""
+    data = bytearray()  # megabytes that grow by copying would take longer to copy than to read
     while len(data) < _ANSWER_MAX:
         more = await reader.read(65536)
         if not more:
             raise ValueError("it closed the connection")
         data += more
-        if data.rstrip().endswith(b"}"):
+        if data.endswith((b"}", b"}\n")):
             try:
                 answer = json.loads(data)
             except ValueError:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from ipaddress import ip_address
+from itertools import chain
 
 from hostagent.pipeline.policy import BLOCKED, OUTBOUND, REVERSED
 from netmgr.contract.types import TICKETS_MAX, Ticket
@@ -30,15 +31,21 @@ _ECHO = ("icmp", "icmpv6")
 def tickets_in(dump: str) -> tuple[Ticket, ...]:
     """The connections that *dump* speaks of, at most `TICKETS_MAX`: those that stand before those that open or close.
 
-    Lines that are not understood are passed over.
+    Lines that are not understood are passed over. A guest may have a hundred thousand connections, and while they are
+    looked through other guests' moves wait: so no more lines are read than tickets are wanted.
     """
-    found: dict[Ticket, bool] = {}
+    standing: list[str] = []
+    others: list[str] = []
     for line in dump.splitlines():
+        (standing if _ESTABLISHED in line or "protoinfo" not in line else others).append(line)
+    found: dict[Ticket, None] = {}
+    for line in chain(standing, others):
         ticket = _ticket(line.strip())
         if ticket is not None:
-            found[ticket] = found.get(ticket, False) or _ESTABLISHED in line or "protoinfo" not in line
-    ordered = sorted(found, key=lambda ticket: not found[ticket])  # stable: the dump's order within each
-    return tuple(ordered[:TICKETS_MAX])
+            found[ticket] = None
+            if len(found) == TICKETS_MAX:
+                break
+    return tuple(found)
 
 
 def sound(tickets: Iterable[Ticket]) -> tuple[Ticket, ...]:

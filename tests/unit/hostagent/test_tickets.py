@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from hostagent.tracking.tickets import sound, tickets_in
 from netmgr.contract.types import TICKETS_MAX, Ticket
 
@@ -48,3 +50,14 @@ def test_what_comes_over_the_wire_is_held_to_what_a_flow_can_say() -> None:
     ]
     assert sound([*bad, good]) == (good,)
     assert len(sound([good] * 3000)) == TICKETS_MAX
+
+
+def test_a_guest_with_a_hundred_thousand_connections_does_not_hold_up_the_moves_of_others() -> None:
+    def cost_s(connections: int) -> float:
+        opening = "tcp,orig=(src=10.0.0.2,dst=10.1.{}.{},sport={},dport=80),zone=40960,protoinfo=(state=SYN_SENT)"
+        dump = "\n".join(opening.format(at >> 8 & 255, at & 255, 1 + at % 60000) for at in range(connections))
+        began = time.process_time()
+        assert len(tickets_in(dump)) == TICKETS_MAX
+        return time.process_time() - began
+
+    assert min(cost_s(100_000) for _ in range(3)) < 20 * min(cost_s(2_000) for _ in range(3))
