@@ -10,9 +10,11 @@ Link-local addresses are made by guests, in more ways than one, so a port may us
 one that is made of its MAC (EUI-64) is its own, whoever claims it.
 What is neither ARP nor IP passes with the right MAC.
 
-A port without defined addresses may use any, but not claim in ARP or ND one that is bound to another port: CLAIMS
-(`learn`) looks the address up. What no VIF may say, whatever its addresses, is in `tables`; a port that is allowed to
-be a DHCP server or a router may say its part of that, from its own MAC and, if it has any, from its own addresses.
+A port without defined addresses may use any but those that are bound to another port, be it to claim them in ARP or ND
+(CLAIMS, see `learn`) or as IP source (SOURCES): security groups know their members by these. Only one that is allowed
+to be a router sends what others have sent it. What no VIF may say, whatever its addresses, is in `tables`; a port that
+is allowed to be a DHCP server or a router may say its part of that, from its own MAC and, if it has any, from its own
+addresses.
 """
 
 from __future__ import annotations
@@ -48,9 +50,11 @@ def guard_flows(
     """All that *mac*, one of those behind the port at *ofport*, may send; *ips* empty allows any address, *allow* what
     only some may say."""
     number = mac_to_int(mac)
-    flows = [*_guard(ofport, number, ips, cookie, allow), *_counters(ofport, ips, cookie)]
+    flows = [*_guard(ofport, number, ips, cookie, allow), *_counters(ofport, cookie)]
     if ips:
         flows += _sources(ofport, number, ips, cookie)
+    elif Allowance.ROUTER not in allow:
+        flows += _unbound_sources(ofport, number, cookie)
     # asked for an address of its own, nobody answers a port
     own = canonical([Match("in_port", ofport), Match(OWNER_MAC, number)])
     flows.append(Flow(table=Table.REPLY, priority=120, cookie=cookie, match=own, actions=(Goto(Table.FORWARD),)))
@@ -88,6 +92,9 @@ def _guard(ofport: int, mac: int, ips: tuple[str, ...], cookie: int, allow: tupl
     for message in (message for allowance in allow for message in RESERVED.get(allowance, ())):
         whole = () if Match("nw_proto", 17) in message else (Match("ip_frag", 0, 1),)  # RFC 6980
         yield accept(111, message, whole)
+    if not ips and Allowance.ROUTER not in allow:
+        for eth_type, source in ((0x0800, "nw_src"), (0x86DD, "ipv6_src")):
+            yield accept(81, match(eth_type=eth_type), actions=(*_owner_of(source), Goto(Table.SOURCES)))
     yield accept(80)
 
 
@@ -98,16 +105,24 @@ def _claim(field: str) -> tuple[Action, ...]:
 
 def _owner_of(field: str) -> tuple[Action, ...]:
     question = (
-        (Move(field, ADDRESS4, 32),) if field == "arp_spa" else (SetField(ADDRESS4, 0), Move(field, ADDRESS6, 128))
+        (Move(field, ADDRESS4, 32),)
+        if field in ("arp_spa", "nw_src")
+        else (SetField(ADDRESS4, 0), Move(field, ADDRESS6, 128))
     )
     return (SetField(OWNER_MAC, 0), *question, Resubmit(Table.BINDING))
 
 
-def _counters(ofport: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:
+def _counters(ofport: int, cookie: int) -> Iterator[Flow]:
     for why in (reason for reason in Denied if reason not in OF_GROUPS):
-        if ips or why is not Denied.SOURCE:
-            conditions = canonical([Match("in_port", ofport), Match(REASON, why)])
-            yield Flow(table=Table.DROPPED, priority=100, cookie=cookie, match=conditions)
+        conditions = canonical([Match("in_port", ofport), Match(REASON, why)])
+        yield Flow(table=Table.DROPPED, priority=100, cookie=cookie, match=conditions)
+
+
+def _unbound_sources(ofport: int, mac: int, cookie: int) -> Iterator[Flow]:
+    """Of what GUARD has looked up: nobody's, and those of any MAC behind the VIF. The rest is denied by SOURCES."""
+    for conditions in ((Match("eth_src", mac), Match(OWNER_MAC, 0)), (Match(OWNER_MAC, mac),)):
+        items = canonical([Match("in_port", ofport), *conditions])
+        yield Flow(table=Table.SOURCES, priority=100, cookie=cookie, match=items, actions=(Goto(Table.SIGNAL),))
 
 
 def _sources(ofport: int, mac: int, ips: tuple[str, ...], cookie: int) -> Iterator[Flow]:

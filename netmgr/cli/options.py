@@ -95,7 +95,8 @@ _ALLOW = click.option(
     "--allow",
     type=click.Choice(["dhcp-server", "nested", "router"]),
     multiple=True,
-    help="What its guest may say that no other may; may be repeated. nested: frames of further MACs; they are learned.",
+    help="What its guest may say that no other may; may be repeated. nested: frames of further MACs; they are learned."
+    " router: also packets of other ports, if it has no addresses defined.",
 )
 
 

@@ -158,6 +158,21 @@ def test_members_of_a_group_are_let_in_while_they_are_members(net, stateful):
     assert not passes(net, tcp(FAR, VM, 7, 80))
 
 
+def test_a_port_without_defined_addresses_is_no_member_by_using_ones(net):
+    net.group("clients", stateful=False)
+    net.ports[named("far")] = replace(net.ports[named("far")], security_groups=(named("clients"),))
+    put(net, rule("ingress", "udp", 80, remote_group=named("clients")))
+    net.group("clients", stateful=False)
+    net.ports[named("far")] = replace(net.ports[named("far")], security_groups=())
+    net.port("liar", 8, "n", "h1")
+    net.settle()
+    assert passes(net, udp(FAR, VM, 1, 80))
+    lie = Ether(udp(FAR, VM, 2, 80))
+    lie.src = mac(8)
+    net.say("liar", "h1", bytes(lie))
+    assert net.hear("vm", "h1") == []
+
+
 def test_rules_of_several_groups_add_up(net):
     net.group("web", rule("ingress", "tcp", 80))
     net.group("dns", rule("ingress", "udp", 53))

@@ -232,6 +232,26 @@ def test_a_link_local_address_that_is_bound_to_another_port_is_nobody_elses_to_u
     assert counted == {lie: 2 * 4, "IP source is not the port's": 2 * 3}
 
 
+@pytest.mark.parametrize("allow", [(), (Allowance.ROUTER,)], ids=["anybody", "router"])
+def test_without_addresses_a_guest_may_send_from_any_that_is_not_another_ports(guests, allow):
+    """A router forwards what others have sent it."""
+    guests.port("d", 5, "n", "h1", ips=("10.1.0.5", "fd00::5"))
+    guests.port("far", 6, "n", "h2")
+    guests.learn("far", "10.1.0.6", "fd00::6")
+    guests.port("a", 1, "n", "h1", allow=allow)
+    guests.learn("a", V4, V6)
+    names = ("10.1.0.5", "10.1.0.6", "fd00::5", "fd00::6", V4, V6, "10.1.0.77", "fd00::77", "0.0.0.0")
+    frames = {
+        source: eth(
+            (IPv6(src=source, dst="fd00::2") if ":" in source else IP(src=source, dst="10.1.0.2")) / UDP() / PAD
+        )
+        for source in names
+    }
+    assert passed(guests, frames) == {*(names if allow else names[4:])}
+    counted = {reason: count for (port, reason), count in guests.drops("h1", "a").items() if port == "a"}
+    assert counted == ({} if allow else {"IP source is not the port's": 4})
+
+
 def test_whoever_uses_anothers_link_local_address_is_told_of_to_the_agent(guests):
     guests.port("r", 5, "n", "h1", ips=("fd00::fe", ROUTER_LL))
     guests.port("a", 1, "n", "h1", ips=(V4, V6))

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.lab
 ALL = "ff:ff:ff:ff:ff:ff"
 OPEN = (Allowance.NESTED,)
 HELD, FREE, UNKNOWN, LATER = mac(0x11), mac(0x12), mac(0x21), mac(0x22)
-OWN_IP, HELD_IP, PEER_IP = "10.1.0.1", "10.1.0.11", "10.1.0.3"
+OWN_IP, HELD_IP, PEER_IP, NOBODYS = "10.1.0.1", "10.1.0.11", "10.1.0.3", "10.1.0.66"
 
 
 def udp(source: str, destination: str, ip: str = OWN_IP) -> bytes:
@@ -77,7 +77,7 @@ def test_what_they_say_arrives_on_this_host_and_on_others(guests):
 def test_what_is_said_to_them_goes_to_their_vif_and_to_nobody_else(guests):
     for name, host, number in (("b", "h1", 2), ("c", "h2", 3)):
         guests.crossed(host)
-        guests.say(name, host, udp(mac(number), HELD), udp(mac(number), FREE))
+        guests.say(name, host, udp(mac(number), HELD, NOBODYS), udp(mac(number), FREE, NOBODYS))
         assert len(guests.hear("a", "h1")) == 2
         assert guests.hear("d", "h3") == []
         assert guests.crossed(host) == (0 if host == "h1" else 2), "unicast, not flooded"
@@ -154,7 +154,7 @@ def test_they_move_with_their_port(guests):
     guests.phase("h1", "a", Phase.REDIRECTING, "h2")
     guests.phase("h2", "a", Phase.INCOMING, "h1")
     guests.settle()
-    guests.say("d", "h3", udp(mac(4), HELD))
+    guests.say("d", "h3", udp(mac(4), HELD, NOBODYS))
     assert (len(guests.hear("a", "h1")), len(guests.hear("a", "h2"))) == (0, 1), "what arrives at the source goes on"
     guests.phase("h2", "a", Phase.ACTIVATED, "h1")
     guests.settle()
@@ -165,7 +165,7 @@ def test_they_move_with_their_port(guests):
         guests.hosts[host].phases.clear()
         guests.hosts[host].relay_vteps.clear()
     guests.settle()
-    guests.say("b", "h1", udp(mac(2), HELD), udp(mac(2), FREE))
+    guests.say("b", "h1", udp(mac(2), HELD, NOBODYS), udp(mac(2), FREE, NOBODYS))
     assert (len(guests.hear("a", "h1")), len(guests.hear("a", "h2"))) == (0, 2)
     guests.say("a", "h1", udp(HELD, mac(4), HELD_IP))
     assert guests.hear("d", "h3") == [], "the tap it left says nothing any more"
