@@ -121,7 +121,8 @@ class Hub:
         moved: set[UUID] = set()  # ports of which something was decided
         wide = False
         for change in changes:
-            self._mark_concerned(change)
+            if change.kind == Kind.HOST or change.uuid in self.world.rows(change.kind):
+                self._mark_concerned(change)  # of what was not there nobody has anything; a host has neighbours
             if change.kind in (Kind.PORT, Kind.LOCATION):
                 moved.add(change.uuid)
             wide = wide or change.kind in (Kind.NETWORK, Kind.WITHDRAWAL)

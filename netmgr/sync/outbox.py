@@ -153,17 +153,18 @@ class Outbox:
                 self.withheld.pop(key, None)
         self._whole = False
         self._marked.clear()
-        upserts = [item for key, item in found if self._sent.get(key) != item.version]
+        news = [(key, item) for key, item in found if self._sent.get(key) != item.version]
         if self.unreadable:
-            upserts = [item for item in upserts if self._readable(world, item)]
+            news = [(key, item) for key, item in news if self._readable(world, item)]
         for key in gone:
             del self._sent[key]
-        for item in upserts:
-            ref = ref_of(item)
-            self._sent[ref.kind, ref.uuid] = item.version
+        for key, item in news:
+            self._sent[key] = item.version
+        if len(news) > 1:
+            news.sort(key=lambda one: _ORDER[one[0][0]])
         return Batch(
             revision=world.revision,
-            upserts=tuple(sorted(upserts, key=lambda item: _ORDER[ref_of(item).kind])),
+            upserts=tuple(item for _key, item in news),
             removals=tuple(Ref(kind=k, uuid=u) for k, u in sorted(gone, key=lambda key: -_ORDER[key[0]])),
         )
 

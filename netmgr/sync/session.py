@@ -152,7 +152,8 @@ class Session:
         await write(sync_pb2.ManagerMessage(welcome=welcome))
         initial = True
         while True:
-            await self._write_answers(write)
+            if self._answers:
+                await self._write_answers(write)
             if self.outbox.marked:
                 batch = self.outbox.take(hub.world, hub.holdings)
                 if self.outbox.unreadable:
@@ -163,7 +164,8 @@ class Session:
                             hub.fleet.sent(self.host_uuid, revision=batch.revision)
                         await write(message)
                         hub.counts["updates_sent"] += 1
-                        await self._write_answers(write)
+                        if self._answers:
+                            await self._write_answers(write)
                     initial = False
             if self._try_again is not None and not self.outbox.marked:
                 vifs, self._try_again = sorted(self._try_again), None
