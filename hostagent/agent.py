@@ -288,15 +288,15 @@ class Agent:
         self._switchover.outdated()
         self._news.add()
 
-    def _subscribe(self) -> frozenset[UUID]:
+    def _subscribe(self, desired: Desired | None = None) -> frozenset[UUID]:
         """Subscribe to what is wanted, for a while also to what was; what is wanted."""
-        wanted = self._wanted_networks()
+        wanted = self._wanted_networks(self.desired() if desired is None else desired)
         self.sync.subscribe(self._subscriptions.follow(wanted, now=time.monotonic()))
         return wanted
 
-    def _wanted_networks(self) -> frozenset[UUID]:
+    def _wanted_networks(self, desired: Desired) -> frozenset[UUID]:
         return wanted_networks(
-            desired=self.desired(),
+            desired=desired,
             vifs=self.guests.vifs,
             ports=self._state.port_by_vif,
             claimed=(*self.claims.networks(), *self.lookup.networks()),

@@ -57,7 +57,7 @@ _LONG_S, _REST_S_MAX = 0.01, 0.05  # a turn with more work is followed by a rest
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What the loop works with. *desired* is what is wanted on this host now, *subscribe* asks the manager for the
-    networks that are wanted now, and *informed* is False while the manager's first word is not here, or not whole:
+    networks that it needs, and *informed* is False while the manager's first word is not here, or not whole:
     nothing is known to be unwanted yet."""
 
     host_uuid: UUID
@@ -65,7 +65,7 @@ class Parts:
     state: State
     news: News
     desired: Callable[[], Desired]
-    subscribe: Callable[[], object]
+    subscribe: Callable[[Desired], object]
     informed: Callable[[], bool]
     reporting: Reporting
     motion: Motion
@@ -116,19 +116,20 @@ class Loop:
     async def _converge(self) -> float | None:
         """Make the host as wanted, as far as can be; seconds after which to look again without being woken."""
         parts, observed, claim_again = self._parts, Observed(), None
+        desired = Desired()
         steps: tuple[Step, ...] = ()
         count = parts.news.count
         for turn in range(_ROUNDS_MAX):
             self.beat = time.monotonic()
             count = parts.news.count
             observed = await parts.host.observe()
-            self._look(observed)
+            desired = self._look(observed)
             if not parts.informed():
                 break
             claim_again = self._claim()
             for _ in range(_LET_OUT if parts.claims.asking else 0):
                 await asyncio.sleep(0)
-            await parts.tracking.look(parts.desired())
+            await parts.tracking.look(desired)
             desired = parts.desired()
             if parts.host.links_fresh:  # whether a tap that left the bridge is still there can't be told from old links
                 desired = replace(desired, plugs=parts.guests.plugs(observed))
@@ -155,24 +156,27 @@ class Loop:
         else:
             log.error("loop: the plan does not come to an end", steps=[type(step).__name__ for step in steps][:10])
             parts.host.forget()
-        return _first((self._conclude(observed, steps, count), claim_again))
+        return _first((self._conclude(desired, observed, steps, count), claim_again))
 
     # --- who is here -----------------------------------------------------------------------------------------------
 
-    def _look(self, observed: Observed) -> None:
-        """Take note of the VIFs that are here, and of those that are not."""
+    def _look(self, observed: Observed) -> Desired:
+        """Take note of the VIFs that are here, and of those that are not; what is wanted then."""
         parts = self._parts
+        desired = parts.desired()
         if isinstance(observed.bridges, Unread):
-            return
+            return desired
         dead = {name for name, flows in observed.flows.items() if isinstance(flows, Unread)}
         vifs = seen_vifs(observed.bridges, observed.flows)
-        parts.guests.look(vifs, dead_bridges=dead, desired=parts.desired(), now=time.monotonic())
+        parts.guests.look(vifs, dead_bridges=dead, desired=desired, now=time.monotonic())
         parts.state.remember_ovs_ports({vif.vif_uuid: vif.ovs_port for vif in vifs})
+        desired = parts.desired()  # what came or went may have set ports in motion
         if parts.informed():
             parts.claims.forget_gone(vifs)
             parts.endpoints.look(observed)
-            parts.discovery.look(parts.desired())
-        parts.subscribe()
+            parts.discovery.look(desired)
+        parts.subscribe(desired)
+        return desired
 
     def _claim(self) -> float | None:
         """Ask for VIFs that are here and not this host's; seconds until one is to be asked for again."""
@@ -203,9 +207,9 @@ class Loop:
 
     # --- the end of a turn -----------------------------------------------------------------------------------------
 
-    def _conclude(self, observed: Observed, steps: tuple[Step, ...], count: int) -> float | None:
+    def _conclude(self, desired: Desired, observed: Observed, steps: tuple[Step, ...], count: int) -> float | None:
         """Release, acknowledge, report, and let hooks go whose network is realized; seconds until the next look."""
-        parts, now, desired = self._parts, time.monotonic(), self._parts.desired()
+        parts, now = self._parts, time.monotonic()
         pauses = [parts.failures.next_retry(now=now), parts.tracking.retry_s]
         if not isinstance(observed.bridges, Unread):
             self._release(desired, now)

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from hostagent.addresses import interface_of
 from hostagent.model import (
@@ -251,5 +252,6 @@ def _bonds(port: OvsPort, bonding: _Bonding) -> bool:
     return (port.bond_mode, port.lacp) == (bonding.mode, bonding.lacp) and kept
 
 
+@lru_cache(maxsize=1024)  # each link's, in each turn
 def _normal(address: str) -> str:
     return str(interface_of(address))

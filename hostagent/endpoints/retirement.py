@@ -58,8 +58,9 @@ class Retirements:
 
     def look(self) -> None:
         """Something was pushed: what is gone by now is done with."""
-        for port_uuid in self._state.records.retirements - self._state.ports.keys():
-            self._state.records.drop_retirement(port_uuid)
+        for port_uuid in tuple(self._state.records.retirements):
+            if port_uuid not in self._state.ports:
+                self._state.records.drop_retirement(port_uuid)
         self._news.set()
 
     async def _answered(self, port_uuid: UUID) -> None:

@@ -4,8 +4,8 @@ Theory of operation. A probe is a frame of our own that goes through the tunnel 
 has; the peer's *switch* sends it back by a flow (`pipeline.probe`), so an answer proves both directions, encapsulation
 and both switches, whether or not an agent lives there.
 
-- A path is asked once a second, a little later or earlier so that hosts do not ask in step; those that are well leave
-  ten times a second, some together, which costs both switches and the agent less than one by one. A probe that is not
+- A path is asked once a second; those that are well in two groups, whose probes leave together, at another time on each
+  host: what costs a switch and an agent is not a probe, but waking up for one. A probe that is not
   back after 0.4 s is a *miss*, and the next one leaves at once; after four misses in a row the path is *silent*: 1.6 to
   2.7 s after it broke. An answer that comes late is an answer: a slow path is not a broken one.
 - What this host's own switch has not told yet is no miss: a probe counts as missed once the switch has answered an echo
@@ -39,14 +39,15 @@ INTERVAL_S = 1.0
 TIMEOUT_S = 0.4
 MISSES = 4
 DOWN_INTERVAL_S = 0.5
-TOGETHER_S = 0.1
+GROUPS = 2
 UNHEARD_S = 2.0
 _PROBES_PER_S_MAX = 100
 _FLAP_S, _FLAP_ANSWERS = 60.0, 3
 _REMEMBER_S = 600.0  # what was learned of a path that nobody needs now
 _LATE_S = 10.0  # how late an answer may be and still be known
 _HISTORY = 50
-_BURST = 20  # probes that leave together; the switch keeps at most 100 answers for an agent that is busy
+_EARLY_S = 0.001  # a clock's word on when it is time may be as much before it
+_BURST = 32  # probes that leave together; the switch keeps at most 100 answers for an agent that is busy
 
 
 class Probe(NamedTuple):
@@ -111,7 +112,7 @@ class Liveness:
     def __init__(self, *, first_number: int = 1, own: str = "", mtu_again_s: float = AGAIN_S) -> None:
         self._number = first_number
         self._own = own
-        self._phase = zlib.crc32(own.encode()) % 1000 / 1000 * TOGETHER_S
+        self._phase = zlib.crc32(own.encode()) % 1000 / 1000 * INTERVAL_S
         self._mtu_again_s = mtu_again_s
         self._paths: dict[PathKey, _Path] = {}
         self._sent: dict[int, _Sent] = {}
@@ -182,7 +183,7 @@ class Liveness:
             pause = interval if path.state is PeerState.UP else max(interval / 2, DOWN_INTERVAL_S)
             path.next_at = now + pause * self._jitter(path.key)
             if path.state is PeerState.UP and interval == INTERVAL_S:  # of more peers, some are always due
-                path.next_at = self._departure(path.next_at)
+                path.next_at = self._departure(path.key, now)
             if path.state is PeerState.UP and path.mtu.next_at <= now:
                 probes.append(self._send(path, path.mtu.size(), now))
                 path.mtu.sent(now=now)
@@ -195,9 +196,11 @@ class Liveness:
         """0.9 to 1.1, another one for each probe and host."""
         return 0.9 + zlib.crc32(f"{self._own} {key.vtep} {self._number}".encode()) % 1000 / 5000
 
-    def _departure(self, at: float) -> float:
-        """The time next to *at* at which probes of this host leave together."""
-        return round((at - self._phase) / TOGETHER_S) * TOGETHER_S + self._phase
+    def _departure(self, key: PathKey, now: float) -> float:
+        """When the next probe on *key* leaves together with those of its group; by itself, if that were too soon."""
+        first = self._phase + zlib.crc32(key.vtep.encode()) % GROUPS / GROUPS * INTERVAL_S
+        together = (now + INTERVAL_S + _EARLY_S - first) // INTERVAL_S * INTERVAL_S + first
+        return together if together - now > TIMEOUT_S else now + INTERVAL_S - TIMEOUT_S
 
     def _send(self, path: _Path, size: int, now: float) -> Probe:
         self._number += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
 import structlog
@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 _PAUSE_S = 0.02  # probes that are due together leave together
 _IDLE_S = 1.0
+_FORGET_S = 60.0  # from one look at which paths need not be remembered any more to the next
 _ECHO_S = 10.0
 _PRIME_S = 5.0
 _SOLICIT_S = 12.0  # Open vSwitch hears an answer only if no megaflow is left from the last one; they live for 10 s
@@ -43,7 +44,9 @@ class Probing:
         self._changed = changed
         self._liveness = Liveness(first_number=secrets.randbits(62), own=own, mtu_again_s=mtu_again_s)
         self._source = secrets.randbits(40) | 0x02 << 40
-        self._wanted: frozenset[PathKey] = frozenset()
+        self._paths: Sequence[WantedPath] = ()
+        self._wanted: frozenset[PathKey] = frozenset()  # their keys
+        self._again_at = 0.0  # when the same paths are given over again
         self._own_vteps: Mapping[UUID, str] = {}
         self._tunnels: Mapping[tuple[UUID, NetworkType], int] = {}
         self._woken = asyncio.Event()
@@ -75,7 +78,7 @@ class Probing:
 
     def want(
         self,
-        paths: Collection[WantedPath],
+        paths: Sequence[WantedPath],
         *,
         own_vteps: Mapping[UUID, str],
         tunnels: Mapping[tuple[UUID, NetworkType], int],
@@ -84,11 +87,15 @@ class Probing:
 
         What is known of them is with the host on return; of that nobody is woken.
         """
-        before, self._wanted = self._wanted, frozenset(path.key for path in paths)
+        now = time.monotonic()
         self._own_vteps, self._tunnels = own_vteps, tunnels
+        if self._paths == paths and now < self._again_at:
+            return
+        self._paths, self._again_at = paths, now + _FORGET_S
+        before, self._wanted = self._wanted, frozenset(path.key for path in paths)
         self.prime(self._wanted - before)
-        self._liveness.want(paths, now=time.monotonic())
-        if self._liveness.judge(now=time.monotonic()):
+        self._liveness.want(paths, now=now)
+        if self._liveness.judge(now=now):
             self._host.paths = self._liveness.statuses()
         if self._wanted != before:
             self._woken.set()
@@ -149,9 +156,9 @@ class Probing:
             del self._echoes[switch]
 
     def _judge(self) -> None:
-        before = {path.key: path for path in self._host.paths}
         if not self._liveness.judge(now=time.monotonic()):
             return
+        before = {path.key: path for path in self._host.paths}
         self._host.paths = self._liveness.statuses()
         for path in self._host.paths:
             known = before.get(path.key)
