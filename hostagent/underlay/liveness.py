@@ -4,15 +4,18 @@ Theory of operation. A probe is a frame of our own that goes through the tunnel 
 has; the peer's *switch* sends it back by a flow (`pipeline.probe`), so an answer proves both directions, encapsulation
 and both switches, whether or not an agent lives there.
 
-- A path is asked once a second; those that are well in two groups, whose probes leave together, at another time on each
-  host: what costs a switch and an agent is not a probe, but waking up for one. A probe that is not
+- A path is asked once a second; those that are well in four groups, whose probes leave together, each at its quarter of
+  the second by the wall clock. A path is of the same group at both its ends, so what two hosts ask each other comes
+  together too, with the answers, as far as their clocks agree: what costs a switch and an agent is not a probe, but
+  waking up for one. A probe that is not
   back after 0.4 s is a *miss*, and the next one leaves at once; after four misses in a row the path is *silent*: 1.6 to
   2.7 s after it broke. An answer that comes late is an answer: a slow path is not a broken one.
 - What this host's own switch has not told yet is no miss: a probe counts as missed once the switch has answered an echo
   that was sent after the probe's time was up. An agent that was stopped, or a switch that is busy, so counts nothing.
 - A silent path is *down* when a *witness* shows that the fault is not this host's: another peer of the same switch has
-  answered since. Where all are silent, and there are two or more, this host is the one that is *cut off*: then they are
-  down too, but nothing is taken from any: nothing is known of them. One peer alone has no witness; it is believed.
+  answered since; some are asked at once. Where all are silent, and there are two or more, this host is the one that is
+  *cut off*: then they are down too, but nothing is taken from any: nothing is known of them. One peer alone has no
+  witness; it is believed.
 - What is down and not because this host is cut off, is *cut*: nothing is sent there.
 - A path that has never answered is *unheard*: its switch may not know how to. It is neither cut nor a witness.
 - A path that answers is up at once. If it was down twice within a minute, three answers in a row are asked for.
@@ -26,6 +29,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
@@ -33,19 +37,20 @@ from hostagent.model import PathKey, PathStatus
 from hostagent.underlay.path_mtu import AGAIN_S, PathMtu
 from netmgr.contract.types import PeerState
 
-__all__ = ["Liveness", "Measure", "Probe", "WantedPath"]
+__all__ = ["Liveness", "Measure", "Probe", "WantedPath", "group_of"]
 
 INTERVAL_S = 1.0
 TIMEOUT_S = 0.4
 MISSES = 4
 DOWN_INTERVAL_S = 0.5
-GROUPS = 2
+GROUPS = 4
 UNHEARD_S = 2.0
 _PROBES_PER_S_MAX = 100
 _FLAP_S, _FLAP_ANSWERS = 60.0, 3
 _REMEMBER_S = 600.0  # what was learned of a path that nobody needs now
 _LATE_S = 10.0  # how late an answer may be and still be known
 _HISTORY = 50
+_WITNESSES = 4  # asked at once when a path is silent; if they are, too, others follow in their turn
 _EARLY_S = 0.001  # a clock's word on when it is time may be as much before it
 _BURST = 32  # probes that leave together; the switch keeps at most 100 answers for an agent that is busy
 
@@ -59,11 +64,18 @@ class Probe(NamedTuple):
 
 
 class WantedPath(NamedTuple):
-    """A path to be asked: how large its packets may be, and whether a port here needs it."""
+    """A path to be asked: how large its packets may be, whether a port here needs it, and with which group it is asked
+    while it is well (see `group_of`)."""
 
     key: PathKey
     mtu: int
     shared: bool
+    group: int = 0
+
+
+def group_of(own: str, peer: str) -> int:
+    """The group of the path between two VTEPs, the same at both."""
+    return (zlib.crc32(own.encode()) ^ zlib.crc32(peer.encode())) % GROUPS
 
 
 class Measure(NamedTuple):
@@ -87,6 +99,7 @@ class _Path:
     mtu: PathMtu
     born: float | None = None  # when it was first asked
     shared: bool = True
+    group: int = 0
     wanted: bool = True
     unwanted_since: float = 0.0
     state: PeerState = PeerState.NEW
@@ -106,13 +119,16 @@ class _Path:
 class Liveness:
     """All paths of one host. Numbers of probes count up from *first_number*, which should be hard to guess.
 
-    The largest packet is tried again on each path every *mtu_again_s*.
+    The largest packet is tried again on each path every *mtu_again_s*. *ahead_s* is what the wall clock shows more than
+    that of all arguments *now*.
     """
 
-    def __init__(self, *, first_number: int = 1, own: str = "", mtu_again_s: float = AGAIN_S) -> None:
+    def __init__(
+        self, *, first_number: int = 1, own: str = "", mtu_again_s: float = AGAIN_S, ahead_s: float = 0.0
+    ) -> None:
         self._number = first_number
         self._own = own
-        self._phase = zlib.crc32(own.encode()) % 1000 / 1000 * INTERVAL_S
+        self._ahead_s = ahead_s
         self._mtu_again_s = mtu_again_s
         self._paths: dict[PathKey, _Path] = {}
         self._sent: dict[int, _Sent] = {}
@@ -142,7 +158,7 @@ class Liveness:
                 )
             elif not known.wanted:
                 self._revive(known, now)
-            known.shared = path.shared
+            known.shared, known.group = path.shared, path.group
             known.mtu.want(path.mtu, now=now)
 
     def recall(self, cut: Iterable[PathKey], *, now: float) -> None:
@@ -183,7 +199,7 @@ class Liveness:
             pause = interval if path.state is PeerState.UP else max(interval / 2, DOWN_INTERVAL_S)
             path.next_at = now + pause * self._jitter(path.key)
             if path.state is PeerState.UP and interval == INTERVAL_S:  # of more peers, some are always due
-                path.next_at = self._departure(path.key, now)
+                path.next_at = self._departure(path.group, now)
             if path.state is PeerState.UP and path.mtu.next_at <= now:
                 probes.append(self._send(path, path.mtu.size(), now))
                 path.mtu.sent(now=now)
@@ -196,9 +212,9 @@ class Liveness:
         """0.9 to 1.1, another one for each probe and host."""
         return 0.9 + zlib.crc32(f"{self._own} {key.vtep} {self._number}".encode()) % 1000 / 5000
 
-    def _departure(self, key: PathKey, now: float) -> float:
-        """When the next probe on *key* leaves together with those of its group; by itself, if that were too soon."""
-        first = self._phase + zlib.crc32(key.vtep.encode()) % GROUPS / GROUPS * INTERVAL_S
+    def _departure(self, group: int, now: float) -> float:
+        """When the next probe leaves together with those of its *group*; by itself, if that were too soon."""
+        first = group / GROUPS * INTERVAL_S - self._ahead_s
         together = (now + INTERVAL_S + _EARLY_S - first) // INTERVAL_S * INTERVAL_S + first
         return together if together - now > TIMEOUT_S else now + INTERVAL_S - TIMEOUT_S
 
@@ -292,6 +308,13 @@ class Liveness:
             path.next_at = now
         elif path.silent_since is None:
             path.silent_since = now
+            self._ask_witnesses(path, now)
+
+    def _ask_witnesses(self, silent: _Path, now: float) -> None:
+        others = (path for path in self._paths.values() if path.wanted and path.state is PeerState.UP)
+        others = (path for path in others if path.key.switch == silent.key.switch and path.key.vtep != silent.key.vtep)
+        for path in islice(others, _WITNESSES):
+            path.next_at = min(path.next_at, now)
 
     # --- for others -----------------------------------------------------------------------------------------------
 

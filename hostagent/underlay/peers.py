@@ -18,7 +18,7 @@ from hostagent.model import Bridge, Desired, PathKey, PathStatus, Unread
 from hostagent.names import network_key, tunnel_port
 from hostagent.pipeline.tables import Table
 from hostagent.resolve import Resolved
-from hostagent.underlay.liveness import WantedPath
+from hostagent.underlay.liveness import WantedPath, group_of
 from hostagent.underlay.path_fit import peer_name
 from netmgr.contract.types import Location, NetworkType, OpaqueSwitch, PeerState, PeerStatus
 
@@ -48,7 +48,12 @@ def wanted_paths(desired: Desired, resolved: Resolved) -> tuple[WantedPath, ...]
             kinds = [kind for kind in resolved.switches[peer.switch_uuid].types if kind.tunneled]
             named.update(PathKey(peer.switch_uuid, kind, peer.vtep) for kind in kinds)
     return tuple(
-        WantedPath(key=key, mtu=resolved.switches[key.switch].switch.mtu, shared=key in shared)
+        WantedPath(
+            key=key,
+            mtu=resolved.switches[key.switch].switch.mtu,
+            shared=key in shared,
+            group=group_of(vteps[key.switch], key.vtep),
+        )
         for key in sorted(shared | named)
     )
 

@@ -42,7 +42,12 @@ class Probing:
     def __init__(self, *, host: Host, own: str, mtu_again_s: float, changed: Callable[[], None]) -> None:
         self._host = host
         self._changed = changed
-        self._liveness = Liveness(first_number=secrets.randbits(62), own=own, mtu_again_s=mtu_again_s)
+        self._liveness = Liveness(
+            first_number=secrets.randbits(62),
+            own=own,
+            mtu_again_s=mtu_again_s,
+            ahead_s=time.time() - time.monotonic(),
+        )
         self._source = secrets.randbits(40) | 0x02 << 40
         self._paths: Sequence[WantedPath] = ()
         self._wanted: frozenset[PathKey] = frozenset()  # their keys
