@@ -4,12 +4,12 @@ Theory of operation. A probe is a frame of our own that goes through the tunnel 
 has; the peer's *switch* sends it back by a flow (`pipeline.probe`), so an answer proves both directions, encapsulation
 and both switches, whether or not an agent lives there.
 
-- A path is asked once a second; those that are well in four groups, whose probes leave together, each at its quarter of
-  the second by the wall clock. A path is of the same group at both its ends, so what two hosts ask each other comes
-  together too, with the answers, as far as their clocks agree: what costs a switch and an agent is not a probe, but
-  waking up for one. A probe that is not
-  back after 0.4 s is a *miss*, and the next one leaves at once; after four misses in a row the path is *silent*: 1.6 to
-  2.7 s after it broke. An answer that comes late is an answer: a slow path is not a broken one.
+- A path is asked once a second; those that are well in two groups, whose probes leave together, each at its half of the
+  second by the wall clock. A path is of the same group at both its ends, so what two hosts ask each other comes together
+  too, with the answers, as far as their clocks agree: what costs a switch and an agent is not a probe, but waking up for
+  one.
+- A probe that is not back after 0.4 s is a *miss*, and the next one leaves at once; after four misses in a row the path
+  is *silent*: 1.6 to 2.7 s after it broke. An answer that comes late is an answer: a slow path is not a broken one.
 - What this host's own switch has not told yet is no miss: a probe counts as missed once the switch has answered an echo
   that was sent after the probe's time was up. An agent that was stopped, or a switch that is busy, so counts nothing.
 - A silent path is *down* when a *witness* shows that the fault is not this host's: another peer of the same switch has
@@ -43,7 +43,7 @@ INTERVAL_S = 1.0
 TIMEOUT_S = 0.4
 MISSES = 4
 DOWN_INTERVAL_S = 0.5
-GROUPS = 4
+GROUPS = 2
 UNHEARD_S = 2.0
 _PROBES_PER_S_MAX = 100
 _FLAP_S, _FLAP_ANSWERS = 60.0, 3

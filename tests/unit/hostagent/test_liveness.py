@@ -196,18 +196,18 @@ def test_probes_cost_what_is_promised(peers: int, per_s: float) -> None:
     assert len(underlay.sent) / 30 < per_s
     first = [at for at, probe in underlay.sent if not probe.size]
     busiest = max(sum(start <= at < start + 0.1 for at in first) for start in first[:: max(1, len(first) // 50)])
-    assert busiest < per_s / 2, "hosts ask all peers in step"
+    assert busiest < per_s * 0.6, "a host asks all its peers at once"
 
 
 def test_probes_of_peers_that_are_well_leave_together() -> None:
-    """Four times a second: each departure costs the agent a look at all its paths, and both switches a round."""
+    """Twice a second: each departure costs the agent a look at all its paths, and both switches a round."""
     underlay = Underlay(peers=[f"10.0.0.{n}" for n in range(1, 51)])
     underlay.run(15)
     underlay.sent.clear()
     underlay.run(10)
     departures = {at for at, probe in underlay.sent if not probe.size}
     assert 400 < sum(not probe.size for _, probe in underlay.sent) < 600
-    assert len(departures) <= 41
+    assert len(departures) <= 21
 
 
 def test_two_hosts_ask_each_other_at_the_same_time_whatever_their_own_clocks_count() -> None:
