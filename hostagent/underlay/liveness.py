@@ -5,9 +5,9 @@ has; the peer's *switch* sends it back by a flow (`pipeline.probe`), so an answe
 and both switches, whether or not an agent lives there.
 
 - A path is asked once a second; those that are well in two groups, whose probes leave together, each at its half of the
-  second by the wall clock. A path is of the same group at both its ends, so what two hosts ask each other comes together
-  too, with the answers, as far as their clocks agree: what costs a switch and an agent is not a probe, but waking up for
-  one.
+  second by the wall clock. A path is of the same group at both its ends, so what two hosts ask each other comes
+  together too, with the answers, as far as their clocks agree: what costs a switch and an agent is not a probe, but
+  waking up for one.
 - A probe that is not back after 0.4 s is a *miss*, and the next one leaves at once; after four misses in a row the path
   is *silent*: 1.6 to 2.7 s after it broke. An answer that comes late is an answer: a slow path is not a broken one.
 - What this host's own switch has not told yet is no miss: a probe counts as missed once the switch has answered an echo
