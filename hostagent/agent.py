@@ -88,6 +88,7 @@ class Agent:
             Events(
                 dirty=self._dirty,
                 port=self._port,
+                lost=self._lost,
                 packet_in=self._packet_in,
                 domain=self._domain,
                 libvirt=self._libvirt,
@@ -235,7 +236,7 @@ class Agent:
             phases=self.motion.phases(),
             relay_vteps=self.motion.relay_vteps(),
             tickets=self.ticketing.held,
-            hushed=self.discovery.hushed(),
+            hushed=self.discovery.hushed() | self._arrivals.hushed(),
             alone=self.sync.away_s > ALONE_S,
         )
         return with_plugged(pushed, vifs=self.guests.vifs, ports=self._state.port_by_vif)
@@ -278,13 +279,18 @@ class Agent:
             if turn % (_PRIME_S // _PROBE_S) == 0:
                 self.probing.prime()
 
-    def _port(self) -> None:
+    def _lost(self, bridge: str) -> None:
+        self._arrivals.lost(bridge)
+
+    def _port(self, bridge: str, ofport: int) -> None:
+        self._arrivals.added(bridge, ofport)
         if self._informed():
             self._arrivals.look_soon()
 
     def _dirty(self, part: str) -> None:
         if part == "ovsdb" and self._informed():
             self._arrivals.look()
+        self._arrivals.expect()
         self._switchover.outdated()
         self._news.add()
 
@@ -373,6 +379,8 @@ class Agent:
     def _packet_in(self, bridge: str, cookie: int, table: int, in_port: int, frame: bytes) -> None:
         if table == Table.PROBE:
             self.probing.on_frame(frame)
+        elif table == Table.CLASSIFY:
+            self._arrivals.on_frame(bridge, in_port, frame)
         elif table in (Table.GUARD, Table.CLAIMS, Table.RIVAL, Table.LEASES):
             self.discovery.on_frame(bridge, cookie, table, in_port, frame)
         elif self.guests.on_frame(bridge, in_port, frame):

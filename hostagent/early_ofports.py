@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 from hostagent.model import Bridge, Interface, OvsPort, Unread
+from hostagent.names import IFACE_ID
+from hostagent.vifs import vif_of
 
 __all__ = ["EarlyOfports"]
 
+_COMING = "?"  # name of a tap that is not there yet
 _LIFE_S = 5.0  # of a number for which OVSDB shows no row
 
 
@@ -51,14 +55,11 @@ class EarlyOfports:
         self._newest.pop(bridge, None)
         self._told = {key: one for key, one in self._told.items() if key[0] != bridge}
 
-    def with_guess(self, bridges: tuple[Bridge, ...], bridge: str, name: str) -> tuple[Bridge, ...]:
-        """*bridges*, where the port *name* of *bridge* has no number yet, with the one that it will probably get."""
-        return tuple(
-            replace(one, ports=tuple(_guessed(port, name, self.next_of(bridge)) for port in one.ports))
-            if one.name == bridge
-            else one
-            for one in bridges
-        )
+    def with_guess(self, bridges: tuple[Bridge, ...], bridge: str, vif: UUID) -> tuple[Bridge, ...]:
+        """*bridges* as if *vif* were plugged into *bridge* with the number that it will probably get; where it has one,
+        or there is no telling, as they are."""
+        number = self.next_of(bridge)
+        return tuple(_guessed(one, vif, number) if one.name == bridge and number else one for one in bridges)
 
     def put_into(self, bridges: tuple[Bridge, ...] | Unread, *, now: float) -> tuple[Bridge, ...] | Unread:
         """*bridges* as OVSDB shows them, with the numbers that it does not show yet; the same for the same."""
@@ -87,9 +88,16 @@ class EarlyOfports:
         return replace(bridge, ports=tuple(ports.values()))
 
 
-def _guessed(port: OvsPort, name: str, ofport: int) -> OvsPort:
-    row = _single(port.interfaces) if port.name == name and ofport else None
-    return _numbered(port, row, ofport) if row is not None else port
+def _guessed(bridge: Bridge, vif: UUID, ofport: int) -> Bridge:
+    rows = [(port, one) for port in bridge.ports for one in port.interfaces if vif_of(one) == vif]
+    if not rows:
+        coming = Interface(name=_COMING, ofport=ofport, external_ids={IFACE_ID: str(vif)})
+        return replace(bridge, ports=(*bridge.ports, OvsPort(name=_COMING, interfaces=(coming,))))
+    ((tap, row), *others) = rows
+    if others or row.ofport is not None or _single(tap.interfaces) is None:
+        return bridge
+    ports = tuple(_numbered(tap, row, ofport) if port is tap else port for port in bridge.ports)
+    return replace(bridge, ports=ports)
 
 
 def _single(interfaces: Sequence[Interface]) -> Interface | None:

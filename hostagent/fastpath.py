@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from hostagent.exits import exit_ofport
 from hostagent.flow import Flow, Match
 from hostagent.flows import flows_of_ports
 from hostagent.model import Bridge, ChangeFlows, Desired, MeterLimit, Observed, Phase, Unread
@@ -22,7 +23,7 @@ from hostagent.resolve import SwitchIntent, resolve
 from hostagent.vifs import vif_of
 from netmgr.contract.types import OpaqueNetwork
 
-__all__ = ["arrival_flows", "phase_flows"]
+__all__ = ["arrival_basis", "arrival_flows", "phase_flows"]
 
 _OF_ALL_PORTS = (Table.LEASES, Table.FLOOD, Table.REPLICATE, Table.SEND)
 
@@ -79,6 +80,25 @@ def arrival_flows(
             lacking = {flow for flow in flows if flow.table not in left and flow not in place.realized}
             changes.setdefault(place.intent.bridge, set()).update(lacking)
     return tuple(ChangeFlows(bridge=name, delete=(), add=tuple(add)) for name, add in changes.items() if add)
+
+
+def arrival_basis(port: UUID, *, desired: Desired, observed: Observed) -> tuple[object, ...] | None:
+    """All that `arrival_flows` of *port* alone follow from: where it is equal, so are they. None where there are none.
+
+    Of a location its version is left out: it says how the port came there.
+    """
+    place = next(_places((port,), desired, observed), None)
+    wanted = desired.ports.get(port)
+    if place is None or wanted is None:
+        return None
+    taps = (one.ofport for row in place.bridge.ports for one in row.interfaces if vif_of(one) == wanted.vif_uuid)
+    return (
+        (wanted, replace(desired.locations[port], version=0), place.network, place.intent),
+        (*taps, exit_ofport(place.network.type, place.intent, place.bridge)),
+        (place.realized, place.meters),
+        (desired.host, desired.datapath, desired.alone, desired.hushed),
+        (desired.learned.get(port), desired.phases.get(port), desired.relay_vteps.get(port)),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

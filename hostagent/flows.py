@@ -33,7 +33,7 @@ from hostagent.pipeline.network import NetworkPorts, Trunk, Wire, network_flows,
 from hostagent.pipeline.policy import policy_flows
 from hostagent.pipeline.probe import entry_flow, probe_flows
 from hostagent.pipeline.remote import NOWHERE, Elsewhere, Remote, Remotes, is_remote, remote_port
-from hostagent.pipeline.tables import family_of, switch_flows
+from hostagent.pipeline.tables import HELD_MAX, family_of, hold_flow, switch_flows
 from hostagent.port_views import Inputs, keys_of, port_views
 from hostagent.qos import meter_of
 from hostagent.resolve import SwitchIntent
@@ -118,7 +118,8 @@ def _follow(
         one.follow(desired, network, touched, gather, known, delete, add)
     delete += [gone.all_flows() for gone in memory.networks.values()]
     known_groups = desired.groups if groups else {}
-    common = _Common.of(intent, bridge, networks.values(), known_groups)
+    hold = intent.switch.uuid not in desired.hushed
+    common = _Common.of(intent, bridge, networks.values(), known_groups, hold=hold)
     if common != memory.common:
         flows = frozenset(_common_flows(common, known_groups))
         delete.append(memory.common_flows - flows)
@@ -151,6 +152,7 @@ class _Common:
     vtep: str = ""
     tunnels: tuple[int, ...] = ()
     vteps: frozenset[str] = frozenset()  # that frames may come from
+    awaited: frozenset[int] = frozenset()  # MACs of ports that are held here and have no tap yet
     enforced: frozenset[UUID] = frozenset()  # groups that judge a port here
     groups: tuple[SecurityGroup, ...] = ()  # all that are known, if any judges
 
@@ -161,14 +163,18 @@ class _Common:
         bridge: Bridge,
         networks: Collection[_Network],
         groups: Mapping[UUID, SecurityGroup],
+        *,
+        hold: bool,
     ) -> _Common:
         vtep = intent.vtep_address
         enforced = frozenset[UUID]().union(*(one.groups for one in networks))
+        awaited = frozenset[int]().union(*(one.awaited for one in networks))
         tunnels = (exit_ofport(kind, intent, bridge) for kind in intent.types if kind.tunneled)
         return cls(
             vtep=vtep,
             tunnels=tuple(number for number in tunnels if number) if vtep else (),
             vteps=frozenset[str]().union(*(one.vteps for one in networks)) - {"", vtep} if vtep else frozenset(),
+            awaited=awaited if hold and len(awaited) <= HELD_MAX else frozenset(),
             enforced=enforced,
             groups=tuple(groups.values()) if enforced else (),
         )
@@ -177,6 +183,7 @@ class _Common:
 def _common_flows(common: _Common, groups: Mapping[UUID, SecurityGroup]) -> Iterator[Flow]:
     family = family_of(common.vtep)
     yield from switch_flows(family)
+    yield from map(hold_flow, common.awaited)
     if common.groups:
         yield from policy_flows()
         yield from enforced_flows(groups, common.enforced)
@@ -199,6 +206,7 @@ class _Network:
     flows: frozenset[Flow] = frozenset()  # without those of remote ports, unless these are looked at with the others
     vteps: frozenset[str] = frozenset()  # that frames of the network may come from
     groups: frozenset[UUID] = frozenset()  # that judge a port of the network here
+    awaited: frozenset[int] = frozenset()  # MACs of ports that are held here and have no tap yet
 
     @property
     def empty(self) -> bool:
@@ -257,6 +265,7 @@ class _Network:
             add += [flows - self.flows, () if together else new]
         self.together, self.inputs, self.flows = together, inputs, flows
         self.vteps = frozenset(vtep for place in ports.places() for vtep in (place.holder_vtep, place.incoming_vtep))
+        self.awaited = frozenset(view.mac for view in views if view.awaited)
         self.groups = frozenset(group for _, groups, _ in inputs.policies for group in groups)
 
     def _sort(

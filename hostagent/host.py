@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import structlog
 
@@ -77,7 +78,8 @@ class Events:
     """What the host tells the agent; called on the event loop, must not wait."""
 
     dirty: Callable[[str], None]  # which part: "ovsdb", "links", "networks", "flows", "settled"
-    port: Callable[[], None] = lambda: None  # a switch has told of a port
+    port: Callable[[str, int], None] = lambda _bridge, _ofport: None  # a switch has told of a port
+    lost: Callable[[str], None] = lambda _bridge: None  # a bridge's switch is not heard any more
     packet_in: Callable[[str, int, int, int, bytes], None]  # bridge, cookie, table, in_port, frame
     domain: Callable[[DomainEvent], None]
     libvirt: Callable[[], None]  # connection made or lost
@@ -95,7 +97,7 @@ class Host:
             dirty=events.dirty,
             packet_in=events.packet_in,
             port=self._port_told,
-            lost=self._early.lost,
+            lost=self._lost,
         )
         self.paths: tuple[PathStatus, ...] = ()
         """What is known of the ways to peers; whoever probes them says it."""
@@ -155,12 +157,12 @@ class Host:
         """All bridges of the host, as OVSDB shows them, and with the ofports that switches have told. Never waits."""
         return self._early.put_into(self._ovsdb.read_bridges(), now=time.monotonic())
 
-    def with_guess(self, bridge: str, name: str) -> Observed:
-        """The host as last read, where the new port *name* of *bridge* has the number that it will probably get. For
+    def with_guess(self, bridge: str, vif: UUID) -> Observed:
+        """The host as last read, as if *vif* were plugged into *bridge* with the number that it will probably get. For
         what can be prepared; nothing may be done to the switch by it."""
         bridges = self.bridges()
         if not isinstance(bridges, Unread):
-            bridges = self._early.with_guess(bridges, bridge, name)
+            bridges = self._early.with_guess(bridges, bridge, vif)
         return self._observed(bridges, self._links.last)
 
     def forget(self) -> None:
@@ -243,10 +245,14 @@ class Host:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
+    def _lost(self, bridge: str) -> None:
+        self._early.lost(bridge)
+        self._events.lost(bridge)
+
     def _port_told(self, bridge: str, name: str, ofport: int) -> None:
         self._early.told(bridge, name, ofport, now=time.monotonic())
         if ofport:
-            self._events.port()
+            self._events.port(bridge, ofport)
 
     async def _apply_ovsdb(self, batch: Sequence[OvsStep]) -> list[tuple[Step, str]]:
         try:

@@ -135,6 +135,11 @@ class Switches:
         if bridge in self._switches:
             self._switches[bridge].packets_out(packets)
 
+    def resubmit(self, bridge: str, in_port: int, frames: Sequence[bytes]) -> None:
+        """Have the switch take *frames* as if they had just come in by *in_port*; lost where there is no connection."""
+        if frames and bridge in self._switches:
+            self._switches[bridge].resubmit(in_port, frames)
+
     async def echo(self, bridge: str, timeout_s: float) -> bool:
         """Whether the switch of *bridge* answers an echo within *timeout_s*; if not, the connection is ended."""
         try:

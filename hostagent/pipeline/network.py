@@ -115,6 +115,11 @@ class PortView(NamedTuple):
     live: bool = False  # held elsewhere, and not parked
     bound: bool = False  # its guest answers for its addresses, here or elsewhere
 
+    @property
+    def awaited(self) -> bool:
+        """Its guest may speak as soon as its tap is there."""
+        return self.here and self.state is VifState.LIT and not self.ofport
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPorts:

@@ -63,6 +63,7 @@ __all__ = [
     "FROM_UPLINK",
     "FROM_VIF",
     "GROUP_KEY",
+    "HELD_MAX",
     "INGRESS_RULES",
     "MAC_REGISTER",
     "MULTICAST",
@@ -85,6 +86,7 @@ __all__ = [
     "Origin",
     "Table",
     "family_of",
+    "hold_flow",
     "switch_flows",
 ]
 
@@ -212,6 +214,11 @@ REMOTE_KEY: Final = "xreg7"
 RIVAL_BYTES: Final = 128
 """What the agent needs of a frame that names another port."""
 
+_WHOLE_FRAME: Final = 0xFFFF
+
+HELD_MAX: Final = 256
+"""MACs on a bridge whose first words are held; with more of them none are."""
+
 REASON: Final = "reg3"
 """A `Denied`, on the way to DROPPED."""
 
@@ -313,6 +320,12 @@ def switch_flows(family: Family) -> frozenset[Flow]:
     to_holder = (Move(family.holder, family.tun_dst, family.bits), Goto(Table.SEND))
     flows.append(_flow(Table.REMOTE, 90, (FROM_VIF,), to_holder))
     return frozenset(flows)
+
+
+def hold_flow(mac: int) -> Flow:
+    """CLASSIFY: what a port that is dark says with *mac* ends here, and the agent has it whole: it is given back should
+    the port be lit in a moment."""
+    return _flow(Table.CLASSIFY, 1, (Match("eth_src", mac),), (Controller(_WHOLE_FRAME),))
 
 
 def _guard(family: Family) -> Iterator[Flow]:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from typing import Any, Final
 
-from hostagent.flow import Action, Flow, Match
+from hostagent.flow import Action, Flow, Match, Output
 from hostagent.model import MeterLimit
 from hostagent.pipeline.drops import Counted
 from hostagent.realize.errors import RealizeError
@@ -68,6 +68,8 @@ _NICIRA, _CT_FLUSH_ZONE = 0x2320, 29
 _FRAGMENTS_SHOW_PORTS: Final = 3  # Open vSwitch's "nx-match"
 _MESSAGE_MAX: Final = 0xFFFF - 32  # of 65,535 bytes, less what a bundle puts around a flow-mod
 _KNOWN_FORMS_MAX: Final = 200  # flows of a bundle whose forms are looked at: of more the second trip is no matter
+_FIRST_TABLE: Final = 0xFFFFFFF9  # OFPP_TABLE
+_AHEAD_MAX: Final = 1000  # flows encoded before their bundle
 _MEMO_SPARE: Final = 1000  # encodings remembered between dumps, beyond those of the flows that are there
 
 
@@ -150,9 +152,11 @@ class OpenFlowConnection:
         return bool(self._closed)
 
     def encode_ahead(self, flows: Iterable[Flow]) -> None:
-        """Say which flows the next bundle will probably add."""
+        """Say which flows a bundle will probably add soon."""
+        if len(self._ahead) > _AHEAD_MAX:
+            self._ahead = {}  # of bundles that never came
         with suppress(OpenFlowError):  # that is told when it is to be sent
-            self._ahead = {flow: self._encode(ADD, flow) for flow in flows}
+            self._ahead.update({flow: self._encode(ADD, flow) for flow in flows})
 
     async def bundle(
         self, delete: Sequence[Flow], add: Sequence[Flow], *, urgent: bool = False, timeout_s: float = 30.0
@@ -175,10 +179,9 @@ class OpenFlowConnection:
         head = struct.pack("!I2xH", bundle_id, _ATOMIC_ORDERED)
         messages = bytearray(self._control(bundle_id, _OPEN))
         for xid, command, flow in zip(itertools.count(first_xid), commands, flows, strict=False):
-            body = (self._ahead.get(flow) if command == ADD else None) or self._encode(command, flow)
+            body = (self._ahead.pop(flow, None) if command == ADD else None) or self._encode(command, flow)
             inner = HEADER.pack(VERSION, _FLOW_MOD, 8 + len(body), xid) + body
             messages += HEADER.pack(VERSION, _BUNDLE_ADD, 16 + len(inner), xid) + head + inner
-        self._ahead = {}
         forms: set[Form | None] = set()
         if len(flows) <= _KNOWN_FORMS_MAX:
             forms = {form_of(flow, delete=number < len(delete)) for number, flow in enumerate(flows)}
@@ -292,6 +295,14 @@ class OpenFlowConnection:
         data = bytearray()
         for actions, frame in packets:
             body = encode_packet_out(actions, frame)
+            data += HEADER.pack(VERSION, _PACKET_OUT, 8 + len(body), next(self._xids)) + body
+        self._wire.write(bytes(data))
+
+    def resubmit(self, in_port: int, frames: Iterable[bytes]) -> None:
+        """Have the switch take each frame as if it had just come in by *in_port*; nobody waits, no refusal is told."""
+        data = bytearray()
+        for frame in frames:
+            body = encode_packet_out((Output(_FIRST_TABLE),), frame, in_port=in_port)
             data += HEADER.pack(VERSION, _PACKET_OUT, 8 + len(body), next(self._xids)) + body
         self._wire.write(bytes(data))
 

@@ -92,11 +92,11 @@ def encode_flow_mod(command: int, flow: Flow) -> bytes:
     return head + encode_match(flow.match) + (_encode_instructions(flow.actions) if command == ADD else b"")
 
 
-def encode_packet_out(actions: tuple[Action, ...], frame: bytes) -> bytes:
-    """Body of a packet-out: do *actions* with *frame*, as one that came from the controller."""
+def encode_packet_out(actions: tuple[Action, ...], frame: bytes, *, in_port: int = _CONTROLLER) -> bytes:
+    """Body of a packet-out: do *actions* with *frame*, as one that came in by *in_port*, or from the controller."""
     applied = b"".join(map(_encode_action, actions))
     head = struct.pack("!IH2x", _NO_BUFFER, len(applied))
-    return head + encode_match((Match("in_port", _CONTROLLER),)) + applied + frame
+    return head + encode_match((Match("in_port", in_port),)) + applied + frame
 
 
 def decode_stats(

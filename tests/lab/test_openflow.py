@@ -31,11 +31,13 @@ from hostagent.flow import (
     SetField,
     WriteMetadata,
     canonical,
+    mac_to_int,
     match,
 )
 from hostagent.model import MeterLimit
 from hostagent.pipeline.answer import binding
 from hostagent.pipeline.locate import locate
+from hostagent.pipeline.tables import hold_flow
 from hostagent.realize.openflow import OpenFlowConnection, OpenFlowError
 from scripts.labkit.dummy_switch import DummySwitch
 from scripts.labkit.kernel_switch import make_switch
@@ -442,6 +444,39 @@ def test_packets_come_with_the_cookie_the_table_and_the_port(switch):
             assert heard.packets[0][3] == frame, "Open vSwitch sends the whole frame, whatever max_len says"
 
     asyncio.run(run())
+
+
+def test_a_frame_that_was_held_is_judged_by_the_flows_that_are_in_when_it_is_given_back():
+    """At once: the switch remembers what it did with such frames, and would do it for milliseconds more."""
+
+    async def quiet(connection: OpenFlowConnection) -> None:
+        await connection.echo(5)
+        await asyncio.sleep(0.05)
+
+    async def scenario(switch: DummySwitch, frame: bytes) -> None:
+        heard = Heard()
+        async with connected(switch, heard) as connection:
+            await connection.bundle((), (hold_flow(mac_to_int(frame[6:12].hex(":"))),))
+            await asyncio.to_thread(switch.receive, "p1", frame)
+            await quiet(connection)
+            assert [(table, in_port, data) for _, table, in_port, data in heard.packets] == [(0, 1, frame)]
+            connection.resubmit(1, [frame])
+            await quiet(connection)
+            assert len(heard.packets) == 2
+            assert switch.sent("p2") == [], "nothing lets it in"
+            entry = Flow(table=0, priority=100, cookie=0, match=match(in_port=1), actions=(Output(2),))
+            await connection.bundle((), (entry,))
+            connection.resubmit(2, [frame])
+            connection.resubmit(1, [frame])
+            await quiet(connection)
+            assert switch.sent("p2") == [frame]
+            assert len(heard.packets) == 3, "by another port it is held again"
+
+    with make_switch() as one:
+        one.add_bridge(BRIDGE)
+        for number in (1, 2):
+            one.add_port(BRIDGE, f"p{number}")
+        asyncio.run(scenario(one, bytes(Ether(src="52:54:00:00:00:01", dst="52:54:00:00:00:02") / IP() / UDP())))
 
 
 def test_ports_are_told_by_name_and_number_when_they_come_and_when_they_go(switch):

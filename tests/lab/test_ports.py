@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from scripts.benchkit.inside import question
 from scripts.labkit import Lab
+from scripts.labkit.processes import send
 from tests.support.agent_words import agent_shows
 from tests.support.waiting import within
 
@@ -112,6 +116,33 @@ def test_shadow_is_dark_until_failover_lights_it_and_peers_follow_at_once(ports:
     assert ports.reach("standby", 1)
     assert all(ports.lab.exec(host, ["hostagent", "verify"], check=False).returncode == 0 for host in ports.lab.hosts)
     ports.lab.detach("standby")
+
+
+def test_what_an_awaited_guest_says_before_it_is_lit_is_not_lost(ports: Ports) -> None:
+    """The agent is too late on purpose. A guest asks by ARP once a second: what it said first must have been held."""
+    vif, network = str(uuid4()), ports.netmgr("network", "show", "blue")["uuid"]
+    create(ports, "early", 21, "--vif", vif)
+    asked = {"verb": "port-created", "network_uuid": network, "vif_uuid": vif, "mac": mac(21), "vm_name": "early"}
+    answer = question(ports.lab.path("h2", "/run/hostagent/hostagent.sock"), {**asked, "vm_uuid": str(uuid4())})
+    assert answer["ok"], answer
+    assert within(2, lambda: f"{mac(21)} " in ports.lab.exec("h2", ["ovs-ofctl", "dump-flows", ports.bridge]).stdout)
+    agent = ports.lab.node("h2").daemon("/run/lab/hostagent.pid")
+    assert agent is not None
+    with ThreadPoolExecutor(1) as beside:
+        assert send(agent, signal.SIGSTOP)
+        try:
+            ports.plug("h2", "early", 21, vif=vif)
+            talk = beside.submit(ports.lab.exec, "early", ["ping", "-c1", "-W3", "10.10.0.1"], check=False)
+            time.sleep(0.2)
+            assert not talk.done(), "nobody has lit it"
+        finally:
+            send(agent, signal.SIGCONT)
+        heard = talk.result()
+    assert heard.returncode == 0, heard.stdout
+    took = re.search(r"time=([\d.]+) ms", heard.stdout)
+    assert took is not None
+    assert float(took[1]) < 950, "what was answered is the first question, not the next"
+    ports.lab.detach("early")
 
 
 def test_vif_on_a_manual_network_is_dark_until_its_port_is_attached_and_dark_again_when_detached(ports: Ports) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from hostagent.early_ofports import EarlyOfports
 from hostagent.fastpath import arrival_flows
-from hostagent.flow import Match
+from hostagent.flow import Match, mac_to_int
 from hostagent.model import Bridge, ChangeFlows, Desired, Interface, Observed, OvsPort
 from hostagent.names import switch_bridge
-from hostagent.pipeline.tables import Table
+from hostagent.pipeline.tables import Table, hold_flow
 from hostagent.plan import plan
 from netmgr.contract.types import LogicalPort
 from tests.support.hostagent_worlds import bare, desired, location, named, network, obey, plug, port, settled, switch
@@ -49,7 +49,11 @@ def test_what_the_loop_finds_after_a_tap_has_come_is_what_concerns_all_ports():
     assert any(flow.table == Table.CLASSIFY and Match("in_port", 7) in flow.match for flow in change.add)
     left = [step for step in plan(desired=GRANTED, observed=obey(here, [change])) if isinstance(step, ChangeFlows)]
     assert left, "the network's flood flow has the tap"
-    assert {flow.table for step in left for flow in (*step.add, *step.delete)} <= OF_ALL
+    assert [flow for step in left for flow in step.delete if flow.table == Table.CLASSIFY] == [
+        hold_flow(mac_to_int(MINE.mac))
+    ], "nothing is held any more"
+    others = {flow.table for step in left for flow in step.delete} - {Table.CLASSIFY}
+    assert {flow.table for step in left for flow in step.add} | others <= OF_ALL
 
 
 def test_a_port_that_got_a_place_elsewhere_is_reached_there():
@@ -134,6 +138,18 @@ def test_a_number_that_the_switch_told_is_used_until_ovsdb_has_its_own():
     assert early.put_into(rows, now=2) is filled
     assert number(early.put_into(tap(8), now=3)) == 8
     assert number(early.put_into(tap(None), now=4)) is None, "plugged again: the number was the earlier plug's"
+
+
+def test_the_next_number_is_guessed_for_a_vif_that_has_none():
+    early, vif = EarlyOfports(), named("vif")
+    bare_bridge = (Bridge(name=OSW),)
+    assert early.with_guess(bare_bridge, OSW, vif) == bare_bridge, "nothing is known of how the switch counts"
+    early.told(OSW, "tap9", 7, now=0)
+    assert number(early.with_guess(bare_bridge, OSW, vif)) == 8
+    assert number(early.with_guess(tap(None), OSW, vif)) == 8
+    assert early.with_guess(tap(3), OSW, vif) == tap(3)
+    assert early.with_guess(tap(-1), OSW, vif) == tap(-1)
+    assert early.with_guess(bare_bridge, "other", vif) == bare_bridge
 
 
 @pytest.mark.parametrize("end", ["told gone", "switch lost", "row gone", "error", "late"])
