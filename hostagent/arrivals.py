@@ -90,6 +90,7 @@ class Arrivals:
         self._calm_until = 0.0
         self._anticipated = Anticipated(host=host, state=state, desired=desired, motion=motion)
         self._held = Held()
+        host.switches.added = self._let_in
         self._hushed: frozenset[str] = frozenset()
         self._later: asyncio.Handle | None = None
 
@@ -215,6 +216,12 @@ class Arrivals:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def _let_in(self, bridge: str, flows: Sequence[Flow]) -> None:
+        """The switch has *flows*, from here or from the loop: what was held is given back, unless it has been."""
+        for ofport in _entries_of(flows):
+            frames = self._held.lit(bridge, ofport, now=time.monotonic())
+            self._host.switches.resubmit(bridge, ofport, frames)
+
     async def _send(self, changes: Sequence[ChangeFlows], ports: int) -> None:
         for change in changes:
             entering = _entries_of(change.add)
@@ -228,9 +235,6 @@ class Arrivals:
             except RealizeError as error:
                 log.warning("arrival: left to the loop", reason=error.sentence)
                 break
-            for ofport in entering:  # what came in between, or was too early
-                frames = self._held.lit(change.bridge, ofport, now=time.monotonic())
-                self._host.switches.resubmit(change.bridge, ofport, frames)
             log.info("arrival: flows confirmed", bridge=change.bridge, ports=ports, flows=len(change.add))
         self._keep_calm(_CALM_S)
         self._done()

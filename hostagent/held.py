@@ -21,7 +21,7 @@ from hostagent.learning import HUSH_S
 __all__ = ["Held"]
 
 
-_FRAMES_MAX = 8  # of a port, the first: a guest that is refused an answer asks again
+_FRAMES_MAX = 32  # of a port, the first
 _PORTS_MAX = 64
 _LIFE_S = 1.0  # of a frame
 _AFTER_S = 0.05  # for which frames of a lit port may still come here
@@ -65,10 +65,7 @@ class Held:
             port.after += 1
             return port.after <= _AFTER_MAX and now < port.lit + _AFTER_S
         if port is None or now >= port.began + _LIFE_S:
-            self._ports.pop((bridge, ofport), None)
-            if len(self._ports) >= _PORTS_MAX:
-                del self._ports[next(iter(self._ports))]
-            port = self._ports[bridge, ofport] = _Port(began=now)
+            port = self._put(bridge, ofport, _Port(began=now))
         if len(port.frames) < _FRAMES_MAX:
             port.frames.append(frame)
         return False
@@ -88,9 +85,16 @@ class Held:
     def lit(self, bridge: str, ofport: int, *, now: float) -> tuple[bytes, ...]:
         """Its flows are in: what the port has said and was not taken."""
         frames = self.take(bridge, ofport, now=now)
-        self._ports[bridge, ofport] = _Port(began=now, lit=now)
+        self._put(bridge, ofport, _Port(began=now, lit=now))
         return frames
 
     def forget(self, bridge: str, ofport: int | None = None) -> None:
         """The number is given to a new port, or (None) the switch is gone: what was said was said by another."""
         self._ports = {key: one for key, one in self._ports.items() if key[0] != bridge or ofport not in (None, key[1])}
+
+    def _put(self, bridge: str, ofport: int, port: _Port) -> _Port:
+        self._ports.pop((bridge, ofport), None)
+        if len(self._ports) >= _PORTS_MAX:
+            del self._ports[next(iter(self._ports))]
+        self._ports[bridge, ofport] = port
+        return port

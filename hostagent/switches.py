@@ -66,6 +66,8 @@ class Switches:
         self._removed_from: set[str] = set()  # bridges whose cached megaflows may still know removed flows
         self._settling: asyncio.Task[None] | None = None
         self._closing = False
+        self.added: Callable[[str, Sequence[Flow]], None] = lambda _bridge, _flows: None
+        """Called when a bridge has confirmed flows that were added to it."""
         self.expected: Callable[[str], Iterable[Flow]] = lambda _bridge: ()
         """What a bridge will probably have, when its flows are read for the first time."""
 
@@ -170,6 +172,7 @@ class Switches:
             self._stale.add(bridge)
             raise
         self._bundles[bridge] = self._bundles.get(bridge, 0) + 1
+        self.added(bridge, add)
         before = self._flows.get(bridge)
         if before is None:
             self._stale.add(bridge)

@@ -121,17 +121,17 @@ def test_shadow_is_dark_until_failover_lights_it_and_peers_follow_at_once(ports:
 def test_what_an_awaited_guest_says_before_it_is_lit_is_not_lost(ports: Ports) -> None:
     """The agent is too late on purpose. A guest asks by ARP once a second: what it said first must have been held."""
     vif, network = str(uuid4()), ports.netmgr("network", "show", "blue")["uuid"]
-    create(ports, "early", 21, "--vif", vif)
-    asked = {"verb": "port-created", "network_uuid": network, "vif_uuid": vif, "mac": mac(21), "vm_name": "early"}
+    create(ports, "early", 41, "--vif", vif)
+    asked = {"verb": "port-created", "network_uuid": network, "vif_uuid": vif, "mac": mac(41), "vm_name": "early"}
     answer = question(ports.lab.path("h2", "/run/hostagent/hostagent.sock"), {**asked, "vm_uuid": str(uuid4())})
     assert answer["ok"], answer
-    assert within(2, lambda: f"{mac(21)} " in ports.lab.exec("h2", ["ovs-ofctl", "dump-flows", ports.bridge]).stdout)
+    assert within(2, lambda: f"{mac(41)} " in ports.lab.exec("h2", ["ovs-ofctl", "dump-flows", ports.bridge]).stdout)
     agent = ports.lab.node("h2").daemon("/run/lab/hostagent.pid")
     assert agent is not None
     with ThreadPoolExecutor(1) as beside:
         assert send(agent, signal.SIGSTOP)
         try:
-            ports.plug("h2", "early", 21, vif=vif)
+            ports.plug("h2", "early", 41, vif=vif)
             talk = beside.submit(ports.lab.exec, "early", ["ping", "-c1", "-W3", "10.10.0.1"], check=False)
             time.sleep(0.2)
             assert not talk.done(), "nobody has lit it"

@@ -61,8 +61,8 @@ def test_nothing_is_held_where_too_many_are_awaited():
 
 def test_what_was_said_first_is_given_back_first_and_once():
     held = Held()
-    assert not any(held.frame(BRIDGE, 7, bytes([number]), now=number / 100) for number in range(20))
-    assert held.take(BRIDGE, 7, now=0.3) == tuple(bytes([number]) for number in range(8))
+    assert not any(held.frame(BRIDGE, 7, bytes([number]), now=number / 1000) for number in range(50))
+    assert held.take(BRIDGE, 7, now=0.3) == tuple(bytes([number]) for number in range(32))
     assert held.take(BRIDGE, 7, now=0.3) == ()
     assert held.lit(BRIDGE, 7, now=0.4) == ()
 
@@ -94,6 +94,16 @@ def test_nothing_is_given_to_a_port_that_another_may_have_said(end: str):
         held.forget(BRIDGE)
     assert held.lit(BRIDGE, 7, now=1.1 if end == "late" else 0.9) == ()
     assert held.lit(OTHER, 7, now=1.1) == (b"b",)
+
+
+def test_of_many_ports_the_newest_are_held():
+    held = Held()
+    for number in range(100):
+        held.frame(BRIDGE, number, b"a", now=0)
+    for number in range(100, 163):
+        held.lit(BRIDGE, number, now=0)
+    assert held.take(BRIDGE, 98, now=0) == ()
+    assert held.take(BRIDGE, 99, now=0) == (b"a",)
 
 
 def test_a_number_given_anew_leaves_the_others():
