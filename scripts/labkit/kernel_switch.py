@@ -49,6 +49,7 @@ class KernelSwitch(DummySwitch):
         super().__init__()
         self._taps: dict[str, int] = {}
         self._watched: dict[str, socket.socket] = {}
+        self._far: dict[str, socket.socket] = {}  # of cables: the other end
         script = "sysctl -qw net.ipv6.conf.default.disable_ipv6=1; ip link set lo up; echo; exec sleep infinity"
         holder = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--net", "sh", "-c", script]
         self._holder = subprocess.Popen(holder, stdout=subprocess.PIPE)
@@ -81,6 +82,7 @@ class KernelSwitch(DummySwitch):
         self.ip("link", "add", *near, "type", "veth", "peer", *far)
         self._plug_cable(bridge, port)
         other._plug_cable(other_bridge, other_port)
+        self._far[port], other._far[other_port] = other._watched[other_port], self._watched[port]
 
     def add_address(self, bridge: str, address: str, network: str) -> None:
         """Give the bridge's LOCAL an *address* (with prefix): what tunnels are sent from."""
@@ -94,9 +96,12 @@ class KernelSwitch(DummySwitch):
         self.ip("neighbour", "replace", address, "lladdr", mac, "dev", bridge, "nud", "permanent")
 
     def receive(self, port: str, *frames: bytes) -> None:
-        """Let *frames* arrive at the tap *port*, in this order."""
+        """Let *frames* arrive at *port*, a tap or the end of a cable, in this order."""
         for frame in frames:
-            os.write(self._taps[port], frame)
+            if port in self._far:
+                self._far[port].send(frame)
+            else:
+                os.write(self._taps[port], frame)
 
     def sent(self, port: str, *, settle_s: float = 0.5) -> list[bytes]:
         """Frames that left *port* since the last call.
