@@ -78,8 +78,12 @@ def test_two_switches_with_tunnels_of_every_type_carry_tcp_and_keep_apart(
         done = lab.exec(host, ["hostagent", "verify"], check=False)
         assert done.returncode == 0, done.stdout
     setting = f"/proc/sys/net/ipv4/conf/pnic{pnics - 1}/arp_ignore"  # else it answers for other PNICs' VTEPs
+    lab.stop_daemon("h1", "hostagent")  # or it may mend this before anyone has looked
     lab.exec("h1", ["sh", "-c", f"echo 0 > {setting}"])
     done = lab.exec("h1", ["hostagent", "verify"], check=False)
+    lab.start_daemon("h1", "hostagent")
     assert (done.returncode, f"SetArpIgnore link=pnic{pnics - 1} arp_ignore=1" in done.stdout) == (1, True), done.stdout
+    assert within(10, lambda: lab.exec("h1", ["cat", setting]).stdout.strip() == "1")
+    lab.exec("h1", ["sh", "-c", f"echo 0 > {setting}"])
     assert within(40, lambda: any("answer ARP" in one["what"] for one in show(lab, "h1")["repairs"]))
     assert lab.exec("h1", ["cat", setting]).stdout.strip() == "1"

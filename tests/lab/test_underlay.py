@@ -198,9 +198,8 @@ def test_a_dead_agent_is_no_dead_tunnel_but_a_dead_switch_is(three: Three) -> No
         assert three.reach("e1", 2)
         three.lab.stop_daemon("h2", "ovs-vswitchd", number=signal.SIGKILL)
         try:
-            if three.lab.datapath == "system":  # the kernel goes on forwarding what it has been told
+            if three.lab.datapath == "system":  # the kernel forwards what it knows, probes too
                 assert not within(5, lambda: three.state("h1", "h2") != ("up", False)), three.peers("h1")
-                assert three.reach("e1", 2)
             else:
                 assert within(5, lambda: three.state("h1", "h2") == ("down", True))
         finally:
@@ -287,7 +286,7 @@ def test_a_peer_that_comes_back_with_another_mac_is_found(three: Three) -> None:
         assert within(15, lambda: three.state("h1", "h2") == ("down", True))
     finally:
         three.cable("h2", "up")
-    assert within(30, three.all_up)
+    assert within(60, three.all_up), {host: three.peers(host) for host in three.lab.hosts}
 
 
 def test_a_switch_that_takes_another_mac_for_a_peer_than_the_kernel_is_set_right(three: Three) -> None:
