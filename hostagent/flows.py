@@ -97,7 +97,7 @@ def _follow(
     delete: list[Iterable[Flow]] = []
     add: list[Iterable[Flow]] = []
     networks: dict[UUID, _Network] = {}
-    exits = {kind: exit_ofport(kind, intent, bridge) for kind in {network.type for network in intent.networks}}
+    exits = {kind: exit_ofport(kind, intent, bridge) for kind in intent.exits}
     for network in intent.networks:
         vtep = intent.vtep_address if network.type.tunneled and exits[network.type] and intent.vtep else None
         one = memory.networks.pop(network.uuid, None)

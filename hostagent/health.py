@@ -21,7 +21,7 @@ from uuid import UUID
 from hostagent.addresses import interface_of
 from hostagent.flow_set import FlowSet, flow_set
 from hostagent.model import Bridge, ChangeFlows, Desired, Link, Observed, PathStatus, Step, Unread
-from hostagent.names import exit_port, is_ours, network_key
+from hostagent.names import is_ours, network_key
 from hostagent.plan import kept_bridges, plan
 from hostagent.qos import qos_problems
 from hostagent.resolve import Resolved, SwitchIntent, resolve
@@ -254,9 +254,8 @@ class _There:
             for port in (bridge.ports if bridge is not None else ())
             if any((one.ofport or 0) > 0 for one in port.interfaces)
         }
-        exits = {kind: exit_port(kind, intent.switch.uuid) for kind in {network.type for network in intent.networks}}
         return cls(
-            missing={kind: name for kind, name in exits.items() if name not in numbered}
+            missing={kind: name for kind, name in intent.exits.items() if name not in numbered}
             if bridge is not None
             else None,
             flows=flows if flows is None or isinstance(flows, Unread) else flow_set(flows),

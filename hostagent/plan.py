@@ -45,7 +45,6 @@ from hostagent.model import (
 from hostagent.names import (
     OWNER,
     SWITCH_KEY,
-    exit_port,
     is_ours,
     is_switch_bridge,
     network_key,
@@ -279,8 +278,7 @@ def _define_networks(resolved: Resolved, own: Mapping[str, Bridge], observed: Ob
             for port in bridge.ports
             if any((one.ofport or -1) > 0 and not one.error for one in port.interfaces)
         }
-        kinds = {network.type for network in intent.networks}
-        served = {kind for kind in kinds if exit_port(kind, intent.switch.uuid) in working}
+        served = {kind for kind, name in intent.exits.items() if name in working}
         for network in intent.networks:
             one, fits = found.get(network.uuid), resolved.fits.get(network.uuid)
             measured = one is not None or fits is None or not fits.measuring

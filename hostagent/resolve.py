@@ -67,6 +67,11 @@ class SwitchIntent:
         return tuple(sorted({network.type for network in self.networks if network.type.tunneled}))
 
     @property
+    def exits(self) -> dict[NetworkType, str]:
+        """By type of its networks: the port by which they leave its bridge."""
+        return {kind: exit_port(kind, self.switch.uuid) for kind in {network.type for network in self.networks}}
+
+    @property
     def vlans(self) -> tuple[int, ...]:
         """VLANs of its networks on the uplink, sorted."""
         return tuple(sorted(network.segment_id for network in self.networks if not network.type.tunneled))
@@ -268,7 +273,7 @@ def _port_problems(intent: SwitchIntent, observed: Observed) -> Iterator[tuple[R
     if intent.foreign:
         return
     ports = {port.name: port for bridge in _bridges(observed) if bridge.name == intent.bridge for port in bridge.ports}
-    names = {kind: exit_port(kind, intent.switch.uuid) for kind in {network.type for network in intent.networks}}
+    names = intent.exits
     errors = {kind: _port_error(ports.get(name)) for kind, name in names.items()}
     for network in intent.networks if any(errors.values()) else ():
         name, sentence = names[network.type], errors[network.type]
