@@ -286,11 +286,8 @@ def switch_flows(family: Family) -> frozenset[Flow]:
             flows.append(_flow(table, 0))
     flows += _guard(family)
     flows += _rival(family)
-    for within in (
-        match(vlan_tci=(0x1000, 0x1000)),
-        match(eth_type=0x8100),
-        match(eth_type=0x88A8),
-    ):  # whole or cut off
+    # a tag that should not be there, whole or cut off
+    for within in (match(vlan_tci=(0x1000, 0x1000)), match(eth_type=0x8100), match(eth_type=0x88A8)):
         flows.append(_flow(Table.UPLINK, TAG_IN_TAG, within))
         flows.append(_flow(Table.TUNNEL, TAG_IN_TUNNEL, within))
     flows += [_denied(Table.SOURCES, 90, Denied.SOURCE, match(eth_type=kind)) for kind in (0x0800, 0x86DD)]

@@ -292,17 +292,16 @@ class OpenFlowConnection:
 
     def packets_out(self, packets: Iterable[tuple[tuple[Action, ...], bytes]]) -> None:
         """Have the switch do the actions with each frame; nobody waits, and a refusal is not told."""
-        data = bytearray()
-        for actions, frame in packets:
-            body = encode_packet_out(actions, frame)
-            data += HEADER.pack(VERSION, _PACKET_OUT, 8 + len(body), next(self._xids)) + body
-        self._wire.write(bytes(data))
+        self._packets_out(encode_packet_out(actions, frame) for actions, frame in packets)
 
     def resubmit(self, in_port: int, frames: Iterable[bytes]) -> None:
         """Have the switch take each frame as if it had just come in by *in_port*; nobody waits, no refusal is told."""
+        again = (Output(_FIRST_TABLE),)
+        self._packets_out(encode_packet_out(again, frame, in_port=in_port) for frame in frames)
+
+    def _packets_out(self, bodies: Iterable[bytes]) -> None:
         data = bytearray()
-        for frame in frames:
-            body = encode_packet_out((Output(_FIRST_TABLE),), frame, in_port=in_port)
+        for body in bodies:
             data += HEADER.pack(VERSION, _PACKET_OUT, 8 + len(body), next(self._xids)) + body
         self._wire.write(bytes(data))
 

@@ -81,9 +81,7 @@ def _put_port(idl: Any, txn: Any, step: PutPort) -> None:
     bridge = _row(idl, "Bridge", step.bridge)
     if bridge is None:
         raise RealizeError(f"port {step.name}: bridge {step.bridge} is gone; it is made first and the port retried")
-    if (
-        step.name == step.bridge
-    ):  # LOCAL: made with its bridge; its MTU is ours to ask for, and a VLAN that nobody has said
+    if step.name == step.bridge:  # LOCAL: made with its bridge; ours are its MTU, and a VLAN where nobody has said one
         for interface in step.interfaces:
             row = _row(idl, "Interface", interface.name)
             asked = [] if interface.mtu_request is None else [interface.mtu_request]
