@@ -20,7 +20,7 @@ from hostagent.model import Bridge, ChangeFlows, Desired, MeterLimit, Observed, 
 from hostagent.names import network_key
 from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from hostagent.resolve import SwitchIntent, resolve
-from hostagent.vifs import vif_of
+from hostagent.vifs import lit_ofports, vif_of
 from netmgr.contract.types import OpaqueNetwork
 
 __all__ = ["arrival_basis", "arrival_flows", "phase_flows"]
@@ -59,8 +59,8 @@ def arrival_flows(
     """What the switch lacks for *ports* to be reached where they are; those that this host holds also to speak.
 
     Nothing is deleted. Empty where the network is not realized, where the tap has no number yet, and for a port whose
-    flows depend on more than itself: one with security groups, of *trunks* or a sub-port, one that is coming here, or
-    whose VIF is plugged twice. The loop will do it.
+    flows depend on more than itself: one with security groups, of *trunks* or a sub-port, one that is coming here, whose
+    VIF is plugged twice, or whose tap has been let in as another port's. The loop will do it.
     """
     changes: dict[str, set[Flow]] = {}
     here = desired.host.uuid if desired.host is not None else None
@@ -74,6 +74,9 @@ def arrival_flows(
         flows = _compiled(place, place.desired)
         own = Match("in_port", taps[0] if taps else 0)
         entry = {flow for flow in flows if _enters(flow, place.network) and own not in flow.match}
+        mine = {flow for flow in flows if flow.table == Table.CLASSIFY and own in flow.match}
+        if not mine <= place.realized and taps[0] in lit_ofports(place.realized):
+            continue  # the VIF's port was another's: what that one might say and hear goes in the same bundle
         if entry and all(flow in place.realized for flow in entry):
             # What a port without defined addresses was seen to use may have become another's.
             left = _OF_ALL_PORTS if port.ips else (*_OF_ALL_PORTS, Table.BINDING)

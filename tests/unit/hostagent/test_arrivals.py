@@ -9,9 +9,9 @@ import pytest
 
 from hostagent.early_ofports import EarlyOfports
 from hostagent.fastpath import arrival_flows
-from hostagent.flow import Match, mac_to_int
+from hostagent.flow import Match, Output, mac_to_int
 from hostagent.model import Bridge, ChangeFlows, Desired, Interface, Observed, OvsPort
-from hostagent.names import switch_bridge
+from hostagent.names import network_key, switch_bridge
 from hostagent.pipeline.tables import Table, hold_flow
 from hostagent.plan import plan
 from netmgr.contract.types import LogicalPort
@@ -97,6 +97,26 @@ def test_a_port_that_is_parked_or_coming_is_the_loops():
 def test_of_two_taps_with_one_vif_none_is_let_in_ahead():
     here = plug(plug(announced(), OSW, "tap0", MINE.vif_uuid, 7), OSW, "tap1", MINE.vif_uuid, 8)
     assert arrived(GRANTED, here, MINE) == ()
+
+
+def test_a_vif_whose_port_is_made_anew_on_another_network_leaves_the_old_one_in_the_bundle_that_lights_it():
+    """What its tap might hear and say there must not stand beside what it may here, not for a moment."""
+    both = replace(GRANTED, networks={one.uuid: one for one in (network(), network("n2", segment=5002))})
+    here = settled(both, plug(announced(both), OSW, "tap0", MINE.vif_uuid, 7))
+    anew = replace(port("anew", 1, on="n2"), vif_uuid=MINE.vif_uuid)
+    neighbour = port("neighbour", 3, on="n2")  # the network has its ways in already
+    ports = {one.uuid: one for one in (anew, neighbour, PEER)}
+    places = {one.uuid: location(one, where) for one, where in ((anew, None), (neighbour, "h2"), (PEER, "h2"))}
+    waiting = replace(both, ports={**ports, MINE.uuid: MINE}, locations={**GRANTED.locations, **places})
+    here = settled(waiting, here)
+    wanted = replace(both, ports=ports, locations={**places, anew.uuid: location(anew, "h1")})
+    assert arrived(wanted, here, anew) == ()
+    changes = [step for step in plan(desired=wanted, observed=here) if isinstance(step, ChangeFlows)]
+    lighting = [one for one in changes if any(Match("in_port", 7) in flow.match for flow in one.add)]
+    old = network_key(MINE.network_uuid)
+    left = {flow for flow in obey(here, lighting).flows[OSW] if flow.cookie == old}
+    assert not [flow for flow in left if Match("in_port", 7) in flow.match or Output(7) in flow.actions]
+    assert arrived(wanted, settled(replace(wanted, ports=ports, locations=places), here), anew) != ()
 
 
 def test_a_parent_of_subports_and_a_network_that_is_not_realized_are_the_loops():
