@@ -59,8 +59,8 @@ def arrival_flows(
     """What the switch lacks for *ports* to be reached where they are; those that this host holds also to speak.
 
     Nothing is deleted. Empty where the network is not realized, where the tap has no number yet, and for a port whose
-    flows depend on more than itself: one with security groups, of *trunks* or a sub-port, one that is coming here, whose
-    VIF is plugged twice, or whose tap has been let in as another port's. The loop will do it.
+    flows depend on more than itself: one with security groups, of *trunks* or a sub-port, one that is coming here,
+    whose VIF is plugged twice, or whose tap has been let in as another port's. The loop will do it.
     """
     changes: dict[str, set[Flow]] = {}
     here = desired.host.uuid if desired.host is not None else None

@@ -36,9 +36,12 @@ from hostagent.pipeline.tables import (
     ADDRESS4,
     ADDRESS6,
     ALLOWED,
+    ANSWERS_TO_EGRESS,
+    ANSWERS_TO_INGRESS,
     DIRECTION,
     EGRESS_RULES,
     GROUP_KEY,
+    INGRESS_RULES,
     REASON,
     REMOTE_KEY,
     STATEFUL,
@@ -74,6 +77,12 @@ _TAGGED, _VLAN = 0x1000, 0xFFF
 _ASKS_FOR_ADDRESS: Final = (Table.GUARD, Table.CLAIMS, Table.ANSWER, Table.REPLY, Table.ADVERTISE, Table.BINDING)
 _STATES: Final = {1: "new", 2: "established", 4: "related", 8: "reply", 16: "invalid"}  # all of them are tracked
 _MARKS: Final = {BLOCKED: "blocked", REVERSED: "reversed", OUTBOUND: "outbound"}
+_DIRECTIONS: Final = {
+    EGRESS_RULES: "egress",
+    INGRESS_RULES: "ingress",
+    ANSWERS_TO_EGRESS: "answers-to-egress",
+    ANSWERS_TO_INGRESS: "answers-to-ingress",
+}
 _ASKS_GROUPS: Final = (Table.GROUP, Table.MEMBER, Table.RULE)
 _JUDGES: Final = frozenset(
     {
@@ -277,7 +286,7 @@ def _value(role: str, name: str, value: int, names: Names, table: int) -> str:
     if role == "tap":
         return names.ofports.get(value, str(value))
     if role == "direction":
-        return "egress" if value == EGRESS_RULES else "ingress"
+        return _DIRECTIONS.get(value, str(value))
     if role in ("group", "remote"):
         return names.groups.get(value, f"{value:#x}") if value else "any"
     if role in ("allowed", "stateful"):

@@ -170,7 +170,10 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
             if port.policy is not None:
                 yield from port_policy_flows(ofport=port.ofport, policy=port.policy, network=network.key)
                 if port.policy.zone:
-                    yield from ticket_flows(ofport=port.ofport, tickets=port.tickets, network=network.key)
+                    groups = port.policy.groups
+                    yield from ticket_flows(
+                        ofport=port.ofport, groups=groups, tickets=port.tickets, network=network.key
+                    )
             if port.state is VifState.INCOMING:
                 yield _signal(network.key, port.ofport)
         yield from _deliver(network.key, port)

@@ -15,11 +15,12 @@ a few where ports need masks. All groups are asked in the same way by all ports,
 that names it, of both directions. So a group of ten thousand, named by ten groups of a hundred ports, costs ten
 thousand flows, and one more member costs one.
 
-Stateful. The first frame of a connection, and every later one of the side that opened it, is judged by the rules as
-they are now: who removes a rule ends what it allowed. Replies pass while the connection does; related ICMP errors too.
-When a frame of the side that opened is refused, the connection is marked BLOCKED, and its replies end as well, until a
-rule allows it again. Of a connection that was moved here with its guest the tracker may see a reply first, and takes it
-for the beginning. Its ticket lets it in (`ticket_flows`), marked REVERSED: it is read the other way round.
+Stateful. Every frame of a connection is judged by the rules as they are now, so who removes a rule ends what it
+allowed, both ways and at once: a frame of the side that opened it by the rules of its direction, a reply by those that
+let its opener speak, read the other way round. GROUP and RULE have them in both readings. When a frame is refused, the
+connection is marked BLOCKED until a rule allows it again, and ends what has no reading: ICMP errors about it. Of a
+connection that was moved here with its guest the tracker may see a reply first, and takes it for the beginning. Its
+ticket lets it in (`ticket_flows`), marked REVERSED: it is read the other way round.
 
 Fragments. The first one of a datagram has its ports, and is held to them. Later ones have none: they pass where a rule
 allows their protocol (of IPv6, any protocol) to that end, and are nothing to their receiver without the first. So all
@@ -45,6 +46,8 @@ from hostagent.pipeline.tables import (
     ADDRESS4,
     ADDRESS6,
     ALLOWED,
+    ANSWERS_TO_EGRESS,
+    ANSWERS_TO_INGRESS,
     DIRECTION,
     EGRESS_RULES,
     GROUP_KEY,
@@ -76,7 +79,7 @@ __all__ = [
 ]
 
 BLOCKED: Final = 1
-"""Bit of a connection's mark: no rule allows it any more; its replies end too."""
+"""Bit of a connection's mark: no rule allows it any more; errors about it end too."""
 
 REVERSED: Final = 2
 """Bit of a connection's mark: what the tracker takes for a reply is of the side that opened it."""
@@ -84,8 +87,6 @@ REVERSED: Final = 2
 _TYPES: Final = {Ethertype.IPV4: 0x0800, Ethertype.IPV6: 0x86DD}
 _NUMBERS: Final = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 _TRK, _NEW, _EST, _REL, _RPL, _INV = 0x20, 0x01, 0x02, 0x04, 0x08, 0x10
-_MARKS: Final = BLOCKED | REVERSED
-
 
 OUTBOUND: Final = 4
 """Bit of a connection's mark: the guest opened it. Only tickets want to know."""
@@ -102,6 +103,7 @@ class _Way(NamedTuple):
     """One of the two directions in which a port is judged."""
 
     rules: int
+    answers: int  # the direction of the rules that allow what is answered this way
     entry: Table
     tracked: Table
     verdict: Table
@@ -113,6 +115,7 @@ class _Way(NamedTuple):
 
 _EGRESS: Final = _Way(
     rules=EGRESS_RULES,
+    answers=ANSWERS_TO_INGRESS,
     entry=Table.EGRESS,
     tracked=Table.EGRESS_TRACKED,
     verdict=Table.EGRESS_VERDICT,
@@ -123,6 +126,7 @@ _EGRESS: Final = _Way(
 )
 _INGRESS: Final = _Way(
     rules=INGRESS_RULES,
+    answers=ANSWERS_TO_EGRESS,
     entry=Table.INGRESS,
     tracked=Table.INGRESS_TRACKED,
     verdict=Table.INGRESS_VERDICT,
@@ -159,29 +163,35 @@ def port_policy_flows(*, ofport: int, policy: Policy, network: int) -> frozenset
         who = tap if way is _INGRESS else Match("in_port", ofport)
         for why in (way.refused, way.invalid):
             flows.append(_row(Table.DROPPED, 100, (who, Match(REASON, why)), (), network))
-        judge = (SetField(STATEFUL, int(bool(policy.zone))), *_questions(way, policy.groups), Goto(way.verdict))
+        judge = _judge(way, way.rules, policy.groups, tracked=bool(policy.zone))
         first = (Ct(policy.zone, table=way.tracked),) if policy.zone else judge
         for eth_type in _TYPES.values():
             flows.append(_row(way.entry, 100, (who, Match("eth_type", eth_type)), first, network))
         flows.append(_row(way.entry, 90, (who,), _refuse(way.refused), network))
         if policy.zone:
             flows.append(_row(way.tracked, 50, (who,), judge, network))
+            answers = _judge(way, way.answers, policy.groups, tracked=True)
+            flows += (_row(way.tracked, 60, (who, *conditions), answers, network) for conditions in _ANSWERS)
     return frozenset(flows)
 
 
-def _questions(way: _Way, groups: tuple[int, ...]) -> Iterator[Action]:
-    yield SetField(DIRECTION, way.rules)
-    yield SetField(ALLOWED, 0)
-    for key in groups:
-        yield SetField(GROUP_KEY, key)
-        yield Resubmit(Table.GROUP)
+def _judge(way: _Way, rules: int, groups: tuple[int, ...], *, tracked: bool) -> tuple[Action, ...]:
+    asked = (step for key in groups for step in (SetField(GROUP_KEY, key), Resubmit(Table.GROUP)))
+    return (
+        SetField(STATEFUL, int(tracked)),
+        SetField(DIRECTION, rules),
+        SetField(ALLOWED, 0),
+        *asked,
+        Goto(way.verdict),
+    )
 
 
 # --- of a guest that came with open connections -------------------------------------------------------------------
 
 
-def ticket_flows(*, ofport: int, tickets: Iterable[Ticket], network: int) -> Iterator[Flow]:
-    """Replies that the port at *ofport* may say and hear though the tracker has not seen what they reply to.
+def ticket_flows(*, ofport: int, groups: tuple[int, ...], tickets: Iterable[Ticket], network: int) -> Iterator[Flow]:
+    """Replies that the port at *ofport* may say and hear though the tracker has not seen what they reply to: if
+    *groups*, its own, let the opener speak.
 
     What the opener says needs no ticket: the rules judge it, and make the connection known. To the tracker a reply in
     the middle is a beginning; it is committed as REVERSED. An echo reply is nothing to it: it passes uncommitted, and
@@ -198,11 +208,11 @@ def ticket_flows(*, ofport: int, tickets: Iterable[Ticket], network: int) -> Ite
             Match(f"{prefix}_src", address_of(ticket.destination)),
             Match(f"{prefix}_dst", address_of(ticket.source)),
         ]
-        onward = Goto(way.onward)
+        judge = _judge(way, way.answers, groups, tracked=False)  # what is to be committed is, here
         if ticket.protocol in _ECHO_REPLIES:
             name, kind = _ECHO_REPLIES[ticket.protocol]
             echo = (*conditions, Match(name, kind), _state(_TRK | _INV))
-            yield _row(way.tracked, 110, echo, (onward,), network)
+            yield _row(way.tracked, 110, echo, judge, network)
             continue
         if ticket.protocol in _PORTED:
             name = _PORTED[ticket.protocol]
@@ -211,7 +221,7 @@ def ticket_flows(*, ofport: int, tickets: Iterable[Ticket], network: int) -> Ite
             conditions.append(Match("tcp_flags", 0, _SYN))
         mark = REVERSED | (OUTBOUND if ticket.outbound else 0)
         commit = _commit(mark=(mark, REVERSED | OUTBOUND))
-        yield _row(way.tracked, 85, (*conditions, _state(_TRK | _NEW, _INV)), (commit, onward), network)
+        yield _row(way.tracked, 85, (*conditions, _state(_TRK | _NEW, _INV)), (commit, *judge), network)
 
 
 _PORTED: Final = {6: "tcp", 17: "udp"}
@@ -257,21 +267,11 @@ def _always(way: _Way) -> Iterator[Flow]:
 
 
 def _tracked(way: _Way) -> Iterator[Flow]:
-    """What needs no rule, and what no rule can help. The rest is judged, by the flow of the port (priority 50)."""
-    onward, refuse = (Goto(way.onward),), _refuse(way.refused)
-    reply, first = _state(_TRK | _RPL, _INV), _state(_TRK | _EST, _RPL | _INV)
+    """What needs no rule, and what no rule can help. The rest is judged, by the flows of the port."""
     related = _state(_TRK | _REL, _INV)
-
-    def mark(value: int, mask: int) -> Match:
-        return Match("ct_mark", value, mask)
-
     yield _row(way.tracked, 100, (_state(_TRK | _INV),), _refuse(way.invalid))
-    yield _row(way.tracked, 95, (related, mark(BLOCKED, BLOCKED)), refuse)
-    yield _row(way.tracked, 94, (related,), onward)
-    yield _row(way.tracked, 90, (reply, mark(0, _MARKS)), onward)
-    yield _row(way.tracked, 90, (first, mark(REVERSED, _MARKS)), onward)
-    yield _row(way.tracked, 80, (reply, mark(BLOCKED, _MARKS)), refuse)
-    yield _row(way.tracked, 80, (first, mark(_MARKS, _MARKS)), refuse)
+    yield _row(way.tracked, 95, (related, Match("ct_mark", BLOCKED, BLOCKED)), _refuse(way.refused))
+    yield _row(way.tracked, 94, (related,), (Goto(way.onward),))
 
 
 def _verdict(way: _Way) -> Iterator[Flow]:
@@ -301,24 +301,32 @@ def _state(with_bits: int, without: int = 0) -> Match:
     return Match("ct_state", with_bits, with_bits | without)
 
 
+_ANSWERS: Final = (  # what is a reply: as the tracker says, or the other way round
+    (_state(_TRK | _RPL, _INV), Match("ct_mark", 0, REVERSED)),
+    (_state(_TRK | _EST, _RPL | _INV), Match("ct_mark", REVERSED, REVERSED)),
+)
+
+
 # --- of groups and their members ----------------------------------------------------------------------------------
 
 
 def group_flows(group: SecurityGroup) -> Iterator[Flow]:
-    """What the rules of *group* allow, for every port that has it."""
+    """What the rules of *group* allow, for every port that has it; of stateful ones also the answers to it."""
     key = group_key(group.uuid)
     for way in _WAYS:
         kind = Direction.EGRESS if way is _EGRESS else Direction.INGRESS
+        answered = _INGRESS if way is _EGRESS else _EGRESS
         for ethertype, eth_type in _TYPES.items():
             rules = [rule for rule in group.rules if rule.direction is kind and rule.ethertype is ethertype]
             if not rules:
                 continue
-            question = (Match(DIRECTION, way.rules), Match(GROUP_KEY, key), Match("eth_type", eth_type))
             remotes = sorted({0 if rule.remote_group is None else group_key(rule.remote_group) for rule in rules})
-            yield _row(Table.GROUP, 100, question, tuple(_by_remote(way, ethertype, remotes)))
-            for rule in rules:
-                for conditions in _conditions(rule):
-                    yield _row(Table.RULE, 100, (*question, *conditions), (SetField(ALLOWED, 1),))
+            for asked, there in ((way.rules, way), (answered.answers, answered))[: 1 + group.stateful]:
+                question = (Match(DIRECTION, asked), Match(GROUP_KEY, key), Match("eth_type", eth_type))
+                yield _row(Table.GROUP, 100, question, tuple(_by_remote(there, ethertype, remotes)))
+                for rule in rules:
+                    for conditions in _conditions(rule, answers=there is not way):
+                        yield _row(Table.RULE, 100, (*question, *conditions), (SetField(ALLOWED, 1),))
 
 
 def member_flows(group: SecurityGroup) -> Iterator[Flow]:
@@ -355,11 +363,12 @@ def _by_remote(way: _Way, ethertype: Ethertype, remotes: Iterable[int]) -> Itera
         yield Resubmit(Table.MEMBER if remote else Table.RULE)
 
 
-def _conditions(rule: SecurityRule) -> Iterator[tuple[Match, ...]]:
-    """What a frame must be for *rule* to allow it; several where one flow can't say it."""
+def _conditions(rule: SecurityRule, *, answers: bool) -> Iterator[tuple[Match, ...]]:
+    """What a frame must be for *rule* to allow it, or to be one of the *answers* to that; several where one flow can't
+    say it."""
     fixed = [Match(REMOTE_KEY, 0 if rule.remote_group is None else group_key(rule.remote_group))]
+    end = "dst" if (rule.direction is Direction.EGRESS) is not answers else "src"  # the other one
     if rule.remote_cidr:
-        end = "dst" if rule.direction is Direction.EGRESS else "src"
         six = rule.ethertype is Ethertype.IPV6
         network = ip_network(rule.remote_cidr)
         fixed.append(Match(f"{'ipv6' if six else 'nw'}_{end}", int(network.network_address), int(network.netmask)))
@@ -368,11 +377,15 @@ def _conditions(rule: SecurityRule) -> Iterator[tuple[Match, ...]]:
         return
     number = Match("nw_proto", _NUMBERS[rule.protocol] if rule.protocol in _NUMBERS else int(rule.protocol))
     if rule.port_max:
+        port = f"{rule.protocol}_{'src' if answers else 'dst'}"
         for value, mask in range_masks(rule.port_min, rule.port_max):
-            yield (*fixed, number, Match(f"{rule.protocol}_dst", value, mask))
+            yield (*fixed, number, Match(port, value, mask))
     elif rule.icmp_type >= 0:
+        kind = _REPLY_TYPES[rule.protocol].get(rule.icmp_type) if answers else rule.icmp_type
+        if kind is None:
+            return  # nothing answers that
         code = (Match(f"{rule.protocol}_code", rule.icmp_code),) if rule.icmp_code >= 0 else ()
-        yield (*fixed, number, Match(f"{rule.protocol}_type", rule.icmp_type), *code)
+        yield (*fixed, number, Match(f"{rule.protocol}_type", kind), *code)
     else:
         yield (*fixed, number)
     if rule.ethertype is Ethertype.IPV6:  # the switch says no more of the protocol of its later fragments
@@ -380,6 +393,9 @@ def _conditions(rule: SecurityRule) -> Iterator[tuple[Match, ...]]:
     else:
         yield (*fixed, number, _LATER)
 
+
+_REPLY_TYPES: Final = {"icmp": {8: 0, 13: 14, 15: 16, 17: 18}, "icmpv6": {128: 129, 139: 140}}
+"""By the type of a question that the tracker remembers, that of its answer; their codes are equal."""
 
 _LATER: Final = Match("ip_frag", 3)
 _IPV6_FRAGMENT: Final = 44

@@ -56,6 +56,8 @@ __all__ = [
     "ADDRESS4",
     "ADDRESS6",
     "ALLOWED",
+    "ANSWERS_TO_EGRESS",
+    "ANSWERS_TO_INGRESS",
     "CANARY",
     "DIRECTION",
     "EGRESS_RULES",
@@ -195,9 +197,9 @@ TAP: Final = "reg7"
 """From INGRESS on: number of the tap that the frame is for."""
 
 DIRECTION: Final = "reg6"
-"""Of rules: EGRESS_RULES or INGRESS_RULES."""
+"""Of rules: EGRESS_RULES or INGRESS_RULES, or what answers to what these allow."""
 
-EGRESS_RULES, INGRESS_RULES = 1, 2
+EGRESS_RULES, INGRESS_RULES, ANSWERS_TO_EGRESS, ANSWERS_TO_INGRESS = 1, 2, 3, 4
 
 ALLOWED: Final = "reg4"
 """1 once a rule has allowed the frame."""

@@ -288,6 +288,65 @@ def test_who_removes_a_rule_ends_what_it_allowed_both_ways_and_who_adds_it_again
     assert passes(net, udp(VM, FAR, 80, 1000), to="far")
 
 
+def answered(net, six: bool) -> list[tuple[bytes, str]]:
+    """Connections that both sides opened, with an answer each; the answers that go on, and to whom."""
+    assert passes(net, udp(VM, FAR, 2000, 53, six), to="far")
+    assert passes(net, udp(FAR, VM, 53, 2000, six))
+    assert passes(net, udp(FAR, VM, 5000, 69, six))
+    assert passes(net, udp(VM, FAR, 69, 5000, six), to="far")
+    assert passes(net, tcp(FAR, VM, 1000, 80, "S", six, seq=10))
+    assert passes(net, tcp(VM, FAR, 80, 1000, "SA", six, seq=50, ack=11), to="far")
+    assert passes(net, tcp(FAR, VM, 1000, 80, "A", six, seq=11, ack=51))
+    question, answer = (ICMPv6EchoRequest, ICMPv6EchoReply) if six else (ICMP, ICMP)
+    assert passes(net, ip(VM, FAR, question(type=128 if six else 8, id=5) / PAD, six), to="far")
+    echo = ip(FAR, VM, answer(type=129 if six else 0, id=5) / PAD, six)
+    assert passes(net, echo)
+    return [
+        (udp(FAR, VM, 53, 2000, six), "vm"),
+        (udp(VM, FAR, 69, 5000, six), "far"),
+        (tcp(VM, FAR, 80, 1000, "A", six, seq=51, ack=11), "far"),
+        (echo, "vm"),
+    ]
+
+
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+def test_a_rule_that_goes_takes_its_answers_with_it_though_the_opener_says_no_more(net, six):
+    one = rule6 if six else rule
+    ping = one("egress", "icmpv6", icmp_type=128) if six else one("egress", "icmp", icmp_type=8)
+    kept = [one("egress", "udp", 53), one("ingress", "udp", (60, 70)), one("ingress", "tcp", 80), ping]
+    put(net, *kept)
+    answers = answered(net, six)
+    for index, (frame, to) in enumerate(answers):
+        put(net, *(rule for place, rule in enumerate(kept) if place != index))
+        assert not passes(net, frame, to=to)
+        others = [passes(net, other, to=end) for other, end in answers if other is not frame]
+        assert all(others), "a rule that is gone ends nothing that another allows"
+        put(net, *kept)
+        assert passes(net, frame, to=to), "and one that is back mends it"
+
+
+def test_a_member_that_leaves_and_a_cidr_that_narrows_end_the_answers(net):
+    net.group("friends")
+    net.guarded("far", "friends")
+    net.group("friends", rule("ingress"), rule("egress"))
+    ways = [
+        rule("egress", "udp", 53, remote_group=named("friends")),
+        rule("ingress", "udp", 69, remote_cidr="10.1.0.0/29"),
+    ]
+    put(net, *ways)
+    assert passes(net, udp(VM, FAR, 2000, 53), to="far")
+    assert passes(net, udp(FAR, VM, 53, 2000))
+    assert passes(net, udp(FAR, VM, 5000, 69))
+    assert passes(net, udp(VM, FAR, 69, 5000), to="far")
+    put(net, ways[0], rule("ingress", "udp", 69, remote_cidr="10.1.0.4/32"))
+    assert not passes(net, udp(VM, FAR, 69, 5000), to="far")
+    assert passes(net, udp(FAR, VM, 53, 2000))
+    net.ports[named("far")] = replace(net.ports[named("far")], security_groups=())
+    net.group("friends")
+    net.settle()
+    assert not passes(net, udp(FAR, VM, 53, 2000))
+
+
 def test_errors_about_a_connection_pass_and_errors_about_none_do_not(net):
     put(net, rule("egress", "udp", 53), rule6("ingress", "udp", 53))
     assert passes(net, udp(VM, FAR, 2000, 53), to="far")
@@ -448,6 +507,16 @@ def test_with_tickets_answers_pass_first_and_connections_are_those_of_their_open
     assert not arrives(moving, SERVED, out=True)
     assert not arrives(moving, udp(VM, FAR, 3000, 53), out=True)
     assert not arrives(moving, udp(FAR, VM, 53, 3000), out=False)
+
+
+def test_a_ticket_lets_in_nothing_whose_rule_is_gone(moving):
+    moving.hand_over("vm", "h1", "h2")
+    moving.group("g", rule("egress", "tcp", 443))
+    moving.settle()
+    assert not arrives(moving, SERVED, out=True)
+    assert not arrives(moving, udp(FAR, VM, 53, 3000), out=False)
+    assert not arrives(moving, ip(FAR, VM, ICMP(type=0, id=5) / PAD), out=False)
+    assert arrives(moving, FETCHED, out=False)
 
 
 def test_a_guest_that_moves_twice_has_its_connections_ticketed_the_right_way_round(moving):

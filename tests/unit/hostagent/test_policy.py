@@ -96,7 +96,12 @@ def compiled(groups: list[SecurityGroup], *, stateful: bool) -> set[Flow]:
     return flows
 
 
-def judge(flows: set[Flow], direction: str, packet: Packet, *, state: int = NEW, mark: int = 0) -> Outcome:
+def judge(
+    flows: set[Flow], direction: str, packet: Packet, *, state: int = NEW, mark: int = 0, answer: bool = False
+) -> Outcome:
+    """What becomes of *packet* that goes this way, or of the *answer* to it, which goes the other."""
+    if answer:
+        direction = "ingress" if direction == "egress" else "egress"
     own = "fd00::99" if packet.six else "10.9.9.9"
     prefix = "ipv6" if packet.six else "nw"
     ends = (own, packet.peer) if direction == "egress" else (packet.peer, own)
@@ -112,10 +117,12 @@ def judge(flows: set[Flow], direction: str, packet: Packet, *, state: int = NEW,
     if packet.fragment != 3:
         kind = {6: "tcp", 17: "udp"}.get(packet.protocol)
         if kind:
-            frame |= {f"{kind}_src": 40000, f"{kind}_dst": packet.port}
+            ports = (packet.port, 40000) if answer else (40000, packet.port)
+            frame |= {f"{kind}_src": ports[0], f"{kind}_dst": ports[1]}
         elif packet.protocol in (1, 58):
             name = "icmp" if packet.protocol == 1 else "icmpv6"
-            frame |= {f"{name}_type": packet.port, f"{name}_code": packet.code}
+            number = ANSWERED.get((packet.protocol, packet.port), packet.port) if answer else packet.port
+            frame |= {f"{name}_type": number, f"{name}_code": packet.code}
     if direction == "ingress":
         frame[TAP] = OWN
     # one flow stands for all that comes behind EGRESS
@@ -124,6 +131,9 @@ def judge(flows: set[Flow], direction: str, packet: Packet, *, state: int = NEW,
     table = Table.EGRESS if direction == "egress" else Table.INGRESS
     return run(beyond, frame, table=table, tracked={"ct_state": TRK | state, "ct_mark": mark})
 
+
+_ICMP = {"icmp": 1, "icmpv6": 58}
+ANSWERED = {(1, 8): 0, (58, 128): 129}  # what a question of ICMP is answered by
 
 _OUT = tuple(
     action
@@ -195,40 +205,72 @@ def test_a_frame_passes_if_and_only_if_a_rule_allows_it(data, found, stateful) -
             assert "security groups" in reason_of(outcome.ended)
 
 
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), found=st.lists(rules(), max_size=6))
+def test_an_answer_passes_if_and_only_if_a_rule_allows_what_it_answers(data, found) -> None:
+    own = SecurityGroup(uuid=A, name="a", rules=tuple(found), members=MEMBERS)
+    flows = compiled([own, SecurityGroup(uuid=B, name="b", members=MEMBERS)], stateful=True)
+    edges = sorted({port for rule in found for port in (rule.port_min, rule.port_max) if port})
+    edges += [port + step for port in edges for step in (-1, 1) if 0 < port + step < 65536]
+    for _ in range(20):
+        packet = data.draw(packets(edges))
+        if packet.protocol in (1, 58) and packet.fragment != 3 and (packet.protocol, packet.port) not in ANSWERED:
+            continue  # the tracker knows no answers to it
+        direction = data.draw(st.sampled_from(("ingress", "egress")))
+        state, mark = data.draw(st.sampled_from(((EST | RPL, 0), (EST, REVERSED))))
+        outcome = judge(flows, direction, packet, state=state, mark=mark, answer=True)
+        answered = [one for one in found if one.icmp_type < 0 or (_ICMP[one.protocol], one.icmp_type) in ANSWERED]
+        wanted = allows(tuple(answered), MEMBERS, direction, packet)
+        assert outcome.outputs == ([OWN if direction == "egress" else 1] if wanted else []), packet
+
+
 @pytest.mark.parametrize(
-    ("state", "mark", "judged", "passes"),
+    ("state", "mark", "answer"),
     [
-        (NEW, 0, True, None),
-        (EST, 0, True, None),
-        (EST, BLOCKED, True, None),  # a rule that is back mends it
-        (EST | RPL, 0, False, True),
-        (EST | RPL, BLOCKED, False, False),
-        (EST | RPL, REVERSED, True, None),
-        (EST | RPL, REVERSED | BLOCKED, True, None),
-        (EST, REVERSED, False, True),
-        (EST, REVERSED | BLOCKED, False, False),
-        (REL, 0, False, True),
-        (REL | RPL, 0, False, True),
-        (REL | RPL, REVERSED, False, True),
-        (REL | RPL, BLOCKED, False, False),
-        (INV, 0, False, False),
+        (NEW, 0, False),
+        (EST, 0, False),
+        (EST, BLOCKED, False),
+        (EST | RPL, 0, True),
+        (EST | RPL, BLOCKED, True),
+        (EST | RPL, REVERSED, False),
+        (EST | RPL, REVERSED | BLOCKED, False),
+        (EST, REVERSED, True),
+        (EST, REVERSED | BLOCKED, True),
     ],
 )
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
-def test_who_opened_is_judged_and_who_answers_passes_while_the_connection_does(
-    state: int, mark: int, judged: bool, passes: bool | None, direction: str
+def test_both_ends_are_judged_by_what_the_side_that_opened_may_say(
+    state: int, mark: int, answer: bool, direction: str
 ) -> None:
     rule = SecurityRule(direction=Direction(direction), protocol="tcp", port_min=80, port_max=80)
     flows = compiled([SecurityGroup(uuid=A, name="a", rules=(rule,))], stateful=True)
-    outcomes = [
-        judge(flows, direction, Packet(six=False, protocol=6, peer="192.0.2.1", port=number), state=state, mark=mark)
-        for number in (80, 81)
-    ]
-    found = [bool(outcome.outputs) for outcome in outcomes]
-    assert found == ([True, False] if judged else [passes, passes])
+    ends = [Packet(six=False, protocol=6, peer="192.0.2.1", port=number) for number in (80, 81)]
+    outcomes = [judge(flows, direction, packet, state=state, mark=mark, answer=answer) for packet in ends]
+    assert [bool(outcome.outputs) for outcome in outcomes] == [True, False]
+    wrong = judge(flows, direction, ends[0], state=state, mark=mark, answer=not answer)
+    assert not wrong.outputs, "it goes the other way"
     marks = [[commit.mark for commit in outcome.commits] for outcome in outcomes]
-    if judged and state != NEW:  # a refusal is remembered with the connection, and forgotten when it is allowed again
+    if state != NEW:  # a refusal is remembered with the connection, and forgotten when it is allowed again
         assert marks == [[(0, BLOCKED)] if mark & BLOCKED else [], [] if mark & BLOCKED else [(BLOCKED, BLOCKED)]]
+
+
+@pytest.mark.parametrize(
+    ("state", "mark", "passes"),
+    [
+        (REL, 0, True),
+        (REL | RPL, 0, True),
+        (REL | RPL, REVERSED, True),
+        (REL | RPL, BLOCKED, False),
+        (INV, 0, False),
+    ],
+)
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_an_error_is_not_judged_and_passes_unless_its_connection_is_blocked(
+    state: int, mark: int, passes: bool, direction: str
+) -> None:
+    flows = compiled([SecurityGroup(uuid=A, name="a")], stateful=True)
+    error = Packet(six=False, protocol=1, peer="192.0.2.1", port=3)
+    assert bool(judge(flows, direction, error, state=state, mark=mark).outputs) is passes
 
 
 @given(st.integers(1, 65535), st.integers(1, 65535))
@@ -254,7 +296,7 @@ def test_flows_grow_by_members_and_rules_and_one_member_more_is_one_flow() -> No
     )
     groups = {A: SecurityGroup(uuid=A, name="a", rules=rules_of), B: SecurityGroup(uuid=B, name="b", members=members)}
     before = enforced_flows(groups, {A})
-    assert len(before) <= 2000 + 100 + 10
+    assert len(before) <= 2000 + 2 * 100 + 10
     after = enforced_flows({**groups, B: replace(groups[B], members=(*members, "10.99.0.1"))}, {A})
     assert len(after - before) == 1
     assert not before - after
