@@ -4,8 +4,9 @@ Theory of operation. Whatever happens (OVSDB, kernel, libvirt, switch, manager, 
 wakes the `loop`, which compares what is wanted with what is there, as a whole. Every 15 s everything is read anew from
 the source, whatever events said.
 
-Two things do not wait for a turn of the loop. A migration's phases go to the switch at once (`fastpath`). And libvirt's
-networks are defined in a task of their own, because libvirtd may be waiting for the agent in a hook.
+Three things do not wait for a turn of the loop. A migration's phases go to the switch at once (`fastpath`). Libvirt's
+networks are defined in a task of their own, because libvirtd may be waiting for the agent in a hook. And a network that
+comes to a host at rest and needs nothing there (`newcomers`) is acknowledged at once; the loop looks a moment later.
 
 The agent never takes anything down when it stops: what it was asked for is the host's state, not its own.
 """
@@ -63,6 +64,7 @@ log = structlog.get_logger(__name__)
 AUDIT_S, _PROBE_S, _PRIME_S, _REFRESH_S = 15, 3, 300, 60
 RELAY_S = 10.0
 ALONE_S = 5.0  # without a manager, after which what it said last of others' guests may have changed
+_LATER_S = 0.1  # from news for which nothing is to be done to the loop's look
 _SUBSCRIBE_S = 1.0  # how long an agent without memory waits for the ports of its networks
 
 
@@ -165,6 +167,8 @@ class Agent:
         self._libvirt_away_since = 0.0
         self._began_empty = state.revision == 0
         self._hold_until = 0.0
+        self._plain = True  # nothing is to be done for what has come since the last whole revision
+        self._later: asyncio.TimerHandle | None = None
         self.load = PnicLoad()
         self.probing = Probing(
             host=self.host,
@@ -311,6 +315,9 @@ class Agent:
     # --- the manager's stream (Listener) ---------------------------------------------------------------------------
 
     def on_objects(self, changed: Any) -> None:
+        self._plain = self._plain and self._loop.stays_at_rest(changed)
+        if self._plain:
+            return
         located = [ref.uuid for ref in changed if ref.kind is Kind.LOCATION]
         for ref in changed:
             if ref.kind is Kind.LOCATION:
@@ -334,7 +341,22 @@ class Agent:
             if self._subscribe():
                 self._hold_until = time.monotonic() + _SUBSCRIBE_S
                 asyncio.get_running_loop().call_later(_SUBSCRIBE_S, self._dirty, "subscribed")
-        self._dirty("revision")
+        plain, self._plain = self._plain, True
+        if plain and self._loop.at_rest and not initial and not self._switchover.busy:
+            self.reporting.acknowledge(revision, ())
+            self._look_later()
+        else:
+            self._dirty("revision")
+
+    def _look_later(self) -> None:
+        """Nothing is to be done for what is new: the loop compares the whole once those have gone ahead who wait for
+        this host's word, and for that of others on the same processors."""
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_LATER_S, self._look)
+
+    def _look(self) -> None:
+        self._later = None
+        self._dirty("newcomers")
 
     def on_try_again(self) -> None:
         self.claims.try_again()

@@ -26,7 +26,7 @@ from hostagent.exits import exit_ofport, wire_of
 from hostagent.flow import Flow
 from hostagent.flow_set import FlowSet
 from hostagent.group_memory import enforced_flows
-from hostagent.indexed import Indexed, Overlaid, tally
+from hostagent.indexed import Indexed, Overlaid, rows_of
 from hostagent.model import Bridge, Desired, MeterLimit
 from hostagent.names import network_key
 from hostagent.pipeline.network import NetworkPorts, Trunk, Wire, network_flows, vtep_flows
@@ -39,7 +39,7 @@ from hostagent.qos import meter_of
 from hostagent.resolve import SwitchIntent
 from hostagent.subports import tagged_ends
 from hostagent.vifs import Taps, is_stateful, obstacle_to, tap_of, taps_of
-from netmgr.contract.types import Location, LogicalPort, OpaqueNetwork, SecurityGroup
+from netmgr.contract.types import OpaqueNetwork, SecurityGroup
 
 __all__ = ["compile_flows", "flows_of_ports"]
 
@@ -397,9 +397,7 @@ class _Changes:
     def all_of(self, network: UUID) -> Iterable[UUID]:
         """All ports of *network*."""
         ports, locations = self._desired.ports, self._desired.locations
-        if self._indexed and not (
-            tally(ports, _of_port).get(network.int) or tally(locations, _of_location).get(network.int)
-        ):
+        if self._indexed and not rows_of(ports, network) and not rows_of(locations, network):
             return ()
         if self._index is None:
             self._index = _ports_by_network(self._desired)
@@ -424,14 +422,6 @@ class _Changes:
 
 def _split(table: Mapping[UUID, Any]) -> tuple[Mapping[UUID, Any], Collection[UUID]]:
     return (table.base, table.over.keys()) if isinstance(table, Overlaid) else (table, ())
-
-
-def _of_port(port: LogicalPort) -> int:
-    return port.network_uuid.int
-
-
-def _of_location(location: Location) -> int:
-    return location.network_uuid.int
 
 
 # --- one network at a time ----------------------------------------------------------------------------------------

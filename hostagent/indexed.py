@@ -17,9 +17,9 @@ from functools import lru_cache
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
-from netmgr.contract.types import Location
+from netmgr.contract.types import Location, LogicalPort
 
-__all__ = ["Indexed", "Overlaid", "held_here", "select", "tally"]
+__all__ = ["Indexed", "Overlaid", "held_here", "rows_of", "select", "tally"]
 
 V = TypeVar("V")
 K = TypeVar("K", bound=Hashable)
@@ -150,6 +150,16 @@ def _count(counts: Counter[K], mark: Callable[[V], K], before: V | None, after: 
         counts[key] -= 1
         if not counts[key]:
             del counts[key]
+
+
+def rows_of(table: Mapping[UUID, LogicalPort] | Mapping[UUID, Location], network: UUID) -> int:
+    """How many rows of *table* are of *network*."""
+    return tally(table, _network_of).get(network.int, 0)
+
+
+def _network_of(row: Any) -> int:
+    number: int = row.network_uuid.int  # numbers are told apart ten times as fast
+    return number
 
 
 def held_here(locations: Mapping[UUID, Location], host: UUID) -> Mapping[UUID, Location]:

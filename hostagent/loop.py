@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from uuid import UUID
@@ -28,6 +28,7 @@ from hostagent.host import Host
 from hostagent.model import Desired, Observed, Step, Unread
 from hostagent.motion import Motion
 from hostagent.network_steps import NetworkSteps, at_libvirt, can_wait, missed
+from hostagent.newcomers import at_rest_with
 from hostagent.news import News
 from hostagent.plan import plan
 from hostagent.presence import due_claims, due_releases, seen_vifs
@@ -41,7 +42,7 @@ from hostagent.switchover import Switchover
 from hostagent.tracking.keeper import Tracking
 from hostagent.underlay.peers import cut_before, tunnel_ofports, wanted_paths
 from hostagent.underlay.probing import Probing
-from netmgr.contract.types import PeerState
+from netmgr.contract.types import Kind, PeerState, Ref
 
 __all__ = ["Loop", "Parts"]
 
@@ -81,6 +82,15 @@ class Parts:
     failures: Failures
 
 
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """A host with which nothing was left to do, and the count of the news that this takes in."""
+
+    count: int
+    desired: Desired
+    observed: Observed
+
+
 class Loop:
     """Keeps one host as wanted; `run` until cancelled."""
 
@@ -89,8 +99,26 @@ class Loop:
         self._repairs = Repairs()
         self.beat = time.monotonic()
         """When the loop last came round."""
+        self._rest: _Rest | None = None
         self.in_sync = False
         """True when nothing wanted was unrealized at the last look, but for what nobody has to wait for."""
+
+    @property
+    def at_rest(self) -> bool:
+        """True when nothing was left to do at the last look, nothing is rejected, and nothing has happened since."""
+        return self._rest is not None and self._rest.count == self._parts.news.count
+
+    def stays_at_rest(self, changed: Collection[Ref]) -> bool:
+        """Whether the host is at rest although these objects are new in the state; see `newcomers`."""
+        if not self.at_rest or any(ref.kind is not Kind.NETWORK for ref in changed):
+            return False
+        assert self._rest is not None
+        return at_rest_with(
+            {ref.uuid for ref in changed},
+            networks=self._parts.state.networks.values(),
+            rested=self._rest.desired,
+            observed=self._rest.observed,
+        )
 
     async def run(self) -> None:
         news = self._parts.news
@@ -217,7 +245,7 @@ class Loop:
         pending = [step for step in steps if not (parts.failures.failed(step) or can_wait(step))]
         if desired.host is not None:
             assert desired.host.uuid == parts.host_uuid
-            pauses.append(self._say(desired, observed, steps=steps, pending=pending, now=now))
+            pauses.append(self._say(desired, observed, steps=steps, pending=pending, count=count, now=now))
         # Not what libvirt is still to be told: it may be waiting, in a hook, for this very answer.
         unlit = {getattr(step, "bridge", None) for step in steps if not at_libvirt(step)}
         lit = {name for name, flows in observed.flows.items() if not isinstance(flows, Unread) and name not in unlit}
@@ -236,7 +264,14 @@ class Loop:
             parts.motion.release(location, why)
 
     def _say(
-        self, desired: Desired, observed: Observed, *, steps: tuple[Step, ...], pending: list[Step], now: float
+        self,
+        desired: Desired,
+        observed: Observed,
+        *,
+        steps: tuple[Step, ...],
+        pending: list[Step],
+        count: int,
+        now: float,
     ) -> float | None:
         """Acknowledge what is realized, and report; seconds for which the report has to wait, if it has to."""
         parts = self._parts
@@ -254,8 +289,11 @@ class Loop:
         waits = (
             parts.host.awaits_networks or parts.host.switches.settling or measuring(desired=desired, observed=observed)
         )
-        if whole and not pending and not waits:
+        settled = whole and not pending and not waits
+        if settled:
             parts.reporting.acknowledge(parts.state.revision, refused)
+        resting = settled and not steps and not refused
+        self._rest = _Rest(count, desired, observed) if resting else None
         hold_s = parts.reporting.hold_s(busy=parts.network_steps.busy or parts.claims.asking, now=now)
         if hold_s > 0:
             return hold_s
