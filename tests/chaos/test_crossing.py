@@ -1,5 +1,5 @@
 """A frame never crosses networks: not while agents and switches die and come back, not when a port goes from host to
-host, not when a segment id is used again.
+host, not when a segment id is used again, not when a guest is given a port of another network.
 
 Guests of two networks, with the same MACs, on the same two hosts, shout the name of their network all the time: to
 everybody, and to each other's MAC. What each has heard in the end is all that counts.
@@ -11,7 +11,8 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ import pytest
 
 from scripts.labkit import Lab
 from scripts.labkit.node import NodeProcess
+from scripts.labkit.processes import send
 from scripts.labkit.state import MANAGER
 from tests.support import crossing
 from tests.support.agent_words import agent_shows, agent_vifs
@@ -33,6 +35,7 @@ networks:
 - {name: blue, type: vxlan, zone: a, mtu: 1450, segment_id: 6001}
 - {name: red, type: vxlan, zone: a, mtu: 1450, segment_id: 6002}
 """
+GREEN = ("network", "create", "green", "--zone", "a", "--mtu", "1450", "--segment-id", "6002")
 
 
 class Streets:
@@ -72,15 +75,35 @@ class Streets:
 
     def _join(self, name: str, network: str, host: str, vif: str, mac: str) -> None:
         self.lab.attach(host, name, bridge=self.bridge, vif_uuid=vif, mac=mac)
-        shout = ["python3", str(Path(crossing.__file__)), "eth0", network, *MACS.values()]
-        self._shouting[name] = self.lab.popen(name, shout, stdout=subprocess.PIPE, text=True)
-        assert self._shouting[name].stdout.readline() == "ready\n"
+        self._shouting[name] = self.shout(name, network)
+
+    def shout(self, endpoint: str, name: str) -> NodeProcess:
+        """A guest that shouts *name* from now on."""
+        command = ["python3", str(Path(crossing.__file__)), "eth0", name, *MACS.values()]
+        shouter = self.lab.popen(endpoint, command, stdout=subprocess.PIPE, text=True)
+        assert shouter.stdout is not None
+        assert shouter.stdout.readline() == "ready\n"
+        return shouter
 
     def heard(self) -> dict[str, dict[str, int]]:
         """By guest: frames by the name in them. Ends the shouting."""
-        for shouter in self._shouting.values():
-            shouter.terminate()
-        return {name: json.loads(shouter.communicate(timeout=15)[0]) for name, shouter in self._shouting.items()}
+        return {name: what[0] for name, what in heard_by(self._shouting).items()}
+
+    def detach(self, network: str) -> None:
+        """The guests of *network* stay plugged and go on shouting."""
+        for host in MACS:
+            self.netmgr("port", "detach", network + host, "--force")
+
+    @contextmanager
+    def slow(self, host: str) -> Iterator[None]:
+        """The host's agent does nothing meanwhile; its switch does what it was told."""
+        agent = self.lab.node(host).daemon("/run/lab/hostagent.pid")
+        assert agent is not None
+        assert send(agent, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            assert send(agent, signal.SIGCONT)
 
     def settled(self) -> bool:
         return all(self.lab.exec(host, ["hostagent", "verify"], check=False).returncode == 0 for host in MACS)
@@ -88,6 +111,13 @@ class Streets:
     def _lit(self, endpoint: str, host: str) -> bool:
         vifs = agent_vifs(self.lab, host)
         return any(vif["ovs_port"] == f"ep-{endpoint}" and vif["state"] == "lit" for vif in vifs)
+
+
+def heard_by(shouting: Mapping[str, NodeProcess]) -> dict[str, tuple[dict[str, int], list[str]]]:
+    """What `crossing` prints, by the key that its process has in *shouting*; ends them."""
+    for shouter in shouting.values():
+        shouter.terminate()
+    return {name: json.loads(shouter.communicate(timeout=15)[0]) for name, shouter in shouting.items()}
 
 
 @pytest.fixture
@@ -108,12 +138,9 @@ def test_nobody_hears_another_network_whatever_dies_moves_and_whose_segment_is_u
     for network in ("blue", "red"):
         streets.move(network)
 
-    # the guests of `red` stay plugged and go on shouting; its segment is another network's at once
-    for host in MACS:
-        streets.netmgr("port", "detach", "redh1" if host == "h1" else "redh2", "--force")
+    streets.detach("red")  # its segment is another network's at once
     streets.netmgr("network", "delete", "red")
-    create = ("network", "create", "green", "--zone", "a", "--mtu", "1450", "--segment-id", "6002")
-    assert within(15, lambda: streets.netmgr(*create, ok=False))
+    assert within(15, lambda: streets.netmgr(*GREEN, ok=False))
     streets.populate("green")
     lab.stop_daemon("h2", "ovs-vswitchd", number=signal.SIGKILL)
     lab.start_daemon("h2", "ovs-vswitchd")
@@ -125,3 +152,59 @@ def test_nobody_hears_another_network_whatever_dies_moves_and_whose_segment_is_u
         network = name.removesuffix("h1").removesuffix("h2").removesuffix("mv")
         assert set(counts) == {network}, f"{name} has heard {counts}"
         assert counts[network] > 100, f"{name} has heard {counts}: too little to prove anything"
+
+
+def test_a_segment_is_nobody_elses_while_a_slow_host_may_carry_it(streets: Streets) -> None:
+    """Its agent has not heard that the network is gone, and the guests there go on. That holds through the end of the
+    manager, who remembers what hosts have said, and of the host's switch."""
+    lab = streets.lab
+    streets.populate("red")
+    time.sleep(1)
+    with streets.slow("h1"):
+        streets.detach("red")
+        streets.netmgr("network", "delete", "red")
+        for node, daemon in ((None, ""), (MANAGER, "netmgr"), ("h1", "ovs-vswitchd")):
+            if node is not None:
+                lab.stop_daemon(node, daemon, number=signal.SIGKILL)
+                lab.start_daemon(node, daemon)
+            assert within(10, lambda: agent_shows(lab, "h2")["sync"]["connected"])
+            time.sleep(1)  # h2 says that it has nothing of the network any more
+            assert not streets.netmgr(*GREEN, ok=False)
+    assert within(15, lambda: streets.netmgr(*GREEN, ok=False))
+    streets.populate("green")
+    time.sleep(1)
+    for name, counts in streets.heard().items():
+        network = name.removesuffix("h1").removesuffix("h2")
+        assert set(counts) == {network}, f"{name} has heard {counts}"
+        assert counts[network] > 100, f"{name} has heard {counts}: too little to prove anything"
+
+
+def test_a_vif_whose_port_is_made_anew_on_another_network_is_in_one_of_them_at_a_time(streets: Streets) -> None:
+    """It stays plugged, and hears one network until it hears the other. What it says is for the one that it is in."""
+    lab, vif, mac = streets.lab, str(uuid4()), "52:54:00:00:00:09"
+    streets.populate("blue")
+    streets.populate("red")
+    lab.attach("h1", "vm", bridge=streets.bridge, vif_uuid=vif, mac=mac)
+    throughout = streets.shout("vm", "vm")
+    stays = ["blue", "red", "blue", "red", "blue"]
+    said = {}
+    for number, network in enumerate(stays):
+        with streets.slow("h1") if number % 2 else nullcontext():  # it hears of both changes at once
+            if number:
+                streets.netmgr("port", "detach", f"{stays[number - 1]}/vm", "--force")
+                streets.netmgr("port", "delete", f"{stays[number - 1]}/vm")
+            streets.netmgr("port", "create", "vm", "--network", network, "--vif", vif, "--mac", mac)
+        assert within(
+            15, lambda: any(one["ovs_port"] == "ep-vm" and one["state"] == "lit" for one in agent_vifs(lab, "h1"))
+        )
+        assert within(15, streets.settled)
+        shouter = streets.shout("vm", f"vm{number}")
+        time.sleep(0.5)
+        said[f"vm{number}"] = set(heard_by({"vm": shouter})["vm"][0])
+    _, order = heard_by({"vm": throughout})["vm"]
+    assert order == stays
+    assert list(said.values()) == [{network} for network in stays]
+    for name, counts in streets.heard().items():
+        network = name.removesuffix("h1").removesuffix("h2")
+        there = {f"vm{number}" for number, one in enumerate(stays) if one == network}
+        assert set(counts) == {network, "vm", *there}, f"{name} has heard {counts}"

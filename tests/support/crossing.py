@@ -1,7 +1,8 @@
 """A guest that shouts the name of its network, and notes the names it hears: `python crossing.py DEVICE NAME MAC…`.
 
 Every 2 ms it sends a frame that carries NAME: to everybody, then to each MAC in turn, whosever it is. On SIGTERM it
-prints what it has heard, as JSON: how many frames by name. Stands alone, so that it runs in any namespace.
+prints what it has heard, as JSON: how many frames by name; and the names in their order, the same
+as before left out. Stands alone, so that it runs in any namespace.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import Counter
 
 ETHERTYPE = 0x88B5  # for local experiments (IEEE 802)
 INTERVAL_S = 0.002
+_ORDER_MAX = 1000
 
 
 def main() -> None:
@@ -26,7 +28,8 @@ def main() -> None:
     body = ETHERTYPE.to_bytes(2, "big") + name.encode().ljust(60, b"\0")
     frames = [bytes.fromhex(mac.replace(":", "")) + own + body for mac in ("ff:ff:ff:ff:ff:ff", *targets)]
     heard: Counter[str] = Counter()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(print(json.dumps(heard), flush=True)))
+    order: list[str] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(print(json.dumps([heard, order]), flush=True)))
     link.settimeout(INTERVAL_S)
     print("ready", flush=True)
     number, due = 0, time.monotonic()
@@ -38,7 +41,10 @@ def main() -> None:
         with contextlib.suppress(OSError):  # TimeoutError is one too
             frame, (_, _, kind, *_) = link.recvfrom(2048)
             if kind != socket.PACKET_OUTGOING:
-                heard[frame[14:].rstrip(b"\0").decode()] += 1
+                said = frame[14:].rstrip(b"\0").decode()
+                heard[said] += 1
+                if order[-1:] != [said] and len(order) < _ORDER_MAX:
+                    order.append(said)
 
 
 if __name__ == "__main__":
