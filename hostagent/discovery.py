@@ -32,6 +32,7 @@ from hostagent.pipeline.drops import Counted
 from hostagent.pipeline.learn import claimed_address, source_of
 from hostagent.pipeline.tables import Table
 from hostagent.realize.errors import RealizeError
+from netmgr.contract.link_local import is_link_local
 from netmgr.contract.nested import learning_macs
 from netmgr.contract.types import Allowance, Learned, LearnedAddress, LearnedMac, LogicalPort
 
@@ -88,8 +89,9 @@ class Discovery:
         learning, others = self._learning_macs(port), Allowance.NESTED in port.allow
         told = [Claimed(one.address, one.source, one.mac) for one in pushed.addresses]
         macs = [one.mac for one in pushed.macs]
-        rivals = [one for one in told if one.mac not in learning]
-        claims = [one for one in told if one.mac in learning]
+        refused = {one.address for one in pushed.addresses if one.refused}
+        claims = [one for one in told if one.mac in learning or (_is_own(port, one) and one.address not in refused)]
+        rivals = [one for one in told if one not in claims]
         more: list[Claimed | str] = [*rivals, *([] if others else macs)]
         self._learning.revive(port.uuid, claims, macs if others else (), more, now=time.monotonic())
 
@@ -136,6 +138,8 @@ class Discovery:
         elif self._by_mac.get((network, source), (None, ""))[0] == port.uuid:
             _, mac = self._by_mac[network, source]
             self._on_guests_word(port.uuid, mac, frame, now)
+        elif source in own:
+            self._on_guests_word(port.uuid, source if source != port.mac else "", frame, now)
         elif self._is_new(port, source) and self._learning.hear_mac(port.uuid, source, now=now):
             log.info("learned", port=str(port.uuid), mac=source)
             self._say(port.uuid)
@@ -199,7 +203,7 @@ class Discovery:
         port = self._ports[uuid]
         learning = self._learning_macs(port)
         rivals, rival_macs = self._learning.rivals(uuid)
-        claims = [one for one in self._learning.claims(uuid) if one.mac in learning]
+        claims = [one for one in self._learning.claims(uuid) if one.mac in learning or _is_own(port, one)]
         told = {one.address for one in claims}
         claims += [one for one in rivals if one.mac not in learning and one.address not in told]
         macs = self._learning.macs(uuid) if Allowance.NESTED in port.allow else rival_macs
@@ -210,6 +214,11 @@ class Discovery:
         addresses = tuple(LearnedAddress(address=one.address, source=one.source, mac=one.mac) for one in claims)
         seen = tuple(LearnedMac(mac=mac) for mac in macs)
         self._tell(Learned(port_uuid=uuid, network_uuid=port.network_uuid, addresses=addresses, macs=seen))
+
+
+def _is_own(port: LogicalPort, claimed: Claimed) -> bool:
+    """Whether it is one that a MAC with defined addresses may learn: link-local."""
+    return is_link_local(claimed.address) and claimed.mac in ("", *(one.mac for one in port.nested))
 
 
 def _sums(uses: Iterator[tuple[tuple[str, int, str], int]]) -> dict[tuple[str, int, str], int]:

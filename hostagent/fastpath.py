@@ -78,8 +78,9 @@ def arrival_flows(
         if not mine <= place.realized and taps[0] in lit_ofports(place.realized):
             continue  # the VIF's port was another's: what that one might say and hear goes in the same bundle
         if entry and all(flow in place.realized for flow in entry):
-            # What a port without defined addresses was seen to use may have become another's.
-            left = _OF_ALL_PORTS if port.ips else (*_OF_ALL_PORTS, Table.BINDING)
+            # What a port was seen to use may have become another's.
+            sure = port.ips and place.port not in desired.learned
+            left = _OF_ALL_PORTS if sure else (*_OF_ALL_PORTS, Table.BINDING)
             lacking = {flow for flow in flows if flow.table not in left and flow not in place.realized}
             changes.setdefault(place.intent.bridge, set()).update(lacking)
     return tuple(ChangeFlows(bridge=name, delete=(), add=tuple(add)) for name, add in changes.items() if add)

@@ -44,6 +44,7 @@ from hostagent.pipeline.tables import (
     INGRESS_RULES,
     REASON,
     REMOTE_KEY,
+    SOMEBODY,
     STATEFUL,
     SWITCH_COOKIE,
     TAP,
@@ -285,6 +286,8 @@ def _value(role: str, name: str, value: int, names: Names, table: int) -> str:
         return _origin(value)
     if role == "tap":
         return names.ofports.get(value, str(value))
+    if role == "owner" and value == SOMEBODY:
+        return "somebody"
     if role == "direction":
         return _DIRECTIONS.get(value, str(value))
     if role in ("group", "remote"):

@@ -75,7 +75,7 @@ def port_views(inputs: Inputs) -> Iterator[PortView]:
             own, mac = found.get(port.uuid), mac_to_int(text)
             if own is not None and mac not in seen:
                 seen.add(mac)
-                known = () if ips else addresses_of(learned.get(port.uuid), text)
+                known = addresses_of(learned.get(port.uuid), text, ips=ips)
                 yield own._replace(mac=mac, mac_text=text, ips=ips, learned=known, open=False)
 
 
@@ -100,7 +100,7 @@ def _own_views(inputs: Inputs) -> Iterator[tuple[UUID, PortView]]:
     """By port: its view as one with a single MAC."""
     assert inputs.host is not None
     ofports, phases, relays = dict(inputs.ofports), dict(inputs.phases), dict(inputs.relay_vteps)
-    learned = {uuid: addresses_of(item) for uuid, item in inputs.learned}
+    learned = dict(inputs.learned)
     tickets, trunks = dict(inputs.tickets), dict(inputs.trunks)
     policies = {port: Policy(tuple(map(group_key, groups)), zone) for port, groups, zone in inputs.policies}
     seen: set[int] = set()
@@ -117,7 +117,7 @@ def _own_views(inputs: Inputs) -> Iterator[tuple[UUID, PortView]]:
         if location is None:
             yield uuid, PortView(mac=mac, mac_text=text)
             continue
-        known = learned.get(uuid, ()) if port is None or not port.ips else ()
+        known = addresses_of(learned.get(uuid), ips=port.ips if port is not None else ())
         if location.holder_host != inputs.host != location.incoming_host and uuid not in phases:
             yield uuid, _remote(port, location, mac, text)._replace(learned=known)
         else:

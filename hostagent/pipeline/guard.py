@@ -6,8 +6,8 @@ sender (probes with sender address 0 included), RARP's (QEMU announces a guest w
 neighbour solicitations and advertisements (RFC 4861), and the target of advertisements. SOURCES, for a port with
 defined addresses, holds IP to them: besides these only DHCP from 0.0.0.0 to broadcast, link-local IPv6, and what RFC
 4862 and RFC 3810 send from `::`: duplicate address detection for an own address, router solicitations, MLDv2 reports.
-Link-local addresses are made by guests, in more ways than one, so a port may use any that is not bound to another; the
-one that is made of its MAC (EUI-64) is its own, whoever claims it.
+Link-local addresses are made by guests, in more ways than one, so a port may use any that is not bound to another, and
+they are learned; the one that is made of its MAC (EUI-64) is its own, whoever claims it, and nobody else's (MADE).
 What is neither ARP nor IP passes with the right MAC.
 
 A port without defined addresses may use any but those that are bound to another port, be it to claim them in ARP or ND
@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 
-from hostagent.flow import Action, Flow, Goto, Match, Move, Resubmit, SetField, canonical, mac_to_int, match
+from hostagent.flow import Action, Drop, Flow, Goto, Match, Move, Resubmit, SetField, canonical, mac_to_int, match
 from hostagent.pipeline.icmpv6 import Icmpv6, icmpv6, neighbour_discovery
 from hostagent.pipeline.tables import (
     ADDRESS4,
@@ -36,6 +36,7 @@ from hostagent.pipeline.tables import (
     Denied,
     Table,
 )
+from netmgr.contract.link_local import made_of
 from netmgr.contract.types import Allowance
 
 __all__ = ["guard_flows"]
@@ -55,6 +56,8 @@ def guard_flows(
         flows += _sources(ofport, number, ips, cookie)
     elif Allowance.ROUTER not in allow:
         flows += _unbound_sources(ofport, number, cookie)
+    made = canonical([Match("in_port", ofport), Match(OWNER_MAC, 0), Match(ADDRESS6, int(made_of(number)))])
+    flows.append(Flow(table=Table.MADE, priority=110, cookie=cookie, match=made, actions=Drop))  # nobody else's
     # asked for an address of its own, nobody answers a port
     own = canonical([Match("in_port", ofport), Match(OWNER_MAC, number)])
     flows.append(Flow(table=Table.REPLY, priority=120, cookie=cookie, match=own, actions=(Goto(Table.FORWARD),)))
@@ -109,7 +112,8 @@ def _owner_of(field: str) -> tuple[Action, ...]:
         if field in ("arp_spa", "nw_src")
         else (SetField(ADDRESS4, 0), Move(field, ADDRESS6, 128))
     )
-    return (SetField(OWNER_MAC, 0), *question, Resubmit(Table.BINDING))
+    made = () if len(question) == 1 else (Resubmit(Table.MADE),)
+    return (SetField(OWNER_MAC, 0), *question, Resubmit(Table.BINDING), *made)
 
 
 def _counters(ofport: int, cookie: int) -> Iterator[Flow]:
@@ -176,9 +180,7 @@ def _ipv4(ips: tuple[str, ...]) -> list[IPv4Network]:
 def _own6(mac: int, ips: tuple[str, ...]) -> tuple[IPv6Network, ...]:
     """IPv6 addresses that are the port's whoever else claims them: its defined ones, and the link-local one that is
     made of its MAC (RFC 4291, appendix A)."""
-    host = (mac >> 24 ^ 0x020000) << 40 | 0xFFFE << 24 | mac & 0xFFFFFF
-    made = IPv6Network((int(_LINK_LOCAL.network_address) | host, 128))
-    return tuple(dict.fromkeys((*_ipv6(ips), made)))
+    return tuple(dict.fromkeys((*_ipv6(ips), IPv6Network(made_of(mac)))))
 
 
 def _ipv6(ips: tuple[str, ...]) -> list[IPv6Network]:

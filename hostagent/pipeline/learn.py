@@ -1,7 +1,8 @@
 """Which frames tell the agent what addresses a port without defined ones has: ARP, ND and DHCP.
 
-CLAIMS, for one port. GUARD has found the frame honest about its MAC and asked BINDING whose the claimed address is.
-Then
+CLAIMS, for one port without defined addresses; of one with some, for link-local ones. GUARD has found the frame honest
+about its MAC and asked BINDING whose the claimed address is, and MADE, as a link-local one that is made of another MAC
+is somebody's, seen or not. Then
 
 - *nobody's*: a copy to the agent, which learns it; the frame goes on. Probes and duplicate address detection name no
   sender yet (0.0.0.0, `::`) and are not copied (`tables`).
@@ -34,7 +35,15 @@ from hostagent.flow import Action, Controller, Flow, Goto, Match, SetField, cano
 from hostagent.pipeline.icmpv6 import Icmpv6, icmpv6
 from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, RIVAL_BYTES, UNTAGGED, Denied, Table
 
-__all__ = ["claim_flows", "claimed_address", "lease_flows", "rival_flows", "source_of", "unknown_flows"]
+__all__ = [
+    "claim_flows",
+    "claimed_address",
+    "lease_flows",
+    "link_local_flows",
+    "rival_flows",
+    "source_of",
+    "unknown_flows",
+]
 
 _COPY_BYTES = 128
 _ONE_STATION = Match("eth_src", 0, 1 << 40)  # a group can't be a source
@@ -59,11 +68,8 @@ def claim_flows(
 
     onward = Goto(Table.SIGNAL)
     copy = Controller(_COPY_BYTES)
-    own = (Match("eth_src", mac), Match(OWNER_MAC, mac))
-    for version, number in learned:
-        address = (Match(ADDRESS4, number),) if version == 4 else (Match(ADDRESS4, 0), Match(ADDRESS6, number))
-        yield row(130, (*own, *address), onward)
-    yield row(120, own, onward)
+    yield from _in_use(ofport, mac, learned, cookie)
+    yield row(120, (Match("eth_src", mac), Match(OWNER_MAC, mac)), onward)
     if several:
         yield row(115, (Match(OWNER_MAC, mac),), *(() if hushed else (copy,)), onward)
     if hushed:
@@ -81,6 +87,26 @@ def claim_flows(
     ):
         honest = (Match("eth_src", mac), UNTAGGED, *to_server)
         yield row(100, honest, Controller(_DHCP_BYTES), onward, table=Table.GUARD)
+
+
+def link_local_flows(
+    *, ofport: int, mac: int, learned: tuple[Address, ...], hushed: bool, cookie: int
+) -> Iterator[Flow]:
+    """The same of *mac* with defined addresses. It learns link-local ones, and claims no others: GUARD and SOURCES see
+    to that, and have the other flows of CLAIMS."""
+    yield from _in_use(ofport, mac, learned, cookie)
+    for kind in (Icmpv6.SOLICITATION, Icmpv6.ADVERTISEMENT) if not hushed else ():
+        items = canonical([Match("in_port", ofport), Match("eth_src", mac), Match(OWNER_MAC, 0), *icmpv6(kind)])
+        actions = (Controller(_COPY_BYTES), Goto(Table.SIGNAL))
+        yield Flow(table=Table.CLAIMS, priority=100, cookie=cookie, match=items, actions=actions)
+
+
+def _in_use(ofport: int, mac: int, learned: tuple[Address, ...], cookie: int) -> Iterator[Flow]:
+    """What is known to be its own, each by itself: the counter tells that it is used (`claimed_address`)."""
+    for version, number in learned:
+        address = (Match(ADDRESS4, number),) if version == 4 else (Match(ADDRESS4, 0), Match(ADDRESS6, number))
+        own = canonical([Match("in_port", ofport), Match("eth_src", mac), Match(OWNER_MAC, mac), *address])
+        yield Flow(table=Table.CLAIMS, priority=130, cookie=cookie, match=own, actions=(Goto(Table.SIGNAL),))
 
 
 def unknown_flows(*, ofport: int, cookie: int) -> Iterator[Flow]:

@@ -46,7 +46,7 @@ from hostagent.flow import address_of as to_int
 from hostagent.model import Phase
 from hostagent.pipeline.answer import answer_flows, single_addresses
 from hostagent.pipeline.guard import guard_flows
-from hostagent.pipeline.learn import claim_flows, lease_flows, rival_flows, unknown_flows
+from hostagent.pipeline.learn import claim_flows, lease_flows, link_local_flows, rival_flows, unknown_flows
 from hostagent.pipeline.locate import locate
 from hostagent.pipeline.policy import Policy, deliver, port_policy_flows, ticket_flows
 from hostagent.pipeline.remote import NOWHERE, Elsewhere, Place
@@ -97,7 +97,7 @@ class PortView(NamedTuple):
     mac_text: str
     ips: tuple[str, ...] = ()
     allow: tuple[Allowance, ...] = ()
-    learned: tuple[tuple[int, int], ...] = ()  # addresses it has without their being defined: IP version, number
+    learned: tuple[tuple[int, int], ...] = ()  # addresses it has that are not defined: IP version, number
     hushed: bool = False  # what it claims is not copied to the agent
     several: bool = False  # there are other MACs behind its VIF
     open: bool = False  # others may appear there, and are learned
@@ -156,15 +156,7 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
         if port.ofport and port.state is not VifState.DARK:
             yield from rival_flows(ofport=port.ofport, mac=port.mac, hushed=port.hushed, network=network.key)
             yield from _guard(port.ofport, port.mac_text, port.ips, network.key, port.allow)
-            if not port.ips:
-                yield from claim_flows(
-                    ofport=port.ofport,
-                    mac=port.mac,
-                    learned=port.learned,
-                    hushed=port.hushed or port.state is VifState.INCOMING,  # its holder speaks for it
-                    cookie=network.key,
-                    several=port.several,
-                )
+            yield from _claims(network.key, port)
             if port.open and port.state is VifState.LIT and not port.hushed:
                 yield from unknown_flows(ofport=port.ofport, cookie=network.key)
             if port.policy is not None:
@@ -232,6 +224,14 @@ def _classify(network: NetworkPorts) -> Iterator[Flow]:
         conditions = (Match("in_port", network.wire.tunnel), segment)
         locate = (Move("eth_src", MAC_REGISTER, 48), Resubmit(Table.LOCATE), Goto(Table.TUNNEL))
         yield _row(Table.CLASSIFY, 100, network.key, conditions, (enter, *locate))
+
+
+def _claims(key: int, port: PortView) -> Iterator[Flow]:
+    hushed = port.hushed or port.state is VifState.INCOMING  # its holder speaks for it
+    number, mac, known = port.ofport, port.mac, port.learned
+    if port.ips:
+        return link_local_flows(ofport=number, mac=mac, learned=known, hushed=hushed, cookie=key)
+    return claim_flows(ofport=number, mac=mac, learned=known, hushed=hushed, cookie=key, several=port.several)
 
 
 @lru_cache(maxsize=4096)

@@ -20,6 +20,7 @@ from uuid import UUID
 from hostagent.flow import Flow, mac_to_int
 from hostagent.pipeline.answer import Address, binding, single_addresses
 from hostagent.pipeline.locate import locate
+from netmgr.contract.link_local import is_link_local
 from netmgr.contract.types import Allowance, Learned, Location, LogicalPort
 
 __all__ = ["NOWHERE", "Elsewhere", "Place", "Remote", "Remotes", "addresses_of", "is_remote", "remote_port"]
@@ -176,7 +177,7 @@ def remote_port(
     )
     addresses: tuple[Address, ...] = ()
     if port is not None and port.admin_up and live:
-        addresses = single_addresses(port.ips) if port.ips else addresses_of(learned)
+        addresses = (*single_addresses(port.ips), *addresses_of(learned, ips=port.ips))
         if len(addresses) > 1:
             addresses = tuple(dict.fromkeys(addresses))
     located = locate(key, mac, place.holder_vtep, place.incoming_vtep, own_vtep) if own_vtep is not None else ()
@@ -186,10 +187,13 @@ def remote_port(
     return Remote(port, location, learned, mac, addresses, place, flows)
 
 
-def addresses_of(learned: Learned | None, mac: str = "") -> tuple[Address, ...]:
-    """The learned addresses of one MAC of a port, its own by default: IP version and number."""
+def addresses_of(learned: Learned | None, mac: str = "", *, ips: tuple[str, ...] = ()) -> tuple[Address, ...]:
+    """The learned addresses of one MAC of a port, its own by default, that has *ips* defined: IP version and number."""
     found = learned.addresses if learned is not None else ()
-    return single_addresses(tuple(one.address for one in found if not one.refused and one.mac == mac))
+    if not found:
+        return ()
+    own = (one.address for one in found if not one.refused and one.mac == mac)
+    return single_addresses(tuple(one for one in own if not ips or is_link_local(one)))
 
 
 @lru_cache(maxsize=1 << 12)

@@ -50,6 +50,7 @@ from hostagent.flow import (
     match,
 )
 from hostagent.pipeline.icmpv6 import Icmpv6, icmpv6, neighbour_discovery
+from netmgr.contract.link_local import MADE, MADE_MASK
 from netmgr.contract.types import Allowance
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "REMOTE_KEY",
     "RESERVED",
     "RIVAL_BYTES",
+    "SOMEBODY",
     "SOURCE_MOVES",
     "STATEFUL",
     "SWITCH_COOKIE",
@@ -126,6 +128,7 @@ class Table(IntEnum):
     GROUP = 202  # subroutine: a group's rules, by whom they speak of
     MEMBER = 203  # subroutine: is the other end's address a member of a group that rules speak of?
     RULE = 204  # subroutine: what a rule allows
+    MADE = 205  # subroutine: a link-local address that nobody was seen to use is its MAC's if it is made of one
     DROPPED = 240  # what a VIF must not say or hear, counted by port and reason
     CANARY = 250  # holds one flow that no packet meets
 
@@ -192,6 +195,9 @@ ADDRESS6: Final = "xxreg2"
 
 OWNER_MAC: Final = "xreg7"
 """Answer of BINDING: the MAC; 0 for none."""
+
+SOMEBODY: Final = 0xFFFF_FFFF_FFFF
+"""Answer of MADE: the address is not the port's, whosever it is."""
 
 TAP: Final = "reg7"
 """From INGRESS on: number of the tap that the frame is for."""
@@ -267,7 +273,7 @@ CANARY: Final = Flow(table=Table.CANARY, priority=1, cookie=SWITCH_COOKIE, match
 """Always wanted, never met: a bridge that lacks it has lost its flows."""
 
 _NEIGHBOURS: Final = (Icmpv6.SOLICITATION, Icmpv6.ADVERTISEMENT)
-_SUBROUTINES: Final = (Table.LOCATE, Table.BINDING, Table.REPLICATE, Table.GROUP, Table.MEMBER, Table.RULE)
+_SUBROUTINES: Final = (Table.LOCATE, Table.BINDING, Table.REPLICATE, Table.GROUP, Table.MEMBER, Table.RULE, Table.MADE)
 ONWARD: Final = {
     Table.SIGNAL: Table.EGRESS,
     Table.EGRESS: Table.ANSWER,
@@ -292,6 +298,8 @@ def switch_flows(family: Family) -> frozenset[Flow]:
     for within in (match(vlan_tci=(0x1000, 0x1000)), match(eth_type=0x8100), match(eth_type=0x88A8)):
         flows.append(_flow(Table.UPLINK, TAG_IN_TAG, within))
         flows.append(_flow(Table.TUNNEL, TAG_IN_TUNNEL, within))
+    made = canonical([Match(OWNER_MAC, 0), Match(ADDRESS4, 0), Match(ADDRESS6, MADE, MADE_MASK)])
+    flows.append(_flow(Table.MADE, 100, made, (SetField(OWNER_MAC, SOMEBODY),)))  # those of a port know which are its
     flows += [_denied(Table.SOURCES, 90, Denied.SOURCE, match(eth_type=kind)) for kind in (0x0800, 0x86DD)]
     # who solicits from an address claims it
     asks = (SetField(OWNER_MAC, 0), SetField(ADDRESS4, 0), Move("ipv6_src", ADDRESS6, 128), Resubmit(Table.BINDING))

@@ -1,12 +1,13 @@
 """Whose is a MAC or an address that a guest was seen to use? The rule for what hosts have learned, pure.
 
 Only the holder of a port speaks for it. Its word is the whole of what is claimed behind the port's VIF now: MACs, where
-the port is allowed "nested", and addresses of those of its MACs that have none defined. A MAC or address is the port's
-unless it is defined for another port of the network, was learned for another one that runs, or is one too many; an
-address, also if it lies outside of the network's subnets. What is not the port's is kept beside it with the sentence
-that says why: the operator sees it on the port, and on the port that has it. The first one keeps it. When it gives it
-up, the one that waited longest in the store's order gets it, in the same revision. An address may change from one MAC
-to another behind the same VIF: that is the guest's own business.
+the port is allowed "nested", and addresses of those of its MACs that have none defined, of the others link-local ones,
+which guests make by themselves. A MAC or address is the port's unless it is defined for another port of the network,
+was learned for another one that runs, or is one too many; an address, also if it lies outside of the network's subnets,
+or is made of a MAC that is not the port's. What is not the port's is kept beside it with the sentence that says why: so
+the operator sees it on the port, and on the port that has it. The first one keeps it. When it gives it up, the one that
+waited longest in the store's order gets it, in the same revision. An address may change from one MAC to another behind
+the same VIF: that is the guest's own business.
 
 A guest that uses what is another port's is shown so also where its port learns nothing, because its addresses are
 defined or it is not allowed "nested".
@@ -20,6 +21,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 from uuid import UUID
 
+from netmgr.contract.link_local import is_link_local, mac_of, made_of
 from netmgr.contract.nested import learning_macs
 from netmgr.contract.types import Allowance, Learned, LearnedAddress, LearnedMac, LogicalPort
 from netmgr.model import NetmgrError, World, all_ips
@@ -93,12 +95,17 @@ def evicted_rows(world: World, port: LogicalPort) -> list[Learned]:
 def rivals_of(world: World, port: LogicalPort) -> Iterator[tuple[LogicalPort, str]]:
     """Other ports of the network behind which a MAC or address is used that is *port*'s, and which."""
     learned = world.learned.get(port.uuid)
-    mine = {port.mac, *(one.mac for one in port.nested), *all_ips(port), *(_had(learned) if learned else ())}
+    macs = {port.mac, *(one.mac for one in port.nested)}
+    mine = {*macs, *map(_made_of, macs), *all_ips(port), *(_had(learned) if learned else ())}
     for uuid in world.ports_by_network.get(port.network_uuid, ()):
         found = world.learned.get(uuid) if uuid != port.uuid else None
         for text in _refused(found) if found is not None else ():
             if text in mine:
                 yield world.ports[uuid], text
+
+
+def _made_of(mac: str) -> str:
+    return str(made_of(int(mac.replace(":", ""), 16)))
 
 
 def _check_right(world: World, port: LogicalPort, host: UUID) -> None:
@@ -181,21 +188,21 @@ def _decide_addresses(
     freed: frozenset[str],
     since: str,
 ) -> Iterator[LearnedAddress]:
+    defined = ("", *(known.mac for known in port.nested)) if port.shadow_of is None else ()
     room = ADDRESSES_A_NETWORK_MAX - sum(not one.refused for row in _others(world, port) for one in row.addresses)
-    left = dict.fromkeys(learning, ADDRESSES_A_MAC_MAX)
+    left = dict.fromkeys((*learning, *defined), ADDRESSES_A_MAC_MAX)
     others = RIVALS_A_PORT_MAX
     for one in wanted:
-        if one.mac not in left:
-            own = port.shadow_of is None and one.mac in ("", *(known.mac for known in port.nested))
-            refused = _taken(world, port, one.address, freed) if own and others > 0 else ""
+        if one.mac not in learning and not is_link_local(one.address):
+            refused = _taken(world, port, one.address, freed) if one.mac in defined and others > 0 else ""
             if refused:
                 others -= 1
                 yield replace(one, since=one.since or since, refused=refused)
             continue
-        if left[one.mac] <= 0:
+        if left.get(one.mac, 0) <= 0:
             continue
         left[one.mac] -= 1
-        refused = _refusal(world, port, one.address, freed)
+        refused = _refusal(world, port, one, freed)
         if not refused and room <= 0:
             name = world.networks[port.network_uuid].name
             refused = f"network {name} has {ADDRESSES_A_NETWORK_MAX} learned addresses"
@@ -212,11 +219,14 @@ def _mac_refusal(world: World, port: LogicalPort, mac: str, freed: frozenset[str
     return _had_before(world, port, ("learned-mac", port.network_uuid, mac), freed)
 
 
-def _refusal(world: World, port: LogicalPort, address: str, freed: frozenset[str]) -> str:
-    network = world.networks[port.network_uuid]
+def _refusal(world: World, port: LogicalPort, claimed: LearnedAddress, freed: frozenset[str]) -> str:
+    network, address = world.networks[port.network_uuid], claimed.address
     refused = _taken(world, port, address, freed)
     if refused:
         return refused
+    made = mac_of(address)
+    if made and made not in (claimed.mac, port.mac, *(one.mac for one in port.nested)):
+        return f"it is made of {made}, which is not its MAC"
     number = ip_address(address)
     local = isinstance(number, IPv6Address) and number.is_link_local
     if network.subnets and not local and not any(number in ip_network(subnet) for subnet in network.subnets):
@@ -235,6 +245,9 @@ def _taken(world: World, port: LogicalPort, address: str, freed: frozenset[str])
     holder = world.unique.get(("ip", port.network_uuid, address))
     if holder is not None:
         return f"it is defined for port {world.ports[holder].name}" if holder != port.uuid else ""
+    holder = world.unique.get(("mac", port.network_uuid, mac_of(address)))
+    if holder not in (None, port.uuid):
+        return f"it is made of the MAC of port {world.ports[holder].name}"
     return _had_before(world, port, ("learned", port.network_uuid, address), freed)
 
 

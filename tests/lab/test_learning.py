@@ -137,6 +137,31 @@ def test_a_guest_that_uses_anothers_mac_or_address_is_told_on_both_ports_though_
     lab.exec("mgr", ["netmgr", "port", "set", "blue/c2", "--no-ips"], check=False)
 
 
+def test_a_link_local_address_of_a_port_with_defined_ones_is_its_guests_who_took_it_first(lab: Lab) -> None:
+    chosen = "fe80::abcd"
+
+    def ask(host: str) -> None:
+        inside(lab, host, "ip", "addr", "replace", f"{chosen}/64", "dev", "eth0", "nodad")
+        inside(lab, host, "ping", "-c1", "-W1", "-I", f"{chosen}%eth0", "fe80::99%eth0", check=False)
+
+    def known() -> list[str]:
+        rows = json.loads(lab.exec("mgr", ["netmgr", "mac", "list", "--network", "blue", "-o", "json"]).stdout)
+        return [row["port"] for row in rows if chosen in row["learned"]]
+
+    lab.exec("mgr", ["netmgr", "port", "set", "blue/c2", "--ip", "10.10.0.2"])
+    ask("h2")
+    assert within(5, lambda: known() == ["c2"])
+    lab.stop_daemon("h2", "hostagent", number=signal.SIGKILL)
+    lab.start_daemon("h2", "hostagent")
+    ask("h1")
+    assert within(5, lambda: f"{chosen}: port c2 had it before" in _port(lab, "c1")["address_conflicts"])
+    assert f"{chosen}: the guest of port c1 uses it too" in _port(lab, "c2")["address_conflicts"]
+    assert known() == ["c2"]
+    for host in ("h1", "h2"):
+        inside(lab, host, "ip", "addr", "del", f"{chosen}/64", "dev", "eth0")
+    lab.exec("mgr", ["netmgr", "port", "set", "blue/c2", "--no-ips"], check=False)
+
+
 def test_a_vif_that_is_plugged_with_the_mac_of_a_port_is_told_on_that_port(lab: Lab) -> None:
     mac = _port(lab, "c1")["mac"]
     vif = "0b0b0b0b-0000-4000-8000-000000000001"

@@ -252,6 +252,29 @@ def test_without_addresses_a_guest_may_send_from_any_that_is_not_another_ports(g
     assert counted == ({} if allow else {"IP source is not the port's": 4})
 
 
+@pytest.mark.parametrize("ips", [(), (V4, V6)], ids=["without addresses", "with addresses"])
+def test_a_link_local_address_that_is_made_of_another_mac_is_nobodys_to_use_be_it_seen_or_not(guests, ips):
+    """Of a port here, of one elsewhere, of one that is not there yet: fe80::ff:fe00:N is made of 02:00:00:00:00:0N."""
+    guests.port("a", 1, "n", "h1", ips=ips)
+    guests.port("r", 5, "n", "h1", ips=("fd00::fe", "fe80::ff:fe00:8"))  # whoever is given one has it
+    own = {
+        **link_local_words(MADE_OF_MAC),
+        **link_local_words("fe80:0:0:1:0:ff:fe00:2"),
+        **link_local_words("fe80::fffe:2"),
+    }
+    lies = [word for number in (2, 3, 7, 8) for word in link_local_words(f"fe80::ff:fe00:{number}").items()]
+    if not ips:  # an advertisement is held to its target there
+        lies = [(name, frame) for name, frame in lies if "of another from there" not in name]
+    guests.settle()
+    for name, frame in (*own.items(), *lies):
+        guests.say("a", "h1", frame)
+        assert (frame in guests.hear("here", "h1")) == (name in own), name
+    guests.port("r", 5, "n", "h1", ips=("fd00::fe", "fe80::ff:fe00:8"), tap=False)
+    theirs = bytes(Ether(src=mac(5), dst=PEER) / IPv6(src="fe80::ff:fe00:8", dst="fd00::2") / UDP() / PAD)
+    guests.say("r", "h1", theirs)
+    assert guests.hear("here", "h1") == [theirs]
+
+
 def test_whoever_uses_anothers_link_local_address_is_told_of_to_the_agent(guests):
     guests.port("r", 5, "n", "h1", ips=("fd00::fe", ROUTER_LL))
     guests.port("a", 1, "n", "h1", ips=(V4, V6))

@@ -129,9 +129,22 @@ def test_of_a_hushed_port_nothing_is_copied_and_its_frames_go_on(guests):
     assert copied(guests, ("b", arp(2, "10.1.0.2", "10.1.0.200"))) == ["10.1.0.2"]
 
 
-def test_of_a_port_with_defined_addresses_nothing_is_learned(guests):
-    guests.port("d", 4, "n", "h1", ips=(V4,))
+def test_of_a_port_with_defined_addresses_only_link_local_ones_are_learned(guests):
+    guests.port("d", 4, "n", "h1", ips=(V4, V6))
     assert copied(guests, ("d", arp(4, V4, "10.1.0.9")), ("d", arp(4, "10.1.0.77", "10.1.0.9"))) == []
+    assert copied(guests, ("d", ns(4, V6, "fd00::9")), ("d", ns(4, "fd00::77", "fd00::9"))) == []
+    made, chosen = "fe80::ff:fe00:4", "fe80::4"
+    assert copied(guests, ("d", ns(4, made, "fd00::9")), ("d", ns(4, chosen, "fd00::9"))) == [chosen]
+    guests.learn("d", chosen)
+    assert copied(guests, ("d", ns(4, chosen, "fd00::9")), ("d", na(4, chosen))) == []
+    for name, number in (("a", 1), ("b", 2)):
+        assert copied(guests, (name, ns(number, chosen, "fd00::9"))) == [chosen], "it is another port's now"
+    guests.port("e", 5, "n", "h1", ips=("10.1.0.5",))
+    assert copied(guests, ("e", ns(5, chosen, "fd00::9"))) == [chosen]
+    assert guests.hosts["h1"].signals[-1][1] == Table.RIVAL
+    assert mac(5) not in {Ether(frame).src for frame in guests.hear("b", "h1")}
+    used = {claimed_address(flow): packets for flow, packets in guests.counted("h1") if claimed_address(flow)}
+    assert sum(used.values()) == 2
 
 
 def test_what_is_denied_is_copied_where_it_names_another_port_be_it_here_or_elsewhere(guests):

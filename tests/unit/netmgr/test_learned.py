@@ -115,6 +115,33 @@ def test_a_defined_address_is_not_learned_by_another_and_a_port_with_some_learns
     assert state(world, SECOND) == {}
 
 
+def test_a_port_with_defined_addresses_learns_link_local_ones_as_any_other(world: World) -> None:
+    put(world, replace(PORT, ips=(A,)))
+    hear(world, H1, word(PORT, LL))
+    hear(world, H2, word(SECOND, LL))
+    assert state(world, PORT) == {LL: ""}
+    assert state(world, SECOND) == {LL: "port vm1 had it before"}
+    put(world, replace(SECOND, ips=(LL,)))
+    assert rules.evicted_rows(world, world.ports[SECOND.uuid])[0].addresses[0].refused == "it is defined for port vm2"
+    hear(world, H1, word(PORT, *(f"fe80::{number:x}" for number in range(9, 99))))
+    assert len(state(world, PORT)) == rule.ADDRESSES_A_MAC_MAX
+
+
+def test_a_link_local_address_that_is_made_of_a_mac_is_nobody_elses(world: World) -> None:
+    own, seconds, strangers = "fe80::5054:ff:fe00:1", "fe80::5054:ff:fe00:2", "fe80::5054:ff:fe00:3"
+    for ips in ((), (A,)):
+        put(world, replace(PORT, ips=ips))
+        hear(world, H1, word(PORT, own, seconds, strangers))
+        assert state(world, PORT) == {
+            own: "",
+            seconds: "it is made of the MAC of port vm2",
+            strangers: "it is made of 52:54:00:00:00:03, which is not its MAC",
+        }
+        assert rival_sentences(world, SECOND) == [f"{seconds}: the guest of port vm1 uses it too"]
+    hear(world, H2, word(SECOND, seconds))
+    assert state(world, SECOND) == {seconds: ""}
+
+
 def test_an_address_outside_of_the_networks_subnets_is_kept_apart_but_not_a_link_local_one(world: World) -> None:
     put(world, replace(NET_A, subnets=("10.0.0.0/24",)))
     hear(world, H1, word(PORT, A, "10.9.0.1", LL))
