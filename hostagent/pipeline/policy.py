@@ -20,7 +20,9 @@ allowed, both ways and at once: a frame of the side that opened it by the rules 
 let its opener speak, read the other way round. GROUP and RULE have them in both readings. When a frame is refused, the
 connection is marked BLOCKED until a rule allows it again, and ends what has no reading: ICMP errors about it. Of a
 connection that was moved here with its guest the tracker may see a reply first, and takes it for the beginning. Its
-ticket lets it in (`ticket_flows`), marked REVERSED: it is read the other way round.
+ticket lets it in (`ticket_flows`), marked REVERSED: it is read the other way round. To the tracker it goes on to be a
+beginning until the opener speaks (in the kernel all of them, in user space those that are not of TCP); the mark shows
+that it is known.
 
 Fragments. The first one of a datagram has its ports, and is held to them. Later ones have none: they pass where a rule
 allows their protocol (of IPv6, any protocol) to that end, and are nothing to their receiver without the first. So all
@@ -227,6 +229,7 @@ def ticket_flows(*, ofport: int, groups: tuple[int, ...], tickets: Iterable[Tick
 _PORTED: Final = {6: "tcp", 17: "udp"}
 _ECHO_REPLIES: Final = {1: ("icmp_type", 0), 58: ("icmpv6_type", Icmpv6.ECHO_REPLY)}
 _SYN: Final = 0x002
+_ACK: Final = 0x010
 
 
 # --- of every bridge on which a port has groups -------------------------------------------------------------------
@@ -272,18 +275,23 @@ def _tracked(way: _Way) -> Iterator[Flow]:
     yield _row(way.tracked, 100, (_state(_TRK | _INV),), _refuse(way.invalid))
     yield _row(way.tracked, 95, (related, Match("ct_mark", BLOCKED, BLOCKED)), _refuse(way.refused))
     yield _row(way.tracked, 94, (related,), (Goto(way.onward),))
+    for eth_type in _TYPES.values():  # no reply begins a connection
+        syn = match(eth_type=eth_type, nw_proto=_NUMBERS["tcp"], tcp_flags=(_SYN, _SYN | _ACK))
+        yield _row(way.tracked, 70, (*_REVERSED_ANSWER, *syn), _refuse(way.refused))
 
 
 def _verdict(way: _Way) -> Iterator[Flow]:
     allowed, onward, refuse = Match(ALLOWED, 1), Goto(way.onward), _refuse(way.refused)
     for number in _TYPES.values():  # without it the switch takes no ct
         tracked = (Match("eth_type", number), Match(STATEFUL, 1))
-        opened = (*tracked, allowed, _state(_TRK | _NEW))
+        opened = (*tracked, allowed, _state(_TRK | _NEW), Match("ct_mark", 0, REVERSED))
         yield _row(way.verdict, 100, opened, (_commit(mark=(way.mark, OUTBOUND)), onward))
-        blocked = (*tracked, allowed, _state(_TRK | _EST), Match("ct_mark", BLOCKED, BLOCKED))
-        yield _row(way.verdict, 95, blocked, (_commit(mark=(0, BLOCKED)), onward))
-        running = (*tracked, _state(_TRK | _EST), Match("ct_mark", 0, BLOCKED))
-        yield _row(way.verdict, 80, running, (_commit(mark=(BLOCKED, BLOCKED)), *refuse))
+        for state, bit in ((_EST, 0), (_NEW, REVERSED)):  # what is known already
+            known = (*tracked, _state(_TRK | state))
+            blocked = (*known, allowed, Match("ct_mark", bit | BLOCKED, bit | BLOCKED))
+            yield _row(way.verdict, 95, blocked, (_commit(mark=(0, BLOCKED)), onward))
+            running = (*known, Match("ct_mark", bit, bit | BLOCKED))
+            yield _row(way.verdict, 80, running, (_commit(mark=(BLOCKED, BLOCKED)), *refuse))
     yield _row(way.verdict, 90, (allowed,), (onward,))
     yield _row(way.verdict, 70, (), refuse)
 
@@ -301,10 +309,9 @@ def _state(with_bits: int, without: int = 0) -> Match:
     return Match("ct_state", with_bits, with_bits | without)
 
 
-_ANSWERS: Final = (  # what is a reply: as the tracker says, or the other way round
-    (_state(_TRK | _RPL, _INV), Match("ct_mark", 0, REVERSED)),
-    (_state(_TRK | _EST, _RPL | _INV), Match("ct_mark", REVERSED, REVERSED)),
-)
+# What is a reply: as the tracker says, or the other way round.
+_REVERSED_ANSWER: Final = (_state(_TRK, _RPL | _INV), Match("ct_mark", REVERSED, REVERSED))
+_ANSWERS: Final = ((_state(_TRK | _RPL, _INV), Match("ct_mark", 0, REVERSED)), _REVERSED_ANSWER)
 
 
 # --- of groups and their members ----------------------------------------------------------------------------------

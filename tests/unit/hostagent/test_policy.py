@@ -34,6 +34,7 @@ from tests.support.hostagent_worlds import bare, desired, location, named, netwo
 A, B = UUID("a" * 32), UUID("b" * 32)
 OWN, NETWORK, ZONE = 7, 0x5, 40960
 NEW, EST, REL, RPL, INV, TRK = 1, 2, 4, 8, 16, 32
+SYN, ACK = 0x002, 0x010
 MEMBERS = ("10.0.0.5", "10.0.1.0/24", "fd00::5", "fd00:0:0:1::/64", "10.0.0.9/16")
 
 
@@ -48,6 +49,7 @@ class Packet:
     port: int = 0  # destination port, or type of ICMP
     code: int = 0
     fragment: int = 0  # 1 first, 3 later
+    flags: int = 0  # of TCP
 
 
 def allows(rules: tuple[SecurityRule, ...], members: tuple[str, ...], direction: str, packet: Packet) -> bool:
@@ -118,7 +120,7 @@ def judge(
         kind = {6: "tcp", 17: "udp"}.get(packet.protocol)
         if kind:
             ports = (packet.port, 40000) if answer else (40000, packet.port)
-            frame |= {f"{kind}_src": ports[0], f"{kind}_dst": ports[1]}
+            frame |= {f"{kind}_src": ports[0], f"{kind}_dst": ports[1], "tcp_flags": packet.flags}
         elif packet.protocol in (1, 58):
             name = "icmp" if packet.protocol == 1 else "icmpv6"
             number = ANSWERED.get((packet.protocol, packet.port), packet.port) if answer else packet.port
@@ -217,7 +219,7 @@ def test_an_answer_passes_if_and_only_if_a_rule_allows_what_it_answers(data, fou
         if packet.protocol in (1, 58) and packet.fragment != 3 and (packet.protocol, packet.port) not in ANSWERED:
             continue  # the tracker knows no answers to it
         direction = data.draw(st.sampled_from(("ingress", "egress")))
-        state, mark = data.draw(st.sampled_from(((EST | RPL, 0), (EST, REVERSED))))
+        state, mark = data.draw(st.sampled_from(((EST | RPL, 0), (EST, REVERSED), (NEW, REVERSED))))
         outcome = judge(flows, direction, packet, state=state, mark=mark, answer=True)
         answered = [one for one in found if one.icmp_type < 0 or (_ICMP[one.protocol], one.icmp_type) in ANSWERED]
         wanted = allows(tuple(answered), MEMBERS, direction, packet)
@@ -236,6 +238,8 @@ def test_an_answer_passes_if_and_only_if_a_rule_allows_what_it_answers(data, fou
         (EST | RPL, REVERSED | BLOCKED, False),
         (EST, REVERSED, True),
         (EST, REVERSED | BLOCKED, True),
+        (NEW, REVERSED, True),
+        (NEW, REVERSED | BLOCKED, True),
     ],
 )
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
@@ -250,8 +254,22 @@ def test_both_ends_are_judged_by_what_the_side_that_opened_may_say(
     wrong = judge(flows, direction, ends[0], state=state, mark=mark, answer=not answer)
     assert not wrong.outputs, "it goes the other way"
     marks = [[commit.mark for commit in outcome.commits] for outcome in outcomes]
-    if state != NEW:  # a refusal is remembered with the connection, and forgotten when it is allowed again
+    if (state, mark) != (NEW, 0):  # a refusal is remembered with the connection, and forgotten when it is allowed again
         assert marks == [[(0, BLOCKED)] if mark & BLOCKED else [], [] if mark & BLOCKED else [(BLOCKED, BLOCKED)]]
+
+
+@pytest.mark.parametrize("state", [NEW, EST])
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_no_answer_of_a_moved_connection_begins_one(direction: str, state: int) -> None:
+    rule = SecurityRule(direction=Direction(direction), protocol="tcp", port_min=80, port_max=80)
+    flows = compiled([SecurityGroup(uuid=A, name="a", rules=(rule,))], stateful=True)
+    server = Packet(six=False, protocol=6, peer="192.0.2.1", port=80)
+    passing = [
+        bits
+        for bits in (SYN, SYN | ACK, ACK)
+        if judge(flows, direction, replace(server, flags=bits), state=state, mark=REVERSED, answer=True).outputs
+    ]
+    assert passing == [SYN | ACK, ACK]
 
 
 @pytest.mark.parametrize(
