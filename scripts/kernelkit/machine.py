@@ -31,6 +31,10 @@ DATAPATH_MODULES = ("openvswitch", "vport-vxlan", "vport-geneve", "vport-gre", "
 READY = "machine: up"
 """The line that ends the boot; what follows is the job's."""
 
+_SETTLED_S = 11
+"""Uptime before which nothing is run: ovs-vswitchd 3.1 counts no processors in the first 10 s of its machine, starts no
+handler for them, and then loses all that its datapath asks it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
@@ -102,6 +106,7 @@ def job(command: Sequence[str], *, directory: Path, environment: Mapping[str, st
             "ip link set lo up",
             "stty -onlcr 2>/dev/null",
             f"modprobe -a {' '.join(DATAPATH_MODULES)} || echo 'machine: no Open vSwitch in this kernel'",
+            f"while [ $(cut -d. -f1 /proc/uptime) -lt {_SETTLED_S} ]; do sleep 0.2; done",
             f"echo '{READY}'",
             f"cd {shlex.quote(str(directory))}",
             "mkfifo /run/said",  # a pipe and no terminal: lines come whole, and none is drawn twice

@@ -111,7 +111,7 @@ def test_answers_follow_the_port_to_its_new_host_and_nothing_else_does(lab: Lab)
     lab.attach("h2", "vm2", bridge=bridge, addresses=["10.10.0.5/24"], mtu=1450, mac=MAC, vif_uuid=VIF)
     hook(lab, "h2", "migrate-begin")
     hook(lab, "h2", "port-created", network_uuid=network, vif_uuid=VIF, mac=MAC)
-    assert within(3, lambda: [ticket["destination_port"] for ticket in tickets(lab, "h2")] == [53])
+    assert within(10, lambda: [ticket["destination_port"] for ticket in tickets(lab, "h2")] == [53]), tickets(lab, "h2")
     lab.exec("vm2", ["ping", "-c1", "-W1", "10.10.0.77"], check=False)  # a first frame: ARP
     assert within(5, lambda: netmgr(lab, "port", "show", "vm")["host"] == "h2")
     lab.detach("vm1")
