@@ -52,6 +52,7 @@ from hostagent.state import State
 from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
 from hostagent.tracking.keeper import Tracking
+from hostagent.tracking.limits import CONNECTIONS_MAX
 from hostagent.tracking.ticketing import Ticketing
 from hostagent.underlay.path_mtu import AGAIN_S
 from hostagent.underlay.probing import Probing
@@ -80,6 +81,7 @@ class Agent:
         boot_id: str,
         agent_version: str,
         mtu_again_s: float = AGAIN_S,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self._identity = identity
         self._state = state
@@ -138,7 +140,8 @@ class Agent:
             port_at=self.guests.port_at,
             changed=partial(self._dirty, "hushed"),
         )
-        tracking = Tracking(records=state.records, host=self.host)
+        tracking = Tracking(records=state.records, host=self.host, limit=connections_max)
+        self.limiting = tracking.limiting
         self.ticketing = Ticketing(
             host=self.host, zones=tracking.zones, tell=self.sync.tickets, changed=partial(self._dirty, "tickets")
         )
@@ -240,6 +243,7 @@ class Agent:
             phases=self.motion.phases(),
             relay_vteps=self.motion.relay_vteps(),
             tickets=self.ticketing.held,
+            ct_full=self.limiting.full,
             hushed=self.discovery.hushed() | self._arrivals.hushed(),
             alone=self.sync.away_s > ALONE_S,
         )

@@ -47,7 +47,9 @@ class DaemonError(Exception):
     """The agent can't start; the sentence says why."""
 
 
-def run_daemon(settings: Settings, *, view_port: int | None, log_level: str, mtu_again_s: float) -> None:
+def run_daemon(
+    settings: Settings, *, view_port: int | None, log_level: str, mtu_again_s: float, connections_max: int
+) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
@@ -68,10 +70,12 @@ def run_daemon(settings: Settings, *, view_port: int | None, log_level: str, mtu
         raise DaemonError(str(error)) from None
     sys.setswitchinterval(_SWITCH_S)
     _spare_the_collector()
-    asyncio.run(_run(settings, identity, view_port, mtu_again_s))
+    asyncio.run(_run(settings, identity, view_port, mtu_again_s, connections_max))
 
 
-async def _run(settings: Settings, identity: Identity, view_port: int | None, mtu_again_s: float) -> None:
+async def _run(
+    settings: Settings, identity: Identity, view_port: int | None, mtu_again_s: float, connections_max: int
+) -> None:
     state = State(settings.state_dir / "state.db")
     boot_id = read_boot_id(settings.socket.parent, make=lambda: secrets.token_hex(8))
     paths = HostPaths(ovs_rundir=settings.ovs_rundir, libvirt_uri=settings.libvirt_uri)
@@ -82,6 +86,7 @@ async def _run(settings: Settings, identity: Identity, view_port: int | None, mt
         boot_id=boot_id,
         agent_version=_version(),
         mtu_again_s=mtu_again_s,
+        connections_max=connections_max,
     )
     control = ControlServer(settings.socket, Verbs(agent, identity, state))
     view = ViewServer(identity=identity, port=_port_of(identity, view_port), view=partial(view_of, agent))

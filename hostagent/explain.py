@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from hostagent.model import Desired, Phase
+from hostagent.vif_report import full_sentence
 from netmgr.contract.types import Location, LogicalPort, VifState, VifStatus
 
 __all__ = ["explain"]
@@ -190,7 +191,10 @@ def _group_facts(port: LogicalPort, desired: Desired) -> list[str]:
     names = ", ".join(sorted(group.name if group is not None else "one not sent yet" for group in groups))
     zone = desired.ct_zones.get(port.uuid)
     tracked = f", stateful, in zone {zone} of the connection tracker" if zone is not None else ""
-    return [f"It may say and hear what its security groups allow: {names}{tracked}."]
+    facts = [f"It may say and hear what its security groups allow: {names}{tracked}."]
+    if port.uuid in desired.ct_full:
+        facts.append(f"Now {full_sentence(port, desired.ct_full[port.uuid])}.")
+    return facts
 
 
 def _where(location: Location, desired: Desired) -> str:

@@ -38,7 +38,7 @@ from hostagent.realize.errors import RealizeError
 from hostagent.realize.libvirt_link import LibvirtLink
 from hostagent.realize.netlink import NetlinkStep
 from hostagent.realize.ovsdb import OvsDb, OvsStep
-from hostagent.realize.unixctl import unixctl
+from hostagent.realize.unixctl import socket_of, unixctl
 from hostagent.strays import Stray, believed
 from hostagent.switches import Switches
 
@@ -197,7 +197,19 @@ class Host:
         Raises:
             RealizeError: vswitchd did not answer, or has datapaths of both kinds and does not know which is meant.
         """
-        return await unixctl(self._paths.ovs_rundir, "dpctl/dump-conntrack", f"zone={zone}")
+        return await self.ask_switch("dpctl/dump-conntrack", f"zone={zone}")
+
+    async def ask_switch(self, command: str, *arguments: str) -> str:
+        """The answer of vswitchd's control socket.
+
+        Raises:
+            RealizeError: as of `connections`, or the command was refused.
+        """
+        return await unixctl(self._paths.ovs_rundir, command, *arguments)
+
+    def switch_process(self) -> str:
+        """Which vswitchd runs: another word after each of its starts."""
+        return str(socket_of(self._paths.ovs_rundir))
 
     # --- changing --------------------------------------------------------------------------------------------------
 

@@ -93,6 +93,7 @@ def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
         },
         "alone": desired.alone,
         "hushed": sorted(str(one) for one in desired.hushed),
+        "connections": {str(port): held._asdict() for port, held in agent.limiting.shown().items()},
         "tickets": {str(port): [asdict(one) for one in found] for port, found in desired.tickets.items()},
     }
 

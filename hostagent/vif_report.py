@@ -15,7 +15,7 @@ from hostagent.resolve import Resolved
 from hostagent.vifs import lit_ofports, obstacle_to, ports_of, standing, taps_of, uuid_of, vif_of
 from netmgr.contract.types import LogicalPort, VifState, VifStatus
 
-__all__ = ["vif_statuses"]
+__all__ = ["full_sentence", "vif_statuses"]
 
 
 def vif_statuses(*, desired: Desired, observed: Observed, resolved: Resolved) -> tuple[VifStatus, ...]:
@@ -87,7 +87,17 @@ def _state(
         return VifState.DARK, f"VIF {vif}: Open vSwitch has no port for {tap.name}: {tap.error or 'not yet'}"
     if state is VifState.LIT and tap.ofport not in lit_ofports(realized):
         return VifState.DARK, f"VIF {vif}: its flows are not in {bridge.name} yet"
+    if state is VifState.LIT and port.uuid in desired.ct_full:
+        reason = full_sentence(port, desired.ct_full[port.uuid])
     return state, reason
+
+
+def full_sentence(port: LogicalPort, limit: int) -> str:
+    """What it means that *port* has as many connections as it may."""
+    return (
+        f"port {port.name} has {limit:,} connections, as many as the host's tracker keeps of one port; new ones get no "
+        "answers until others have ended"
+    )
 
 
 def _status(vif: UUID, tap: Interface, port: LogicalPort | None, state: VifState, reason: str) -> VifStatus:

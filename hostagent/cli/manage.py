@@ -10,6 +10,7 @@ from uuid import UUID
 import click
 
 from hostagent.cli.output import Failure, Settings
+from hostagent.tracking.limits import CONNECTIONS_MAX
 
 __all__ = ["COMMANDS"]
 
@@ -137,14 +138,27 @@ def join(
     metavar="SECONDS",
     help="How often the largest packet is tried again on a path; three times as often where it does not pass.",
 )
+@click.option(
+    "--connections-max",
+    type=click.IntRange(0, 100_000_000),
+    default=CONNECTIONS_MAX,
+    metavar="N",
+    help="How many connections the tracker keeps of one port with stateful groups; 0 for any number.",
+)
 @click.pass_obj
-def run(settings: Settings, view_port: int | None, log_level: str, mtu_every: float) -> None:
+def run(settings: Settings, view_port: int | None, log_level: str, mtu_every: float, connections_max: int) -> None:
     """Run the agent until SIGTERM. What it has built stays when it ends."""
     _log_plainly()
     from hostagent.daemon import DaemonError, run_daemon
 
     try:
-        run_daemon(settings, view_port=view_port, log_level=log_level, mtu_again_s=mtu_every)
+        run_daemon(
+            settings,
+            view_port=view_port,
+            log_level=log_level,
+            mtu_again_s=mtu_every,
+            connections_max=connections_max,
+        )
     except DaemonError as error:
         raise Failure(str(error)) from None
 

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from hostagent.realize.errors import RealizeError
 
-__all__ = ["UnixctlError", "await_revalidation", "unixctl"]
+__all__ = ["UnixctlError", "await_revalidation", "socket_of", "unixctl"]
 
-_ANSWER_MAX = 1 << 24  # a port may have many connections
+_ANSWER_MAX = 1 << 25  # a port may have many connections (`tracking.limits`)
 _KICK_AFTER_S = 0.002
 
 
@@ -57,7 +57,7 @@ async def unixctl(rundir: Path, command: str, *arguments: str, timeout_s: float 
     Raises:
         UnixctlError: nobody answers in time, or the answer is an error.
     """
-    path = _socket_of(rundir)
+    path = socket_of(rundir)
     request = {"id": 0, "method": command, "params": list(arguments)}
     try:
         async with asyncio.timeout(timeout_s):
@@ -94,7 +94,8 @@ async def _read(reader: asyncio.StreamReader) -> dict[str, object]:
     raise ValueError(f"an answer of more than {_ANSWER_MAX} bytes")
 
 
-def _socket_of(rundir: Path) -> Path:
+def socket_of(rundir: Path) -> Path:
+    """The control socket of the ovs-vswitchd that runs in *rundir*, or ran there last."""
     try:
         pid = int((rundir / "ovs-vswitchd.pid").read_text().split()[0])
     except (OSError, ValueError, IndexError):

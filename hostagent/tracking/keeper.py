@@ -18,6 +18,7 @@ from hostagent.model import Desired
 from hostagent.names import switch_bridge
 from hostagent.realize.errors import RealizeError
 from hostagent.records import Records
+from hostagent.tracking.limiting import Limiting
 from hostagent.tracking.zones import assign, tracked_ports
 
 __all__ = ["Tracking"]
@@ -26,11 +27,12 @@ log = structlog.get_logger(__name__)
 
 
 class Tracking:
-    """Zones by port."""
+    """Zones by port; *limit* is how many connections each may hold."""
 
-    def __init__(self, *, records: Records, host: Host) -> None:
+    def __init__(self, *, records: Records, host: Host, limit: int) -> None:
         self._records = records
         self._host = host
+        self.limiting = Limiting(host=host, zones=records.ct_zones, limit=limit)
         self._last = max(records.ct_zones.values(), default=0)
         self._why = ""
 
@@ -63,6 +65,7 @@ class Tracking:
             if why != self._why:
                 log.warning("tracking: a port with security groups stays dark for want of a zone", reason=why)
         self._why = why
+        await self.limiting.look()
 
 
 _RETRY_S = 0.5

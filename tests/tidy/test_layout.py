@@ -22,7 +22,7 @@ PURE = {
     "hostagent": ("addresses", "dhcp", "early_ofports", "exits", "explain", "fastpath", "flow", "flow_set",
                   "flow_words", "flows", "group_memory", "health", "held", "indexed", "learning", "migration", "model",
                   "names", "pipeline", "plan", "port_views", "presence", "qos",
-                  "resolve", "strays", "tracing", "subports", "tracking/tickets", "tracking/zones",
+                  "resolve", "strays", "tracing", "subports", "tracking/tickets", "tracking/limits", "tracking/zones",
                   "underlay/liveness", "underlay/path_fit", "underlay/path_mtu", "underlay/peers", "uplinks",
                   "vif_report", "vifs"),
     "vmctl": ("eligibility", "links", "migration", "model", "readiness", "placement", "switches/eligible",
