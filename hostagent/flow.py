@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, TypeVar
 from weakref import ref
 
 __all__ = [
+    "ETH_TYPE_MPLS",
     "ETH_TYPE_VLAN",
     "FIELDS",
     "IN_PORT",
@@ -35,7 +36,9 @@ __all__ = [
     "Meter",
     "Move",
     "Output",
+    "PopMpls",
     "PopVlan",
+    "PushMpls",
     "PushVlan",
     "Raw",
     "RawMatch",
@@ -58,6 +61,9 @@ LOCAL: Final = 0xFFFFFFFE
 
 ETH_TYPE_VLAN: Final = 0x8100
 """IEEE 802.1Q's tag; `PushVlan` writes it."""
+
+ETH_TYPE_MPLS: Final = 0x8847
+"""MPLS unicast; `PushMpls` writes it."""
 
 _PORT_NAMES: Final = {IN_PORT: "IN_PORT", LOCAL: "LOCAL", 0xFFFFFFFD: "CONTROLLER"}
 
@@ -185,6 +191,19 @@ class PopVlan:
 
 
 @dataclass(frozen=True, slots=True)
+class PushMpls:
+    """Put an MPLS label in front (RFC 3032)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PopMpls:
+    """Take the outermost MPLS label off; behind the last one is a packet of `eth_type`, which the switch recirculates
+    before it looks it up again."""
+
+    eth_type: int = 0x0800
+
+
+@dataclass(frozen=True, slots=True)
 class Resubmit:
     """Look the packet up in `table`, act, and come back."""
 
@@ -235,7 +254,22 @@ class Raw:
     data: bytes
 
 
-Action = Output | Controller | SetField | Move | PushVlan | PopVlan | Resubmit | Ct | Meter | WriteMetadata | Goto | Raw
+Action = (
+    Output
+    | Controller
+    | SetField
+    | Move
+    | PushVlan
+    | PopVlan
+    | PushMpls
+    | PopMpls
+    | Resubmit
+    | Ct
+    | Meter
+    | WriteMetadata
+    | Goto
+    | Raw
+)
 
 Drop: Final[tuple[Action, ...]] = ()
 """No actions: the packet ends here."""
@@ -426,6 +460,10 @@ def action_text(action: Action) -> str:
             return f"push_vlan:{ETH_TYPE_VLAN:#06x}"
         case PopVlan():
             return "pop_vlan"
+        case PushMpls():
+            return f"push_mpls:{ETH_TYPE_MPLS:#06x}"
+        case PopMpls(eth_type):
+            return f"pop_mpls:{eth_type:#06x}"
         case Resubmit(table):
             return f"resubmit(,{table})"
         case Ct():

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hostagent.flow import (
     IN_PORT,
@@ -38,6 +38,8 @@ from hostagent.flow import (
     Meter,
     Move,
     Output,
+    PopMpls,
+    PushMpls,
     Resubmit,
     SetField,
     canonical,
@@ -72,8 +74,15 @@ _SIGNAL_BYTES = 64
 """What the agent needs of a guest's first frame; Open vSwitch 3.1 sends the whole frame all the same. It queues at
 most 100 for a connection that does not read, so a loud guest cannot flood the agent."""
 
-_VTEPS_A_FLOW = 1000
-"""Copies that one flow makes; at 40 bytes each it stays well below the 64 KiB of an OpenFlow message."""
+_VTEPS_A_FLOW: Final = {32: 720, 128: 580}
+"""Copies that one flow makes, by the bits of a VTEP's address. Open vSwitch stops translating, in silence to all but
+its log, when the actions of its datapath exceed 64 KiB: in user space a copy takes 84 bytes there (IPv6: 104), and what
+is for taps of this host comes before the first."""
+
+_ANEW: Final = (PushMpls(), PopMpls(), Resubmit(Table.REPLICATE))
+"""A label in front and off again leaves nothing to be done to the frame, of whatever type it is; but what a label was
+taken off is recirculated before the next table. So the switch goes on with another flow of its datapath, which has
+64 KiB of its own. User space does that six times with a frame at most."""
 
 _PART_REGISTER = "reg3"
 
@@ -310,19 +319,20 @@ def _flood(network: NetworkPorts) -> Iterator[Flow]:
     elif network.wire is not None:
         wire, family = network.wire, family_of(network.wire.vtep)
         hearing = {place.holder_vtep for place in network.places() if place.live or network.alone}
-        vteps = sorted(hearing - {wire.vtep, ""} - wire.cut)
+        vteps, size = sorted(hearing - {wire.vtep, ""} - wire.cut), _VTEPS_A_FLOW[family.bits]
         copies = [
             tuple(action for vtep in part for action in (SetField(family.tun_dst, to_int(vtep)), Output(wire.tunnel)))
-            for part in (vteps[at : at + _VTEPS_A_FLOW] for at in range(0, len(vteps), _VTEPS_A_FLOW))
+            for part in (vteps[at : at + size] for at in range(0, len(vteps), size))
         ]
         segment = SetField("tun_id", wire.tun_id)
         if len(copies) == 1:
             away = (segment, *copies[0])
         elif copies:
-            away = (segment, *(step for i in range(len(copies)) for step in (_part(i), Resubmit(Table.REPLICATE))))
-            for index, copy in enumerate(copies):
-                conditions = (network_match, Match(_PART_REGISTER, index))
-                yield _row(Table.REPLICATE, 100, network.key, conditions, copy)
+            away = (segment, _part(0), Resubmit(Table.REPLICATE))
+            for index, copy in enumerate(copies, 1):
+                more = (_part(index), *_ANEW) if index < len(copies) else ()
+                conditions = (network_match, Match(_PART_REGISTER, index - 1))
+                yield _row(Table.REPLICATE, 100, network.key, conditions, copy + more)
         yield _row(Table.FLOOD, 100, network.key, (network_match, FROM_TUNNEL), here)
     yield _row(Table.FLOOD, 100, network.key, (network_match, FROM_VIF), here + away)
 

@@ -17,6 +17,7 @@ from hashlib import blake2b
 from typing import Final
 
 from hostagent.flow import (
+    ETH_TYPE_MPLS,
     ETH_TYPE_VLAN,
     FIELDS,
     Action,
@@ -29,7 +30,9 @@ from hostagent.flow import (
     Meter,
     Move,
     Output,
+    PopMpls,
     PopVlan,
+    PushMpls,
     PushVlan,
     Raw,
     RawMatch,
@@ -357,6 +360,10 @@ def _encode_action(action: Action) -> bytes:
             return struct.pack("!HHH2x", 17, 8, ETH_TYPE_VLAN)
         case PopVlan():
             return struct.pack("!HH4x", 18, 8)
+        case PushMpls():
+            return struct.pack("!HHH2x", 19, 8, ETH_TYPE_MPLS)
+        case PopMpls(eth_type):
+            return struct.pack("!HHH2x", 20, 8, eth_type)
         case Resubmit(table):
             return struct.pack("!HHIHHB3x", 0xFFFF, 16, _NX_VENDOR, 14, 0xFFF8, table)
         case Ct():
@@ -419,6 +426,10 @@ def _decode_action(number: int, data: bytes) -> Action:
         action = PushVlan() if data[4:6] == ETH_TYPE_VLAN.to_bytes(2, "big") else None
     elif number == 18:
         action = PopVlan()
+    elif number == 19:
+        action = PushMpls() if data[4:6] == ETH_TYPE_MPLS.to_bytes(2, "big") else None
+    elif number == 20:
+        action = PopMpls(int.from_bytes(data[4:6], "big"))
     elif number == 25:
         header = int.from_bytes(data[4:8], "big")
         end = 8 + (header & 0xFF)

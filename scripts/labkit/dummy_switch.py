@@ -115,6 +115,14 @@ class DummySwitch:
         self.appctl("netdev-dummy/ip4addr", bridge, address)
         self.appctl("ovs/route/add", network, bridge)
 
+    def add_route(self, bridge: str, network: str, gateway: str) -> None:
+        """Send to *network* by *gateway*, beyond the bridge's LOCAL."""
+        self.appctl("ovs/route/add", network, bridge, gateway)
+
+    def remove_route(self, network: str) -> None:
+        """Undo `add_route`."""
+        self.appctl("ovs/route/del", network)
+
     def add_neighbour(self, bridge: str, address: str, mac: str) -> None:
         """Say who has *address*, so that nobody must ask by ARP."""
         self.appctl("tnl/neigh/set", bridge, address, mac)

@@ -28,6 +28,7 @@ _TUNSETIFF, _TAP, _NO_HEADER = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
 _SIOCSIFFLAGS, _UP = 0x8914, 0x1  # linux/sockios.h, linux/if.h
 _ALL_PROTOCOLS, _OUTGOING = 0x0003, 4  # linux/if_ether.h, linux/if_packet.h
 _CLONE_NEWNET = 0x40000000
+_SO_RCVBUFFORCE, _WATCHED_BYTES = 33, 1 << 25  # asm-generic/socket.h; a flood to thousands waits there to be read
 _FRAME = 65536
 _CABLE_MTU = "1700"
 _PAUSE_S, _IDLE_LOOKS = 0.01, 3
@@ -90,6 +91,14 @@ class KernelSwitch(DummySwitch):
             self._run(*self._within, "sysctl", "-qw", f"net.ipv6.conf.{bridge}.disable_ipv6=0")
         self.ip("address", "add", address, "dev", bridge, *(["nodad"] if ":" in address else []))
         self.ip("link", "set", bridge, "up")
+
+    def add_route(self, bridge: str, network: str, gateway: str) -> None:
+        """Send to *network* by *gateway*, beyond the bridge's LOCAL."""
+        self.ip("route", "replace", network, "via", gateway, "dev", bridge)
+
+    def remove_route(self, network: str) -> None:
+        """Undo `add_route`."""
+        self.ip("route", "delete", network)
 
     def add_neighbour(self, bridge: str, address: str, mac: str) -> None:
         """Say who has *address*, so that nobody must ask by ARP."""
@@ -174,5 +183,6 @@ def _running() -> int:
 
 def _watch(name: str) -> socket.socket:
     found = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS))
+    found.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WATCHED_BYTES)
     found.bind((name, 0))
     return found

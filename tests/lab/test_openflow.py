@@ -26,6 +26,8 @@ from hostagent.flow import (
     Meter,
     Move,
     Output,
+    PopMpls,
+    PushMpls,
     Raw,
     Resubmit,
     SetField,
@@ -159,7 +161,15 @@ ACTIONS = st.one_of(
     st.sampled_from([Output(1), Output(IN_PORT), Controller(64), Controller(65535), Resubmit(7), Resubmit(200)]),
     st.sampled_from([Move("eth_src", "xreg6", 48), Move("reg1", "tun_dst", 32), Move("xxreg1", "tun_ipv6_dst", 128)]),
 )
-ENDS = st.sampled_from([(), (Goto(254),), (WriteMetadata(5), Goto(254)), (WriteMetadata(5, 0xF),)])
+ENDS = st.sampled_from(
+    [
+        (),
+        (Goto(254),),
+        (PushMpls(), PopMpls(), Resubmit(7)),
+        (WriteMetadata(5), Goto(254)),
+        (WriteMetadata(5, 0xF),),
+    ]
+)
 FLOWS = st.builds(
     lambda table, priority, cookie, items, actions, end: Flow(
         table=table, priority=priority, cookie=cookie, match=items, actions=(*actions, *end)

@@ -9,7 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hostagent.flow import FIELDS, Ct, Flow, Goto, Match, Move, Output, PopVlan, PushVlan, Resubmit, SetField
+from hostagent.flow import (
+    FIELDS,
+    Ct,
+    Flow,
+    Goto,
+    Match,
+    Move,
+    Output,
+    PopMpls,
+    PopVlan,
+    PushMpls,
+    PushVlan,
+    Resubmit,
+    SetField,
+)
 
 __all__ = ["Outcome", "run"]
 
@@ -74,6 +88,8 @@ class _Machine:
                     frame["vlan_tci"] = 0x1000
                 case PopVlan():
                     frame["vlan_tci"] = 0
+                case PushMpls() | PopMpls():
+                    pass  # in and out again
                 case _:
                     raise AssertionError(f"not known here: {action}")
 
