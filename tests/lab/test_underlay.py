@@ -251,14 +251,16 @@ def test_a_path_that_is_too_narrow_keeps_a_network_from_that_host_and_says_why(t
     three.lab.exec("fabric", ["ip", "link", "set", "h2-pnic0", "mtu", "1590"])
     try:
         found = lambda: {peer["mtu_passed"] for peer in three.peers("h2").values()}  # noqa: E731
-        assert within(60, lambda: found() == {1590}), found()
+        # some kernels let pass what leaves room for a tag, with a tag or without
+        assert within(60, lambda: found() in ({1590}, {1594})), found()
+        (passes,) = found()
         overhead = 70 if ":" in three.pool else 50
         words = ["netmgr", "network", "create", "wide", "--zone", "a", "--mtu", str(1650 - overhead)]
         late = three.lab.exec("mgr", [*words, "--wait", "realized", "--timeout", "10"], check=False)
         assert late.returncode == 1
         assert "host h2: rejected: network wide" in late.stderr, late.stderr
-        assert "but at most 1590 to h" in late.stderr
-        assert f"lower the network's to {1590 - overhead}" in late.stderr
+        assert f"but at most {passes} to h" in late.stderr
+        assert f"lower the network's to {passes - overhead}" in late.stderr
         # h1 tries its own path to h2 anew at its next turn.
         assert within(40, lambda: three.fares("h1", "wide") == ("warning", 60))
         assert three.fares("h2", "blue")[0] == "up", "what fits is not touched"
