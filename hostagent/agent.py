@@ -367,7 +367,10 @@ class Agent:
         self._dirty("claims")
 
     def on_trace(self, question: TraceQuestion) -> None:
-        self._in_background(answer_trace(self.host, self.desired(), question, self.sync.trace_answer))
+        measures = self.probing.measures()
+        self._in_background(
+            answer_trace(self.host, self.desired(), question, self.sync.trace_answer, measures=measures)
+        )
 
     def on_connection(self, connected: bool) -> None:
         if connected:

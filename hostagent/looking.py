@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,7 @@ import structlog
 
 from hostagent.flow_words import Names, flow_views
 from hostagent.host import Host
-from hostagent.model import Bridge, Desired, Unread
+from hostagent.model import Bridge, Desired, PathKey, Unread
 from hostagent.names import exit_port, network_key, patch_port, switch_bridge, tunnel_port
 from hostagent.pipeline.policy import group_key
 from hostagent.pipeline.tables import Table
@@ -18,6 +19,7 @@ from hostagent.realize.errors import RealizeError
 from hostagent.resolve import tunnel_key
 from hostagent.tracing.question import Entry, Ports, TraceError, describe, flow_of
 from hostagent.tracing.text import parse
+from hostagent.underlay.liveness import Measure
 from hostagent.vifs import taps_of, vif_of
 from netmgr.contract.types import LogicalPort, NetworkType, OpaqueNetwork, TraceAnswer, TraceQuestion
 
@@ -44,11 +46,17 @@ async def network_flows(host: Host, desired: Desired, *, which: str, table: str)
 
 
 async def answer_trace(
-    host: Host, desired: Desired, question: TraceQuestion, tell: Callable[[TraceAnswer], None]
+    host: Host,
+    desired: Desired,
+    question: TraceQuestion,
+    tell: Callable[[TraceAnswer], None],
+    *,
+    measures: Mapping[PathKey, Measure],
 ) -> None:
-    """*tell* the switch's answer to *question*; a refusal where it can't be asked."""
+    """*tell* the switch's answer to *question*, and how old is what *measures* know of the paths that it takes; a
+    refusal where the switch can't be asked."""
     try:
-        answer = await _trace(host, desired, question)
+        answer = await _trace(host, desired, question, measures)
     except TraceError as error:
         answer = TraceAnswer(request_id=question.request_id, refusal=str(error))
     except RealizeError as error:
@@ -59,12 +67,14 @@ async def answer_trace(
     tell(answer)
 
 
-async def _trace(host: Host, desired: Desired, question: TraceQuestion) -> TraceAnswer:
+async def _trace(
+    host: Host, desired: Desired, question: TraceQuestion, measures: Mapping[PathKey, Measure]
+) -> TraceAnswer:
     network = desired.networks.get(question.network_uuid)
     if network is None:
         raise TraceError(f"network {question.network_uuid} is not carried by this host")
     bridge = _bridge_of(host, network)
-    ports = _ports_on(bridge, network)
+    ports = replace(_ports_on(bridge, network), answered_s=_answered_s(network, measures))
     entry = _entry(question, network, bridge, ports, desired)
     said = await host.trace(bridge.name, flow_of(question.frame, entry))
     try:
@@ -109,6 +119,13 @@ def _ports_on(bridge: Bridge, network: OpaqueNetwork) -> Ports:
         tunnels=frozenset(ofport for ofport, interface in found if interface.name in tunnels),
         patch=next((ofport for ofport, interface in found if interface.name == patch), 0),
     )
+
+
+def _answered_s(network: OpaqueNetwork, measures: Mapping[PathKey, Measure]) -> dict[str, float]:
+    """By VTEP, of the paths that the network's frames take: seconds since its last answer."""
+    way = (network.switch_uuid, network.type)
+    found = {key.vtep: one.answered_s for key, one in measures.items() if (key.switch, key.type) == way}
+    return {vtep: seconds for vtep, seconds in found.items() if seconds is not None}
 
 
 def _bridge_of(host: Host, network: OpaqueNetwork) -> Bridge:

@@ -53,6 +53,7 @@ class Ports:
     names: Mapping[int, str] = field(default_factory=dict)
     vifs: Mapping[int, UUID] = field(default_factory=dict)
     tunnels: frozenset[int] = frozenset()
+    answered_s: Mapping[str, float] = field(default_factory=dict)  # by VTEP: since its last answer to a probe
     patch: int = 0  # to the uplink bridge
 
 
@@ -148,7 +149,10 @@ def _end(one: Exit, entry: Entry, ports: Ports) -> TraceEnd:
             reason = f"no route to VTEP {one.tun_dst}: {failed}"
             return TraceEnd(kind=TraceEndKind.DROPPED, ovs_port=name, vtep=one.tun_dst, table="SEND", reason=reason)
         unknown = any(_NO_NEIGHBOUR in remark for remark in one.remarks)
-        reason = f"VTEP {one.tun_dst} is not resolved: the switch asks by ARP, and loses this frame" if unknown else ""
+        answered_s = ports.answered_s.get(one.tun_dst)
+        reason = f"it has answered a probe {answered_s:.1f} s ago" if answered_s is not None else ""
+        if unknown:
+            reason = f"VTEP {one.tun_dst} is not resolved: the switch asks by ARP, and loses this frame"
         return TraceEnd(kind=TraceEndKind.TUNNEL, ovs_port=name, vtep=one.tun_dst, reason=reason)
     if ofport == ports.patch:
         return TraceEnd(kind=TraceEndKind.UPLINK, ovs_port=name)

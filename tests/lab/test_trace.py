@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -52,6 +53,10 @@ def test_trace_says_what_frames_do(make_lab: Callable[..., Lab]) -> None:
     status, said = trace(lab, "web1", "10.10.0.2")
     assert (status, said.split(" (")[0]) == (0, "Delivered to port web2")
     assert said.endswith("on host h2.")
+    shown = lab.exec("mgr", ["netmgr", "trace", "--from", "web1", "--to", "web2"]).stdout
+    found = re.search(r"it has answered a probe ([\d.]+) s ago", " ".join(shown.split()))
+    assert found is not None, shown
+    assert float(found[1]) < 60, "how old its knowledge of the path is"
     assert trace(lab, "web1", "web3", "--proto", "tcp", "--dport", "80")[1].endswith("on host h1.")
     status, said = trace(lab, "web2", "web1", "--proto", "arp")
     assert (status, said.split(":")[0]) == (0, "Answered on host h2")

@@ -5,6 +5,7 @@ In them web1 sits at port 3 of h1, web3 at port 4, web2 at port 3 of h2; port 1 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -63,6 +64,13 @@ def tunnel(reason: str = "") -> TraceEnd:
 def test_every_copy_s_end_is_told(case: str, entry: Entry, ends: list[TraceEnd]) -> None:
     parsed = parse((CASES / f"{case}.txt").read_text(), bridge=BRIDGE)
     assert list(describe(parsed, entry, PORTS)[1]) == ends
+
+
+def test_how_old_the_knowledge_of_a_path_is_is_told_where_a_frame_leaves_by_it() -> None:
+    known = replace(PORTS, answered_s={"10.200.0.2": 0.42, "10.200.0.3": 9.0})
+    for case, wanted in (("away", "it has answered a probe 0.4 s ago"), ("unresolved", "VTEP 10.200.0.2 is not")):
+        (end,) = describe(parse((CASES / f"{case}.txt").read_text(), bridge=BRIDGE), FROM_VIF, known)[1]
+        assert end.reason.startswith(wanted)
 
 
 def test_way_is_told_by_tables_and_a_caller_goes_on_behind_its_subroutine() -> None:
