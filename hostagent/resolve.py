@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import chain
 from operator import is_
+from typing import Final
 from uuid import UUID
 
 from hostagent.addresses import interface_of
@@ -281,16 +282,24 @@ def _port_problems(intent: SwitchIntent, observed: Observed) -> Iterator[tuple[R
             what = f"{network.type} tunnel port" if network.type.tunneled else f"port {name} to the uplink"
             yield (
                 Ref(kind=Kind.NETWORK, uuid=network.uuid),
-                f"network {network.name}: Open vSwitch refuses its {what}: {sentence}; "
-                "remove what stands in its way, it is retried",
+                f"network {network.name}: Open vSwitch refuses its {what}: {sentence}, it is retried",
             )
 
 
 def _port_error(port: OvsPort | None) -> str:
+    """What Open vSwitch says of *port* that it does not take, and what to do; empty when it takes it."""
     for interface in port.interfaces if port is not None else ():
+        module = _MODULES.get(interface.type)
+        if module is not None and _NO_MODULE in interface.error:
+            return f"{interface.error}; the kernel has no module {module}: have it loaded"
         if interface.ofport == -1 or interface.error:
-            return interface.error or "it gave no reason"
+            return f"{interface.error or 'it gave no reason'}; remove what stands in its way"
     return ""
+
+
+_NO_MODULE: Final = "Address family not supported by protocol"
+_MODULES: Final = {"vxlan": "vport-vxlan", "geneve": "vport-geneve", "gre": "vport-gre", "ip6gre": "ip6_gre"}
+"""By the type of a tunnel port, without which the kernel's datapath answers so."""
 
 
 def _bridges(observed: Observed) -> tuple[Bridge, ...]:

@@ -457,18 +457,28 @@ def test_a_libvirt_network_changed_by_hand_is_put_back(field, step):
     assert kinds(plan(desired=ONE, observed=there)) == [step]
 
 
-def test_a_network_is_not_defined_before_its_tunnel_works():
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ("could not add vxlan: File exists", "remove what stands in its way"),
+        (
+            "could not add network device (Address family not supported by protocol)",
+            "the kernel has no module vport-vxlan: have it loaded",
+        ),
+    ],
+)
+def test_a_network_is_not_defined_before_its_tunnel_works(error, advice):
     there = obey(bare(), plan(desired=ONE, observed=bare()))
     tunnel = tunnel_port(NetworkType.VXLAN, named("s1"))
 
     def broken(one: OvsPort) -> OvsPort:
-        refused = replace(one.interfaces[0], ofport=-1, error="could not add vxlan: File exists")
+        refused = replace(one.interfaces[0], ofport=-1, error=error)
         return replace(one, interfaces=(refused,)) if one.name == tunnel else one
 
     there = replace(there, bridges=tuple(replace(b, ports=tuple(map(broken, b.ports))) for b in there.bridges))
     after = settled(ONE, there)
     assert after.libvirt_networks == ()
-    assert "Open vSwitch refuses its vxlan tunnel port: could not add vxlan: File exists" in sentences(ONE, after)
+    assert f"Open vSwitch refuses its vxlan tunnel port: {error}; {advice}, it is retried" in sentences(ONE, after)
 
 
 def test_deleted_ports_and_flows_are_put_back():
