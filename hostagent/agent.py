@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -47,6 +47,7 @@ from hostagent.pnic_load import PnicLoad
 from hostagent.presence import Subscriptions, wanted_networks
 from hostagent.progress import Failures
 from hostagent.realize.domains import DomainEventKind
+from hostagent.realize.ovsdb_taps import NewTap
 from hostagent.reporting import Reporting
 from hostagent.state import State
 from hostagent.switchover import Switchover
@@ -92,6 +93,7 @@ class Agent:
             Events(
                 dirty=self._dirty,
                 port=self._port,
+                tap=self._tap,
                 lost=self._lost,
                 packet_in=self._packet_in,
                 domain=self._domain,
@@ -290,9 +292,14 @@ class Agent:
     def _lost(self, bridge: str) -> None:
         self._arrivals.lost(bridge)
 
-    def _port(self, bridge: str, ofport: int) -> None:
-        self._arrivals.added(bridge, ofport)
+    def _tap(self, tap: NewTap, go_on: Callable[[], None]) -> None:
         if self._informed():
+            self._arrivals.tap_told(tap, go_on)
+        else:
+            go_on()
+
+    def _port(self, bridge: str, name: str, ofport: int) -> None:
+        if not self._arrivals.added(bridge, name, ofport) and self._informed():
             self._arrivals.look_soon()
 
     def _dirty(self, part: str) -> None:

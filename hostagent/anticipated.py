@@ -3,29 +3,51 @@
 Theory of operation. A guest that is let in waits for nothing but its flows, and to compile them takes as long as the
 switch needs to open its tap. What they follow from is mostly known before: the port, that it will be this host's, and
 the number that the switch will probably give its tap, since Open vSwitch counts. So they are compiled while nobody
-waits, and kept with all that they follow from (`fastpath.arrival_basis`). Once the tap is there, has its number, and
-the port is granted, they are taken if everything is as it was thought it would be, and compiled as ever if anything is
-not. So a wrong guess costs time and nothing else: nothing is done to a switch here.
+waits, packed for the switch, and kept with all that they follow from (`fastpath.arrival_basis`). Once the tap is there,
+has its number, and the port is granted, they are taken if everything is as it was thought it would be, and compiled as
+ever if anything is not. So a wrong guess costs time and nothing else: nothing is done to a switch here.
+
+What a tap changes by coming is itself worked out in more time than a guest should wait. So what was looked at is kept,
+too: while it is the same, and the tap and its number are all that has come, everything is as it was thought (`due`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 from uuid import UUID
 
-from hostagent.fastpath import arrival_basis, arrival_flows
+from hostagent.fastpath import arrival_basis, arrival_flows, arrival_inputs, entries_of
 from hostagent.host import Host
 from hostagent.indexed import Overlaid
-from hostagent.model import ChangeFlows, Desired, Observed
+from hostagent.model import ChangeFlows, Desired, Observed, Unread
 from hostagent.motion import Motion
 from hostagent.names import switch_bridge
+from hostagent.realize.openflow_bundle import Bundle
 from hostagent.resolve import resolve
 from hostagent.state import State
+from hostagent.vifs import vif_of
 
-__all__ = ["Anticipated"]
+__all__ = ["Anticipated", "Compiled"]
 
 _KEPT_MAX = 16  # ports; the oldest goes
+
+
+class Compiled(NamedTuple):
+    """A change of flows, the same as bytes where they could be packed beforehand, and the ports that it lets in."""
+
+    change: ChangeFlows
+    bundle: Bundle | None
+    entries: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    inputs: tuple[object, ...] | None
+    basis: tuple[object, ...]
+    ofport: int  # what was compiled holds for this number of a tap that was nowhere when *inputs* were looked at; or 0
+    compiled: tuple[Compiled, ...]
 
 
 class Anticipated:
@@ -36,7 +58,7 @@ class Anticipated:
         self._state = state
         self._desired = desired
         self._motion = motion
-        self._kept: dict[UUID, tuple[tuple[object, ...], tuple[ChangeFlows, ...]]] = {}
+        self._kept: dict[UUID, _Kept] = {}
 
     def prepare(self, port: UUID, *, granted: bool) -> None:
         """Compile what *port* will need when its tap has come; one that is not *granted* yet, as if it were."""
@@ -44,30 +66,62 @@ class Anticipated:
         network = self._state.networks.get(location.network_uuid) if location is not None else None
         if wanted is None or wanted.vif_uuid is None or network is None or self._motion.in_motion((port,)):
             return
-        observed = self._host.with_guess(switch_bridge(network.switch_uuid), wanted.vif_uuid)
-        desired = self._desired()
+        bridge = switch_bridge(network.switch_uuid)
+        desired, observed = self._desired(), self._host.with_guess(bridge, wanted.vif_uuid)
+        inputs = arrival_inputs(port, desired=desired, observed=self._host.cached())
+        ofport = self._host.next_ofport(bridge) if not self._is_plugged(wanted.vif_uuid) else 0
         if not granted:
             desired = as_granted(port, desired=desired, observed=observed)
         basis = arrival_basis(port, desired=desired, observed=observed)
-        if basis is None or (port in self._kept and self._kept[port][0] == basis):
+        kept = self._kept.pop(port, None)
+        if basis is None:
             return
-        self._kept.pop(port, None)
+        if kept is not None and kept.basis == basis:
+            self._kept[port] = replace(kept, inputs=inputs, ofport=ofport)
+            return
         changes = arrival_flows((port,), trunks=self._state.subports, desired=desired, observed=observed)
         if changes:
             while len(self._kept) >= _KEPT_MAX:
                 del self._kept[next(iter(self._kept))]
-            self._kept[port] = (basis, changes)
-            for change in changes:
-                self._host.switches.encode_ahead(change.bridge, change.add)
+            self._kept[port] = _Kept(
+                inputs=inputs, basis=basis, ofport=ofport, compiled=tuple(map(self._packed, changes))
+            )
 
-    def take(self, ports: Sequence[UUID], *, desired: Desired, observed: Observed) -> tuple[ChangeFlows, ...] | None:
+    def due(self, port: UUID, bridge: str, ofport: int = 0) -> Compiled | None:
+        """What was compiled for *port*, if *bridge* gives its tap the number that was thought of (*ofport*, or 0: it
+        has not said it yet) and nothing else has changed; None where it takes more than a glance to tell.
+
+        That the port is held here, and not in motion, is for the caller to know.
+        """
+        kept = self._kept.get(port)
+        if kept is None or not kept.ofport or kept.ofport != (ofport or self._host.next_ofport(bridge)):
+            return None
+        if len(kept.compiled) != 1 or kept.compiled[0].change.bridge != bridge:
+            return None
+        inputs = arrival_inputs(port, desired=self._desired(), observed=self._host.cached())
+        return kept.compiled[0] if inputs is not None and inputs == kept.inputs else None
+
+    def take(self, ports: Sequence[UUID], *, desired: Desired, observed: Observed) -> tuple[Compiled, ...] | None:
         """What was compiled for *ports*, if all is as it was thought it would be; it is not kept any more."""
-        found: list[ChangeFlows] = []
-        for port, (basis, changes) in [(port, self._kept.pop(port, ((), ()))) for port in ports]:
-            if not changes or basis != arrival_basis(port, desired=desired, observed=observed):
+        found: list[Compiled] = []
+        for port, kept in [(port, self._kept.pop(port, None)) for port in ports]:
+            if kept is None or kept.basis != arrival_basis(port, desired=desired, observed=observed):
                 return None
-            found += changes
+            found += kept.compiled
         return tuple(found)
+
+    def forget(self, port: UUID) -> None:
+        """It was made use of: a bundle is sent once."""
+        self._kept.pop(port, None)
+
+    def _packed(self, change: ChangeFlows) -> Compiled:
+        return Compiled(change, self._host.switches.pack(change.bridge, change.add), entries_of(change.add))
+
+    def _is_plugged(self, vif: UUID) -> bool:
+        bridges = self._host.bridges()
+        return isinstance(bridges, Unread) or any(
+            vif_of(one) == vif for bridge in bridges for port in bridge.ports for one in port.interfaces
+        )
 
 
 def as_granted(port: UUID, *, desired: Desired, observed: Observed) -> Desired:

@@ -9,6 +9,11 @@ finds what was left to it: what depends on more than one port. Many at once are 
 While a granted VIF's tap is awaited, or a claim is on its way, the flows are compiled beforehand (`anticipated`), and
 sent when all has come that they wait for. What the guest says before they are in is not lost (`held`).
 
+Of a granted VIF two things tell all that is still to be known: OVSDB, which VIF the new tap is, and the switch, which
+number it has. Whichever comes first, the flows leave with the second, from the words themselves and before anything is
+made of them (`tap_told`, `added`). vswitchd then reads them in the same round of its loop, or in the next. The claim of
+one that is not granted leaves with OVSDB's word, too.
+
 A port stays dark until its flows are in: they go as one bundle, and what they depend on (the network's way in, the
 tap's number, the grant) is there before.
 
@@ -22,27 +27,28 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
 import structlog
 
-from hostagent.anticipated import Anticipated
+from hostagent.anticipated import Anticipated, Compiled
 from hostagent.claims import Claims
-from hostagent.fastpath import arrival_flows
-from hostagent.flow import Flow, Match
+from hostagent.fastpath import arrival_flows, entries_of
+from hostagent.flow import Flow
 from hostagent.guests import Guests
 from hostagent.held import Held
 from hostagent.host import Host
 from hostagent.learning import HUSH_S
-from hostagent.model import Bridge, ChangeFlows, Desired, Unread
+from hostagent.model import Bridge, ChangeFlows, Desired, Interface, Unread
 from hostagent.motion import Motion
-from hostagent.names import is_ours, is_switch_bridge, switch_bridge
-from hostagent.pipeline.tables import Table
-from hostagent.presence import SeenVif, due_claims, seen_vifs
+from hostagent.names import IFACE_ID, is_ours, is_switch_bridge, switch_bridge
+from hostagent.presence import SeenVif, due_claims, seen_vif, seen_vifs
 from hostagent.realize.errors import RealizeError
+from hostagent.realize.ovsdb_taps import NewTap
 from hostagent.state import State
-from hostagent.vifs import vif_of
+from hostagent.vifs import uuid_of, vif_of
 
 __all__ = ["Arrivals"]
 
@@ -53,12 +59,21 @@ _NUMBER_S = 0.01  # from a tap in OVSDB to the switch's number for it
 _CALM_S = 0.005  # from flows on the switch to what can wait
 _QUIET_S = 0.01  # from a change to when its consequences are on the switch, mostly
 _LEFT_S = 0.0005  # from a claim to when it is on its way
+_PASS_S = 0.002  # from flows that were sent to when frames have passed by them
 
 
 class _Tap(NamedTuple):
     vif: UUID
     name: str
     ofport: int  # 0: the switch has not looked at it yet
+
+
+class _Coming(NamedTuple):
+    """A tap of which OVSDB has told, and whose number is awaited."""
+
+    port: UUID
+    vif: UUID
+    go_on: Callable[[], None]
 
 
 class Arrivals:
@@ -93,6 +108,9 @@ class Arrivals:
         host.switches.added = self._let_in
         self._hushed: frozenset[str] = frozenset()
         self._later: asyncio.Handle | None = None
+        self._coming: dict[tuple[str, str], _Coming] = {}  # by bridge and name
+        self._let_ahead: set[_Tap] = set()  # let in, and not shown by a look yet
+        self._claimed: UUID | None = None  # VIF that was claimed last by OVSDB's word alone, and not shown yet
 
     def look_soon(self) -> None:
         """A switch has told of a port, and perhaps goes on."""
@@ -107,6 +125,7 @@ class Arrivals:
         bridges = self._host.bridges()
         if isinstance(bridges, Unread):
             return
+        self._wait_no_more()
         taps = {tap: bridge for bridge in bridges if is_switch_bridge(bridge.external_ids) for tap in _taps_of(bridge)}
         before, self._taps = self._taps, taps
         if before is None:
@@ -114,7 +133,9 @@ class Arrivals:
         ready: list[UUID] = []
         awaited: list[UUID] = []
         strange: set[tuple[str, str]] = set()
-        for tap in taps.keys() - before.keys():
+        new = taps.keys() - before.keys() - self._let_ahead
+        self._let_ahead.clear()
+        for tap in new:
             port = self._state.port_by_vif.get(tap.vif)
             if port is not None and self._is_held(port):
                 if tap.ofport:
@@ -131,9 +152,32 @@ class Arrivals:
         if len(awaited) == 1:
             self._anticipated.prepare(awaited[0], granted=True)
 
-    def added(self, bridge: str, ofport: int) -> None:
-        """A switch has given a port this number."""
+    def tap_told(self, tap: NewTap, go_on: Callable[[], None]) -> None:
+        """OVSDB has told of a tap that no look shows yet. Until *go_on* is called none will, but for milliseconds."""
+        vif = None if is_ours(tap.external_ids) else uuid_of(tap.external_ids.get(IFACE_ID, ""))
+        if vif is None or self._taps is None or any(one.vif == vif for one in self._taps):
+            go_on()
+            return
+        port = self._state.port_by_vif.get(vif)
+        if port is None or not self._is_held(port):
+            self._claim_told(tap, vif)
+            asyncio.get_running_loop().call_later(_LEFT_S, go_on)
+            return
+        coming, ofport = _Coming(port, vif, go_on), tap.ofport or self._host.ofport(tap.bridge, tap.name)
+        if ofport:
+            self._let_ahead_in(coming, tap.bridge, tap.name, ofport)
+        elif self._anticipated.due(port, tap.bridge) is not None:
+            self._wait_no_more()
+            self._keep_calm(_NUMBER_S)
+            self._coming[tap.bridge, tap.name] = coming
+        else:
+            go_on()
+
+    def added(self, bridge: str, name: str, ofport: int) -> bool:
+        """A switch has given a port this number; True when nothing is left to be done about it."""
         self._held.forget(bridge, ofport)
+        coming = self._coming.pop((bridge, name), None)
+        return coming is not None and self._let_ahead_in(coming, bridge, name, ofport)
 
     def lost(self, bridge: str) -> None:
         """The switch of *bridge* is not heard any more: its numbers may be others'."""
@@ -171,6 +215,7 @@ class Arrivals:
         return max(0.0, self._calm_until - time.monotonic())
 
     def close(self) -> None:
+        self._wait_no_more()
         for handle in (self._soon, self._later):
             if handle is not None:
                 handle.cancel()
@@ -179,65 +224,119 @@ class Arrivals:
 
     def _expect(self) -> None:
         self._later = None
-        coming = [self._state.port_by_vif.get(vif) for vif in self._claims.granted_until]
-        for port in coming[:_TOGETHER_MAX]:
-            if port is not None and self._is_held(port):
-                self._anticipated.prepare(port, granted=True)
+        ports = (self._state.port_by_vif.get(vif) for vif in reversed(tuple(self._claims.granted_until)))
+        coming = (port for port in ports if port is not None and self._is_held(port))
+        # Of many those that were granted last: of the others the tap has come by now, or never will.
+        for port in islice(coming, _TOGETHER_MAX):
+            self._anticipated.prepare(port, granted=True)
+
+    def _let_ahead_in(self, coming: _Coming, bridge: str, name: str, ofport: int) -> bool:
+        """Send what was packed for a tap of which all is known; False where that is left to a look."""
+        may_speak = self._is_held(coming.port) and not self._motion.in_motion((coming.port,))
+        compiled = self._anticipated.due(coming.port, bridge, ofport) if may_speak else None
+        sending = self._send_now(compiled) if compiled is not None else None
+        if compiled is None or sending is None:
+            coming.go_on()
+            return False
+        asyncio.get_running_loop().call_later(_PASS_S, coming.go_on)
+        self._anticipated.forget(coming.port)
+        self._let_ahead.add(_Tap(coming.vif, name, ofport))
+        self._keep_calm(_NUMBER_S)
+        self._follow(((compiled, sending),), 1)
+        return True
+
+    def _wait_no_more(self) -> None:
+        """What OVSDB has told is in its tables, or soon will be: a look shows it."""
+        for coming in self._coming.values():
+            coming.go_on()
+        self._coming.clear()
 
     def _is_held(self, port: UUID) -> bool:
         location = self._state.locations.get(port)
         return location is not None and location.holder_host == self._host_uuid and not location.parked
 
     def _claim(self, vifs: Sequence[SeenVif]) -> None:
-        due = due_claims(
+        due = self._due_claims(vifs)
+        told, self._claimed = self._claimed in [vif.vif_uuid for vif in due], None
+        if self._claims.meet(due) or told:
+            self._keep_calm(_NUMBER_S)
+            port = self._state.port_by_vif.get(due[0].vif_uuid) if len(due) == 1 else None
+            if port is not None:  # once the claim has left, there is time
+                asyncio.get_running_loop().call_later(_LEFT_S, partial(self._anticipated.prepare, port, granted=False))
+
+    def _claim_told(self, tap: NewTap, vif: UUID) -> None:
+        bridges = self._host.bridges()
+        if isinstance(bridges, Unread):
+            return
+        if any(one.name == tap.bridge and is_switch_bridge(one.external_ids) for one in bridges):
+            row = Interface(name=tap.name, ofport=tap.ofport or None, external_ids=tap.external_ids)
+            if self._claims.meet(self._due_claims([seen_vif(tap.bridge, row, vif)])):
+                self._keep_calm(_NUMBER_S)
+                self._claimed = vif
+
+    def _due_claims(self, vifs: Sequence[SeenVif]) -> tuple[SeenVif, ...]:
+        return due_claims(
             locations=self._state.locations,
             vifs=[vif for vif in vifs if self._guests.may_claim(vif)],
             host=self._host_uuid,
             ports=self._state.port_by_vif,
             arriving={vif.vif_uuid for vif in vifs},
         )
-        if self._claims.meet(due):
-            self._keep_calm(_NUMBER_S)
-            port = self._state.port_by_vif.get(due[0].vif_uuid) if len(due) == 1 else None
-            if port is not None:  # once the claim has left, there is time
-                asyncio.get_running_loop().call_later(_LEFT_S, partial(self._anticipated.prepare, port, granted=False))
 
     def _put(self, ports: Iterable[UUID]) -> None:
         wanted = [port for port in ports if not self._motion.in_motion((port,))]
         if not 0 < len(wanted) <= _TOGETHER_MAX:
             return
         observed, desired = self._host.cached(), self._desired()
-        changes = self._anticipated.take(wanted, desired=desired, observed=observed)
-        if changes is None:
+        compiled = self._anticipated.take(wanted, desired=desired, observed=observed)
+        if compiled is None:
             changes = arrival_flows(wanted, trunks=self._state.subports, desired=desired, observed=observed)
-        if changes:
+            compiled = tuple(Compiled(one, None, entries_of(one.add)) for one in changes)
+        if compiled:
             self._keep_calm(_NUMBER_S)
-            task = asyncio.create_task(self._send(changes, len(wanted)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._follow([(one, self._send_now(one)) for one in compiled], len(wanted))
+
+    def _send_now(self, compiled: Compiled) -> asyncio.Task[None] | None:
+        """Send what was packed and give back what was held, within this call; None where it must be sent as ever."""
+        bridge = compiled.change.bridge
+        if compiled.bundle is None or len(compiled.entries) != 1:
+            return None
+        (ofport,) = compiled.entries
+        # What comes from now on is given back at once, too: the switch takes it after these flows.
+        said = partial(self._held.lit, bridge, ofport, now=time.monotonic())
+        return self._host.switches.send(bridge, compiled.bundle, in_port=ofport, frames=said)
+
+    def _follow(self, changes: Sequence[tuple[Compiled, asyncio.Task[None] | None]], ports: int) -> None:
+        task = asyncio.create_task(self._send(changes, ports))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _let_in(self, bridge: str, flows: Sequence[Flow]) -> None:
         """The switch has *flows*, from here or from the loop: what was held is given back, unless it has been."""
-        for ofport in _entries_of(flows):
+        for ofport in entries_of(flows):
             frames = self._held.lit(bridge, ofport, now=time.monotonic())
             self._host.switches.resubmit(bridge, ofport, frames)
 
-    async def _send(self, changes: Sequence[ChangeFlows], ports: int) -> None:
-        for change in changes:
-            entering = _entries_of(change.add)
-            sending = asyncio.ensure_future(self._host.switches.change_flows(change.bridge, delete=(), add=change.add))
-            await asyncio.sleep(0)  # the flows are written, unless others are under way
-            for ofport in entering:
-                frames = self._held.take(change.bridge, ofport, now=time.monotonic())
-                self._host.switches.resubmit(change.bridge, ofport, frames)
+    async def _send(self, changes: Sequence[tuple[Compiled, asyncio.Task[None] | None]], ports: int) -> None:
+        """See to it that all *changes* are confirmed; those that are on their way have a task."""
+        for (change, _, entries), under_way in changes:
+            sending = asyncio.ensure_future(under_way or self._change(change))
+            if under_way is None:
+                await asyncio.sleep(0)  # the flows are written, unless others are under way
+                for ofport in entries:
+                    frames = self._held.take(change.bridge, ofport, now=time.monotonic())
+                    self._host.switches.resubmit(change.bridge, ofport, frames)
             try:
                 await sending
             except RealizeError as error:
                 log.warning("arrival: left to the loop", reason=error.sentence)
-                break
+                continue
             log.info("arrival: flows confirmed", bridge=change.bridge, ports=ports, flows=len(change.add))
         self._keep_calm(_CALM_S)
         self._done()
+
+    async def _change(self, change: ChangeFlows) -> None:
+        await self._host.switches.change_flows(change.bridge, delete=(), add=change.add)
 
     def _keep_calm(self, seconds: float) -> None:
         self._calm_until = max(self._calm_until, time.monotonic() + seconds)
@@ -249,11 +348,3 @@ def _taps_of(bridge: Bridge) -> Iterator[_Tap]:
             vif = vif_of(one)
             if vif is not None and not is_ours(one.external_ids) and not one.error:
                 yield _Tap(vif, one.name, one.ofport or 0)
-
-
-def _entries_of(flows: Iterable[Flow]) -> frozenset[int]:
-    """Numbers of the ports that *flows* let in."""
-    first = (flow for flow in flows if flow.table == Table.CLASSIFY)
-    return frozenset(
-        item.value for flow in first for item in flow.match if isinstance(item, Match) and item.field == "in_port"
-    )

@@ -45,6 +45,11 @@ class EarlyOfports:
             self._told[bridge, name] = _Told(ofport=ofport, until=now + _LIFE_S)
             self._newest[bridge] = ofport
 
+    def of(self, bridge: str, name: str, *, now: float) -> int:
+        """What was told of the port *name*; 0 where nothing was, or it is no news any more."""
+        told = self._told.get((bridge, name))
+        return told.ofport if told is not None and told.until > now else 0
+
     def next_of(self, bridge: str) -> int:
         """The number that *bridge* will probably give its next port (Open vSwitch counts); 0: there is no telling."""
         return self._newest.get(bridge, -1) + 1

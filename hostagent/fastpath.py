@@ -17,13 +17,13 @@ from hostagent.exits import exit_ofport
 from hostagent.flow import Flow, Match
 from hostagent.flows import flows_of_ports
 from hostagent.model import Bridge, ChangeFlows, Desired, MeterLimit, Observed, Phase, Unread
-from hostagent.names import network_key
+from hostagent.names import network_key, switch_bridge
 from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from hostagent.resolve import SwitchIntent, resolve
 from hostagent.vifs import lit_ofports, vif_of
 from netmgr.contract.types import OpaqueNetwork
 
-__all__ = ["arrival_basis", "arrival_flows", "phase_flows"]
+__all__ = ["arrival_basis", "arrival_flows", "arrival_inputs", "entries_of", "phase_flows"]
 
 _OF_ALL_PORTS = (Table.LEASES, Table.FLOOD, Table.REPLICATE, Table.SEND)
 
@@ -102,6 +102,32 @@ def arrival_basis(port: UUID, *, desired: Desired, observed: Observed) -> tuple[
         (place.realized, place.meters),
         (desired.host, desired.datapath, desired.alone, desired.hushed),
         (desired.learned.get(port), desired.phases.get(port), desired.relay_vteps.get(port)),
+    )
+
+
+def arrival_inputs(port: UUID, *, desired: Desired, observed: Observed) -> tuple[object, ...] | None:
+    """All that `arrival_basis` is worked out from: where it is equal, so is that. It changes sooner, and most of it is
+    compared by a glance at the same objects. None where there is no basis."""
+    wanted, location = desired.ports.get(port), desired.locations.get(port)
+    network = desired.networks.get(location.network_uuid) if location is not None else None
+    switch = desired.switches.get(network.switch_uuid) if network is not None else None
+    if wanted is None or location is None or network is None or switch is None:
+        return None
+    bridge = switch_bridge(switch.uuid)
+    return (
+        (wanted, location, network, switch, desired.host, desired.offered_pnics),
+        (observed.bridges, observed.links, observed.paths, observed.libvirt_networks),
+        (observed.flows.get(bridge), observed.meters.get(bridge)),
+        (desired.datapath, desired.alone, desired.hushed),
+        (desired.learned.get(port), desired.phases.get(port), desired.relay_vteps.get(port)),
+    )
+
+
+def entries_of(flows: Iterable[Flow]) -> frozenset[int]:
+    """Numbers of the ports that *flows* let in."""
+    first = (flow for flow in flows if flow.table == Table.CLASSIFY)
+    return frozenset(
+        item.value for flow in first for item in flow.match if isinstance(item, Match) and item.field == "in_port"
     )
 
 

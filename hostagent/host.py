@@ -38,6 +38,7 @@ from hostagent.realize.errors import RealizeError
 from hostagent.realize.libvirt_link import LibvirtLink
 from hostagent.realize.netlink import NetlinkStep
 from hostagent.realize.ovsdb import OvsDb, OvsStep
+from hostagent.realize.ovsdb_taps import NewTap
 from hostagent.realize.unixctl import socket_of, unixctl
 from hostagent.strays import Stray, believed
 from hostagent.switches import Switches
@@ -78,7 +79,8 @@ class Events:
     """What the host tells the agent; called on the event loop, must not wait."""
 
     dirty: Callable[[str], None]  # which part: "ovsdb", "links", "networks", "flows", "settled"
-    port: Callable[[str, int], None] = lambda _bridge, _ofport: None  # a switch has told of a port
+    port: Callable[[str, str, int], None] = lambda _bridge, _name, _ofport: None  # a switch has told of a port
+    tap: Callable[[NewTap, Callable[[], None]], None] = lambda _tap, go_on: go_on()  # OVSDB has: see `OvsDb`
     lost: Callable[[str], None] = lambda _bridge: None  # a bridge's switch is not heard any more
     packet_in: Callable[[str, int, int, int, bytes], None]  # bridge, cookie, table, in_port, frame
     domain: Callable[[DomainEvent], None]
@@ -101,7 +103,7 @@ class Host:
         )
         self.paths: tuple[PathStatus, ...] = ()
         """What is known of the ways to peers; whoever probes them says it."""
-        self._ovsdb = OvsDb(paths.ovsdb, on_change=partial(events.dirty, "ovsdb"))
+        self._ovsdb = OvsDb(paths.ovsdb, on_change=partial(events.dirty, "ovsdb"), on_tap=events.tap)
         self._links = LinkReadings(partial(events.dirty, "links"))
         self.libvirt = LibvirtLink(paths.libvirt_uri) if paths.libvirt_uri != NO_LIBVIRT else None
         self.domains: Domains | None = None
@@ -156,6 +158,14 @@ class Host:
     def bridges(self) -> tuple[Bridge, ...] | Unread:
         """All bridges of the host, as OVSDB shows them, and with the ofports that switches have told. Never waits."""
         return self._early.put_into(self._ovsdb.read_bridges(), now=time.monotonic())
+
+    def ofport(self, bridge: str, name: str) -> int:
+        """The number that the switch has told for the port *name*, while OVSDB does not show it; 0: none."""
+        return self._early.of(bridge, name, now=time.monotonic())
+
+    def next_ofport(self, bridge: str) -> int:
+        """The number that *bridge* will probably give its next port; 0: there is no telling."""
+        return self._early.next_of(bridge)
 
     def with_guess(self, bridge: str, vif: UUID) -> Observed:
         """The host as last read, as if *vif* were plugged into *bridge* with the number that it will probably get. For
@@ -264,7 +274,7 @@ class Host:
     def _port_told(self, bridge: str, name: str, ofport: int) -> None:
         self._early.told(bridge, name, ofport, now=time.monotonic())
         if ofport:
-            self._events.port(bridge, ofport)
+            self._events.port(bridge, name, ofport)
 
     async def _apply_ovsdb(self, batch: Sequence[OvsStep]) -> list[tuple[Step, str]]:
         try:

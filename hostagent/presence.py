@@ -30,6 +30,7 @@ __all__ = [
     "Subscriptions",
     "due_claims",
     "due_releases",
+    "seen_vif",
     "seen_vifs",
     "unpark",
     "wanted_networks",
@@ -76,12 +77,30 @@ def seen_vifs(bridges: Sequence[Bridge], flows: Mapping[str, Set[Flow] | Unread]
         has = flows.get(bridge.name)
         taps = taps_of(bridge, has if isinstance(has, Set) else frozenset())
         lit = lit_ofports(has) if isinstance(has, Set) else frozenset()
-        found += [_seen(bridge, interface, vif, lit) for vif, interface in taps.by_vif.items()]
+        found += [seen_vif(bridge.name, interface, vif, lit) for vif, interface in taps.by_vif.items()]
         for interface in taps.doubles:
             vif = vif_of(interface)
             assert vif is not None
-            found.append(replace(_seen(bridge, interface, vif, lit), twin_of=taps.by_vif[vif].name))
+            found.append(replace(seen_vif(bridge.name, interface, vif, lit), twin_of=taps.by_vif[vif].name))
     return tuple(sorted(found, key=lambda vif: (vif.vif_uuid, bool(vif.twin_of), vif.ovs_port)))
+
+
+def seen_vif(bridge: str, interface: Interface, vif: UUID, lit: Collection[int | None] = ()) -> SeenVif:
+    """The *interface* of *vif* on *bridge*, which lets frames of the ports *lit* in."""
+    ids = interface.external_ids
+    return SeenVif(
+        vif_uuid=vif,
+        ovs_port=interface.name,
+        bridge=bridge,
+        mac=ids.get("attached-mac", "").lower(),
+        vm_uuid=uuid_of(ids.get("vm-id", "")),
+        network_uuid=uuid_of(ids.get(NETWORK_KEY, "")),
+        plugged=interface.ofport is not None and interface.ofport > 0,
+        awaited=interface.ofport is None and not interface.error,
+        ofport=interface.ofport or 0,
+        lit=interface.ofport in lit,
+        external_ids=ids,
+    )
 
 
 def unpark(
@@ -189,20 +208,3 @@ class Subscriptions:
         self._until = {network: until for network, until in self._until.items() if until > now}
         self._until |= dict.fromkeys(wanted, now + LINGER_S)
         return frozenset(self._until)
-
-
-def _seen(bridge: Bridge, interface: Interface, vif: UUID, lit: Collection[int | None]) -> SeenVif:
-    ids = interface.external_ids
-    return SeenVif(
-        vif_uuid=vif,
-        ovs_port=interface.name,
-        bridge=bridge.name,
-        mac=ids.get("attached-mac", "").lower(),
-        vm_uuid=uuid_of(ids.get("vm-id", "")),
-        network_uuid=uuid_of(ids.get(NETWORK_KEY, "")),
-        plugged=interface.ofport is not None and interface.ofport > 0,
-        awaited=interface.ofport is None and not interface.error,
-        ofport=interface.ofport or 0,
-        lit=interface.ofport in lit,
-        external_ids=ids,
-    )

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from hostagent.pipeline.drops import Counted, Drop, drops_of
 from hostagent.pipeline.tables import CANARY
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.openflow import OpenFlowConnection
+from hostagent.realize.openflow_bundle import Bundle
 from hostagent.realize.unixctl import await_revalidation
 
 __all__ = ["Switches"]
@@ -165,24 +167,23 @@ class Switches:
         Raises:
             RealizeError: no connection, or refused.
         """
-        connection = self._switch(bridge)
-        try:
-            await connection.bundle(delete, add, urgent=urgent)
-        except RealizeError:
-            self._stale.add(bridge)
-            raise
-        self._bundles[bridge] = self._bundles.get(bridge, 0) + 1
-        self.added(bridge, add)
-        before = self._flows.get(bridge)
-        if before is None:
-            self._stale.add(bridge)
-            return
-        self._flows[bridge] = before.changed(delete=delete, add=add)
+        confirmed = self._switch(bridge).bundle(delete, add, urgent=urgent)
+        await self._changed(bridge, delete, add, confirmed)
 
-    def encode_ahead(self, bridge: str, flows: Iterable[Flow]) -> None:
-        """Say which flows will probably be added to *bridge* next."""
-        if bridge in self._switches:
-            self._switches[bridge].encode_ahead(flows)
+    def pack(self, bridge: str, add: Sequence[Flow]) -> Bundle | None:
+        """A bundle that adds these flows to *bridge*, made before it is due; None where that can't be."""
+        with suppress(RealizeError):  # that is told when they are to be added
+            return self._switch(bridge).pack((), add)
+        return None
+
+    def send(
+        self, bridge: str, bundle: Bundle, *, in_port: int, frames: Callable[[], Sequence[bytes]]
+    ) -> asyncio.Task[None] | None:
+        """Send *bundle* within this call, and right behind it *frames* (see `resubmit`). The task ends as
+        `change_flows` does. None where nothing was sent, nor *frames* asked for: it is for `change_flows`."""
+        connection = self._switches.get(bridge)
+        sent = connection.send(bundle, in_port=in_port, frames=frames) if connection is not None else None
+        return asyncio.create_task(self._changed(bridge, bundle.delete, bundle.add, sent)) if sent is not None else None
 
     async def flush_zone(self, bridge: str, zone: int) -> None:
         """Forget all connections in *zone* of the connection tracker that *bridge* uses.
@@ -245,6 +246,22 @@ class Switches:
             why = self._why_none.get(bridge, "not connected yet")
             raise RealizeError(f"bridge {bridge}: {why}; its flows follow when it answers")
         return connection
+
+    async def _changed(
+        self, bridge: str, delete: Sequence[Flow], add: Sequence[Flow], confirmed: Awaitable[None]
+    ) -> None:
+        try:
+            await confirmed
+        except RealizeError:
+            self._stale.add(bridge)
+            raise
+        self._bundles[bridge] = self._bundles.get(bridge, 0) + 1
+        self.added(bridge, add)
+        before = self._flows.get(bridge)
+        if before is None:
+            self._stale.add(bridge)
+            return
+        self._flows[bridge] = before.changed(delete=delete, add=add)
 
     async def _settle(self) -> None:
         while self._removed_from:

@@ -23,17 +23,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import struct
-from collections.abc import Callable, Iterable, Sequence, Set
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from hostagent.flow import Action, Flow, Match, Output
 from hostagent.model import MeterLimit
 from hostagent.pipeline.drops import Counted
 from hostagent.realize.errors import RealizeError
+from hostagent.realize.openflow_bundle import Bundle, pack
 from hostagent.realize.openflow_codec import (
     ADD,
-    DELETE_STRICT,
     MODIFY,
     decode_counted,
     decode_match,
@@ -46,30 +46,24 @@ from hostagent.realize.openflow_codec import (
     encode_packet_out,
 )
 from hostagent.realize.openflow_errors import error_name
-from hostagent.realize.openflow_forms import Form, form_of
-from hostagent.realize.openflow_wire import HEADER, HELLO, VERSION, Wire
+from hostagent.realize.openflow_forms import Form
+from hostagent.realize.openflow_monitor import FLOW_MONITOR, monitor_request, tells_change
+from hostagent.realize.openflow_wire import HELLO, VERSION, Wire, message
 
 __all__ = ["OpenFlowConnection", "OpenFlowError"]
 
 _ERROR, _ECHO_REQUEST, _ECHO_REPLY, _EXPERIMENTER, _SET_CONFIG, _PACKET_IN = 1, 2, 3, 4, 9, 10
 _PORT_STATUS: Final = 12
 _PACKET_OUT: Final = 13
-_FLOW_MOD, _MULTIPART_REQUEST, _MULTIPART_REPLY, _BARRIER_REQUEST, _BARRIER_REPLY = 14, 18, 19, 20, 21
-_METER_MOD, _BUNDLE_CONTROL, _BUNDLE_ADD = 29, 33, 34
-_OPEN, _COMMIT, _DISCARD = 0, 4, 6
-_ATOMIC_ORDERED: Final = 3
-_FLOW_DESC, _METER_DESC, _FLOW_MONITOR = 1, 10, 16
-_ADDED_REMOVED_MODIFIED: Final = 2 | 4 | 8
-_EVENT_ABBREVIATED: Final = 4
+_MULTIPART_REQUEST, _MULTIPART_REPLY, _BARRIER_REQUEST, _BARRIER_REPLY, _METER_MOD = 18, 19, 20, 21, 29
+_FLOW_DESC, _METER_DESC = 1, 10
 _MORE: Final = 1
 _PORT_ADDED, _PORT_GONE = 0, 1
 _METER_EXISTS: Final = (12, 1)
 _NICIRA, _CT_FLUSH_ZONE = 0x2320, 29
 _FRAGMENTS_SHOW_PORTS: Final = 3  # Open vSwitch's "nx-match"
 _MESSAGE_MAX: Final = 0xFFFF - 32  # of 65,535 bytes, less what a bundle puts around a flow-mod
-_KNOWN_FORMS_MAX: Final = 200  # flows of a bundle whose forms are looked at: of more the second trip is no matter
 _FIRST_TABLE: Final = 0xFFFFFFF9  # OFPP_TABLE
-_AHEAD_MAX: Final = 1000  # flows encoded before their bundle
 _MEMO_SPARE: Final = 1000  # encodings remembered between dumps, beyond those of the flows that are there
 
 
@@ -103,9 +97,9 @@ class OpenFlowConnection:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._parts: dict[int, list[bytes]] = {}
         self._refused: list[tuple[int, int, int]] = []  # (xid, error type, code) of the bundle under way
-        self._turn = asyncio.Lock()
+        self._free: asyncio.Queue[None] = asyncio.Queue()  # one for whoever changes something: a lock, had at once
+        self._free.put_nowait(None)
         self._known: dict[bytes, Flow] = {}
-        self._ahead: dict[Flow, bytes] = {}
         self._taken: set[Form | None] = set()  # forms of flows that the switch has taken
         self._closed = ""
 
@@ -151,12 +145,41 @@ class OpenFlowConnection:
         """True once the connection has ended."""
         return bool(self._closed)
 
-    def encode_ahead(self, flows: Iterable[Flow]) -> None:
-        """Say which flows a bundle will probably add soon."""
-        if len(self._ahead) > _AHEAD_MAX:
-            self._ahead = {}  # of bundles that never came
-        with suppress(OpenFlowError):  # that is told when it is to be sent
-            self._ahead.update({flow: self._encode(ADD, flow) for flow in flows})
+    def pack(self, delete: Sequence[Flow], add: Sequence[Flow]) -> Bundle:
+        """What `bundle` would send for these flows, as bytes, to be sent once, now or later.
+
+        Raises:
+            OpenFlowError: a flow does not fit into a message.
+        """
+        return pack(
+            sender=self,
+            number=next(self._bundle_ids),
+            first_xid=self._reserve(len(delete) + len(add) + 2),
+            delete=delete,
+            add=add,
+            encode=self._encode,
+        )
+
+    def send(
+        self, bundle: Bundle, *, in_port: int, frames: Callable[[], Sequence[bytes]], timeout_s: float = 30.0
+    ) -> asyncio.Task[None] | None:
+        """Send *bundle* within this call, and right behind it *frames*, as `resubmit` does. The task ends when the
+        switch has confirmed the flows, with the errors of `bundle`.
+
+        None where it must be left to `bundle`: another change is under way, or the switch may not like one of the
+        flows; then nothing was sent, nor *frames* asked for.
+        """
+        ready = bundle.sender is self and bundle.forms and bundle.forms <= self._taken
+        if self._closed or self._free.empty() or not ready:
+            return None
+        self._free.get_nowait()
+        self._refused.clear()
+        xid, answer = self._expect()
+        data = bundle.messages + bundle.commit + message(_BARRIER_REQUEST, xid)
+        self._wire.write(data + self._resubmitted(in_port, frames()))
+        task = asyncio.create_task(self._committed(bundle, xid, answer, timeout_s))
+        task.add_done_callback(lambda _: self._free.put_nowait(None))
+        return task
 
     async def bundle(
         self, delete: Sequence[Flow], add: Sequence[Flow], *, urgent: bool = False, timeout_s: float = 30.0
@@ -170,45 +193,27 @@ class OpenFlowConnection:
             OpenFlowError: the switch refused a flow, which the sentence names, or went away. Nothing was changed,
                 unless the sentence says that this is not known.
         """
-        flows = [*delete, *add]
-        if not flows:
+        if not (delete or add):
             return
-        commands = itertools.chain(itertools.repeat(DELETE_STRICT, len(delete)), itertools.repeat(ADD, len(add)))
-        bundle_id = next(self._bundle_ids)
-        first_xid = self._reserve(len(flows))
-        head = struct.pack("!I2xH", bundle_id, _ATOMIC_ORDERED)
-        messages = bytearray(self._control(bundle_id, _OPEN))
-        for xid, command, flow in zip(itertools.count(first_xid), commands, flows, strict=False):
-            body = (self._ahead.pop(flow, None) if command == ADD else None) or self._encode(command, flow)
-            inner = HEADER.pack(VERSION, _FLOW_MOD, 8 + len(body), xid) + body
-            messages += HEADER.pack(VERSION, _BUNDLE_ADD, 16 + len(inner), xid) + head + inner
-        forms: set[Form | None] = set()
-        if len(flows) <= _KNOWN_FORMS_MAX:
-            forms = {form_of(flow, delete=number < len(delete)) for number, flow in enumerate(flows)}
-        async with self._turn:
+        bundle = self.pack(delete, add)
+        async with self._turn():
             self._refused.clear()
-            if len(flows) == 1:  # whole by itself: one round trip instead of two
-                body = bytes(messages[-len(inner) :])
-                await self._barrier(body, timeout_s, "changing a flow; whether it is in is not known")
+            if bundle.alone:  # whole by itself: one round trip instead of two
+                await self._barrier(bundle.alone, timeout_s, "changing a flow; whether it is in is not known")
                 if self._refused:
-                    raise OpenFlowError(self._refusal(first_xid, flows, "nothing was changed"))
-                self._taken |= forms - {None}
+                    raise OpenFlowError(self._refusal(bundle, "nothing was changed"))
+                self._taken |= bundle.forms - {None}
                 return
-            if not (urgent or (forms and forms <= self._taken)):
-                await self._barrier(bytes(messages), timeout_s, "changing flows; nothing was changed")
-                messages.clear()
+            messages = bundle.messages
+            if not (urgent or (bundle.forms and bundle.forms <= self._taken)):
+                await self._barrier(messages, timeout_s, "changing flows; nothing was changed")
+                messages = b""
             if self._refused:
-                self._wire.write(self._control(bundle_id, _DISCARD))
-                raise OpenFlowError(self._refusal(first_xid, flows, "nothing was changed"))
-            commit_xid = next(self._xids)
-            messages += self._control(bundle_id, _COMMIT, commit_xid)
-            await self._barrier(bytes(messages), timeout_s, "committing flows; whether they are in is not known")
-            if self._refused:
-                self._taken.clear()
-                failed = any(xid == commit_xid for xid, _, _ in self._refused)
-                end = "the switch has rolled it back" if failed else "the others of its bundle are in"
-                raise OpenFlowError(self._refusal(first_xid, flows, end))
-            self._taken |= forms - {None}
+                self._wire.write(bundle.discard)
+                raise OpenFlowError(self._refusal(bundle, "nothing was changed"))
+            xid, answer = self._expect()
+            self._wire.write(messages + bundle.commit + message(_BARRIER_REQUEST, xid))
+            await self._committed(bundle, xid, answer, timeout_s)
 
     async def dump(
         self,
@@ -270,10 +275,9 @@ class OpenFlowConnection:
         bodies += [encode_meter_mod(command, limit) for limit in put for command in (ADD, MODIFY)]
         first_xid = self._reserve(len(bodies))
         messages = b"".join(
-            HEADER.pack(VERSION, _METER_MOD, 8 + len(body), xid) + body
-            for xid, body in zip(itertools.count(first_xid), bodies, strict=False)
+            message(_METER_MOD, xid, body) for xid, body in zip(itertools.count(first_xid), bodies, strict=False)
         )
-        async with self._turn:
+        async with self._turn():
             self._refused.clear()
             await self._barrier(messages, timeout_s, "changing meters; whether they are in is not known")
             refused = [(kind, code) for _xid, kind, code in self._refused if (kind, code) != _METER_EXISTS]
@@ -292,18 +296,11 @@ class OpenFlowConnection:
 
     def packets_out(self, packets: Iterable[tuple[tuple[Action, ...], bytes]]) -> None:
         """Have the switch do the actions with each frame; nobody waits, and a refusal is not told."""
-        self._packets_out(encode_packet_out(actions, frame) for actions, frame in packets)
+        self._wire.write(self._packets(encode_packet_out(actions, frame) for actions, frame in packets))
 
     def resubmit(self, in_port: int, frames: Iterable[bytes]) -> None:
         """Have the switch take each frame as if it had just come in by *in_port*; nobody waits, no refusal is told."""
-        again = (Output(_FIRST_TABLE),)
-        self._packets_out(encode_packet_out(again, frame, in_port=in_port) for frame in frames)
-
-    def _packets_out(self, bodies: Iterable[bytes]) -> None:
-        data = bytearray()
-        for body in bodies:
-            data += HEADER.pack(VERSION, _PACKET_OUT, 8 + len(body), next(self._xids)) + body
-        self._wire.write(bytes(data))
+        self._wire.write(self._resubmitted(in_port, frames))
 
     async def flush_zone(self, zone: int, *, timeout_s: float = 5.0) -> None:
         """Forget all connections in *zone* of the connection tracker of the bridge's datapath.
@@ -312,10 +309,10 @@ class OpenFlowConnection:
             OpenFlowError: the switch refused, or went away.
         """
         body = struct.pack("!II6xH", _NICIRA, _CT_FLUSH_ZONE, zone)
-        message = HEADER.pack(VERSION, _EXPERIMENTER, 8 + len(body), next(self._xids)) + body
-        async with self._turn:
+        emptying = message(_EXPERIMENTER, next(self._xids), body)
+        async with self._turn():
             self._refused.clear()
-            await self._barrier(message, timeout_s, f"emptying zone {zone} of the connection tracker")
+            await self._barrier(emptying, timeout_s, f"emptying zone {zone} of the connection tracker")
             if self._refused:
                 why = error_name(*self._refused[0][1:])
                 raise OpenFlowError(f"bridge {self.bridge}: the switch refused to empty zone {zone} ({why})")
@@ -336,31 +333,43 @@ class OpenFlowConnection:
     # --- conversation ---------------------------------------------------------------------------------------------
 
     async def _greet(self) -> None:
-        self._wire.write(HEADER.pack(VERSION, HELLO, 16, next(self._xids)) + struct.pack("!HHI", 1, 8, 1 << VERSION))
+        self._wire.write(message(HELLO, next(self._xids), struct.pack("!HHI", 1, 8, 1 << VERSION)))
         # without a miss_send_len the switch sends no packets to a management connection; without the flag flows see
         # neither ports nor ICMP types of first fragments, and what a guest must not say could be said in fragments
         config = struct.pack("!HH", _FRAGMENTS_SHOW_PORTS, 0xFFFF)
-        self._wire.write(HEADER.pack(VERSION, _SET_CONFIG, 12, next(self._xids)) + config)
-        request = struct.pack("!HH4x", _FLOW_MONITOR, 0) + struct.pack(
-            "!IIIHBB", 1, 0xFFFFFFFF, 0xFFFFFFFF, _ADDED_REMOVED_MODIFIED, 0xFF, 0
-        )
-        await self._ask(_MULTIPART_REQUEST, request + struct.pack("!HH4x", 1, 4), 5.0, "asking for a flow monitor")
+        self._wire.write(message(_SET_CONFIG, next(self._xids), config))
+        await self._ask(_MULTIPART_REQUEST, monitor_request(), 5.0, "asking for a flow monitor")
 
     async def _ask(self, kind: int, body: bytes, timeout_s: float, doing: str) -> Any:
-        xid = next(self._xids)
-        return await self._wait(xid, HEADER.pack(VERSION, kind, 8 + len(body), xid) + body, timeout_s, doing)
+        xid, answer = self._expect()
+        self._wire.write(message(kind, xid, body))
+        return await self._answered(xid, answer, timeout_s, doing)
 
     async def _barrier(self, before: bytes, timeout_s: float, doing: str) -> None:
-        xid = next(self._xids)
-        await self._wait(xid, before + HEADER.pack(VERSION, _BARRIER_REQUEST, 8, xid), timeout_s, doing)
+        xid, answer = self._expect()
+        self._wire.write(before + message(_BARRIER_REQUEST, xid))
+        await self._answered(xid, answer, timeout_s, doing)
 
-    async def _wait(self, xid: int, data: bytes, timeout_s: float, doing: str) -> Any:
+    async def _committed(self, bundle: Bundle, xid: int, answer: asyncio.Future[Any], timeout_s: float) -> None:
+        """Return when the barrier *xid* behind the commit of *bundle* is answered and nothing was refused."""
+        await self._answered(xid, answer, timeout_s, "committing flows; whether they are in is not known")
+        if self._refused:
+            self._taken.clear()
+            failed = any(refused == bundle.commit_xid for refused, _, _ in self._refused)
+            end = "the switch has rolled it back" if failed else "the others of its bundle are in"
+            raise OpenFlowError(self._refusal(bundle, end))
+        self._taken |= bundle.forms - {None}
+
+    def _expect(self) -> tuple[int, asyncio.Future[Any]]:
+        """A transaction id for what is to be sent now, and where its answer will be."""
         if self._closed:
             raise OpenFlowError(f"bridge {self.bridge}: the OpenFlow connection is gone ({self._closed})")
-        answer = asyncio.get_running_loop().create_future()
-        self._waiting[xid] = answer
+        xid = next(self._xids)
+        answer = self._waiting[xid] = asyncio.get_running_loop().create_future()
+        return xid, answer
+
+    async def _answered(self, xid: int, answer: asyncio.Future[Any], timeout_s: float, doing: str) -> Any:
         try:
-            self._wire.write(data)
             async with asyncio.timeout(timeout_s):
                 return await answer
         except TimeoutError:
@@ -371,6 +380,21 @@ class OpenFlowConnection:
         finally:
             self._waiting.pop(xid, None)
             self._parts.pop(xid, None)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        await self._free.get()
+        try:
+            yield
+        finally:
+            self._free.put_nowait(None)
+
+    def _resubmitted(self, in_port: int, frames: Iterable[bytes]) -> bytes:
+        again = (Output(_FIRST_TABLE),)
+        return self._packets(encode_packet_out(again, frame, in_port=in_port) for frame in frames)
+
+    def _packets(self, bodies: Iterable[bytes]) -> bytes:
+        return b"".join(message(_PACKET_OUT, next(self._xids), body) for body in bodies)
 
     async def _dump_parts(self, table: int, timeout_s: float) -> list[bytes]:
         body = struct.pack("!B3xII4xQQ", table, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0) + struct.pack("!HH4x", 1, 4)
@@ -399,13 +423,9 @@ class OpenFlowConnection:
         self._xids = itertools.count(first + count)
         return first
 
-    def _control(self, bundle_id: int, kind: int, xid: int | None = None) -> bytes:
-        body = struct.pack("!IHH", bundle_id, kind, _ATOMIC_ORDERED)
-        return HEADER.pack(VERSION, _BUNDLE_CONTROL, 8 + len(body), xid or next(self._xids)) + body
-
-    def _refusal(self, first_xid: int, flows: Sequence[Flow], end: str) -> str:
+    def _refusal(self, bundle: Bundle, end: str) -> str:
         xid, kind, code = self._refused[0]
-        index = xid - first_xid
+        index, flows = xid - bundle.first_xid, bundle.flows
         what = f"the flow {flows[index]}" if 0 <= index < len(flows) else f"a bundle of {len(flows)} flows"
         return f"bridge {self.bridge}: the switch refused {what} ({error_name(kind, code)}); {end}"
 
@@ -419,7 +439,7 @@ class OpenFlowConnection:
         elif kind == _PORT_STATUS:
             self._port_status(body)
         elif kind == _ECHO_REQUEST:
-            self._wire.write(HEADER.pack(VERSION, _ECHO_REPLY, 8 + len(body), xid) + body)
+            self._wire.write(message(_ECHO_REPLY, xid, body))
         elif kind in (_BARRIER_REPLY, _ECHO_REPLY):
             self._answer(xid, None)
         elif kind == _ERROR:
@@ -431,8 +451,8 @@ class OpenFlowConnection:
 
     def _multipart(self, xid: int, body: bytes) -> None:
         kind, flags = struct.unpack_from("!HH", body)
-        if kind == _FLOW_MONITOR and xid not in self._waiting:
-            if _tells_change(body, 8):
+        if kind == FLOW_MONITOR and xid not in self._waiting:
+            if tells_change(body[8:]):
                 self._on_change()
             return
         self._parts.setdefault(xid, []).append(body[8:])
@@ -469,12 +489,3 @@ class OpenFlowConnection:
             if not answer.done():
                 answer.set_exception(OpenFlowError(f"bridge {self.bridge}: the OpenFlow connection ended ({why})"))
         self._on_close(why)
-
-
-def _tells_change(body: bytes, at: int) -> bool:
-    while at < len(body):
-        length, event = struct.unpack_from("!HH", body, at)
-        if event != _EVENT_ABBREVIATED:
-            return True
-        at += max(length, 8)
-    return False

@@ -7,11 +7,16 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["HEADER", "HELLO", "VERSION", "Wire"]
+__all__ = ["HELLO", "VERSION", "Wire", "message"]
 
 VERSION: Final = 6  # OpenFlow 1.5
-HEADER: Final = struct.Struct("!BBHI")
+_HEADER: Final = struct.Struct("!BBHI")
 HELLO: Final = 0
+
+
+def message(kind: int, xid: int, body: bytes = b"") -> bytes:
+    """One message of OpenFlow 1.5."""
+    return _HEADER.pack(VERSION, kind, 8 + len(body), xid) + body
 
 
 class Wire(asyncio.Protocol):
@@ -32,7 +37,7 @@ class Wire(asyncio.Protocol):
         buffer += data
         at = 0
         while len(buffer) - at >= 8:
-            version, kind, length, xid = HEADER.unpack_from(buffer, at)
+            version, kind, length, xid = _HEADER.unpack_from(buffer, at)
             if version != VERSION and kind != HELLO:
                 self.close()
                 self._lost(f"the switch speaks OpenFlow version {version}, not 1.5")

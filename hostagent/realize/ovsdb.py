@@ -6,6 +6,9 @@ snapshot (rows that did not change keep their value, so one change costs one con
 loop reads the snapshot without a lock and without waiting, and is told through `on_change`. Without a connection the
 snapshot is `Unread`: a server that went away has not removed our bridges.
 
+A message that brings one new tap and nothing else is told before the IDL works on it (`ovsdb_taps`), and the thread
+gives way until the event loop has dealt with it: both need the interpreter, and a guest waits for one of them.
+
 `apply` sends one transaction for all its steps. Columns that others write too (`Open_vSwitch:bridges`,
 `Bridge:ports`, every `external_ids` and `other_config`) are changed with *mutate*, so that two writers never undo
 each other. A transaction also bumps `next_cfg` and waits for `cur_cfg`, as ovs-vsctl does: when `apply` returns,
@@ -23,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -48,6 +52,7 @@ from hostagent.model import (
 )
 from hostagent.names import is_ours
 from hostagent.realize.errors import RealizeError
+from hostagent.realize.ovsdb_taps import NewTap, tap_told
 from hostagent.realize.ovsdb_write import write_step
 
 __all__ = ["DEFAULT_REMOTE", "OvsDb", "OvsStep"]
@@ -87,14 +92,25 @@ _COLUMNS = {
 }
 log = structlog.get_logger(__name__)
 _POLL_MS = 1000  # bounds every wait of the thread; nothing depends on it
+_GIVE_WAY_S = 0.004  # at most, to a tap: by then its flows are in, mostly
 
 
 class OvsDb:
     """One connection to the host's ovsdb-server. Made on the event loop; `start` it, `close` it."""
 
-    def __init__(self, remote: str = DEFAULT_REMOTE, *, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        remote: str = DEFAULT_REMOTE,
+        *,
+        on_change: Callable[[], None],
+        on_tap: Callable[[NewTap, Callable[[], None]], None] | None = None,
+    ) -> None:
+        """*on_change* is called when there is a new snapshot. *on_tap*, if there is one, with a tap that is not in a
+        snapshot yet, though nothing else has changed since the last one, and with what to call when the next may be
+        made."""
         self._remote = remote
         self._on_change = on_change
+        self._on_tap = on_tap
         self._loop = asyncio.get_running_loop()
         self._snapshot: tuple[Bridge, ...] | Unread = Unread(f"not yet connected to {remote}")
         self._loose_qos: tuple[UUID, ...] = ()
@@ -155,7 +171,7 @@ class OvsDb:
         helper = ovs.db.idl.SchemaHelper(schema_json=_schema())
         for table, columns in _COLUMNS.items():
             helper.register_columns(table, columns)
-        idl = _Idl(self._remote, helper, probe_interval=5000)
+        idl = _Idl(self._remote, helper, probe_interval=5000, on_tap=self._tell_tap)
         idl._session.reconnect.set_backoff(100, 1000)
         current: _Job | None = None
         seen: tuple[bool, int] | None = None
@@ -166,6 +182,7 @@ class OvsDb:
                 if state != seen:
                     seen = state
                     self._publish(idl)
+                    idl.published = idl.change_seqno
                 # What run() brought is looked at before the thread sleeps: its data may complete a job.
                 current = self._work(idl, current)
                 poller = ovs.poller.Poller()
@@ -265,6 +282,12 @@ class OvsDb:
         if (self._snapshot, self._loose_qos) != before:
             self._call(self._on_change)
 
+    def _tell_tap(self, tap: NewTap) -> None:
+        if self._on_tap is not None:
+            dealt_with = threading.Event()
+            self._call(partial(self._on_tap, tap, dealt_with.set))
+            dealt_with.wait(_GIVE_WAY_S)
+
     def _call(self, callback: Callable[[], None]) -> None:
         try:
             self._loop.call_soon_threadsafe(callback)
@@ -293,11 +316,33 @@ class _Job:
 class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
     """The IDL with frozen values of its rows, made once for each change of a row."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, on_tap: Callable[[NewTap], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.published = -1
+        """Its `change_seqno` when the last snapshot was made."""
+        self._on_tap = on_tap
+        self._hear, self._session.recv = self._session.recv, self._recv
         self._interfaces: dict[UUID, Interface] = {}
         self._ports: dict[UUID, tuple[Any, OvsPort]] = {}
         self._session_seen = -1
+
+    def _recv(self) -> Any:
+        """The session's next message, of which a tap is told before it is worked on."""
+        heard = self._hear()
+        if (
+            heard is not None
+            and heard.method in ("update2", "update3")
+            and self.state == self.IDL_S_MONITORING
+            and self.change_seqno == self.published
+        ):
+            tap = tap_told(heard.params[-1], bridge_of=self._bridge_of)
+            if tap is not None:
+                self._on_tap(tap)
+        return heard
+
+    def _bridge_of(self, uuid: str) -> str | None:
+        row = self.tables["Bridge"].rows.get(UUID(uuid))
+        return row.name if row is not None else None
 
     def notify(self, event: str, row: Any, updates: Any = None) -> None:
         self._interfaces.pop(row.uuid, None)

@@ -41,6 +41,7 @@ from hostagent.pipeline.answer import binding
 from hostagent.pipeline.locate import locate
 from hostagent.pipeline.tables import hold_flow
 from hostagent.realize.openflow import OpenFlowConnection, OpenFlowError
+from hostagent.realize.openflow_bundle import Bundle
 from scripts.labkit.dummy_switch import DummySwitch
 from scripts.labkit.kernel_switch import make_switch
 
@@ -372,6 +373,41 @@ def test_flows_of_forms_that_the_switch_has_taken_go_in_one_round_trip_and_other
     asyncio.run(run())
 
 
+def test_a_bundle_packed_before_it_is_due_goes_at_once_where_nothing_is_in_its_way(switch):
+    first, second, third, strange = many(2), many(4)[2:], many(6)[4:], Flow(table=1, priority=1, cookie=1)
+
+    async def run() -> None:
+        async with connected(switch) as connection, connected(switch) as other:
+            await replace_all(connection, frozenset())
+            asked: list[str] = []
+
+            def frames(name: str) -> list[bytes]:
+                asked.append(name)
+                return []
+
+            def send(bundle: Bundle, name: str, by: OpenFlowConnection = connection) -> asyncio.Task[None] | None:
+                return by.send(bundle, in_port=1, frames=lambda: frames(name))
+
+            bundles = [connection.pack((), flows) for flows in (second, third, (strange, *first))]
+            assert send(bundles[0], "a form that the switch has not taken yet") is None
+            await connection.bundle((), first)
+            assert send(bundles[2], "one of the forms") is None
+            assert send(bundles[0], "another's", other) is None
+            under_way = send(bundles[0], "sent")
+            assert under_way is not None
+            assert send(bundles[1], "another is under way") is None
+            await under_way
+            assert asked == ["sent"], "of what was not sent nothing is taken"
+            assert await connection.dump() == {*first, *second}
+            last = send(bundles[1], "sent after it")
+            assert last is not None
+            await connection.bundle(first, ())  # waits for its turn
+            assert last.done()
+            assert await connection.dump() == {*second, *third}
+
+    asyncio.run(run())
+
+
 def test_a_full_table_refuses_a_bundle_of_known_forms_as_a_whole():
     good = many(4)
 
@@ -481,6 +517,13 @@ def test_a_frame_that_was_held_is_judged_by_the_flows_that_are_in_when_it_is_giv
             await quiet(connection)
             assert switch.sent("p2") == [frame]
             assert len(heard.packets) == 3, "by another port it is held again"
+            again = connection.pack((), (replace(entry, match=match(in_port=2), actions=(Output(1),)),))
+            sending = connection.send(again, in_port=2, frames=lambda: [frame])
+            assert sending is not None
+            await sending
+            await quiet(connection)
+            assert switch.sent("p1") == [frame], "it comes right behind the flows"
+            assert len(heard.packets) == 3
 
     with make_switch() as one:
         one.add_bridge(BRIDGE)

@@ -25,6 +25,7 @@ from hostagent.model import (
 )
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.ovsdb import OvsDb
+from hostagent.realize.ovsdb_taps import NewTap
 from scripts.labkit import Lab
 from scripts.labkit.switch import choose_datapath
 
@@ -152,6 +153,39 @@ def test_a_change_by_others_is_told_and_read(bare_lab: Lab) -> None:
         assert bridge.ports[0].interfaces[0].external_ids == {"iface-id": "v"}
 
     _with_db(bare_lab, test)
+
+
+def test_a_tap_is_told_before_it_is_shown_and_shown_whether_or_not_somebody_deals_with_it(bare_lab: Lab) -> None:
+    async def main() -> None:
+        told: list[tuple[NewTap, bool]] = []
+
+        def shown(name: str) -> bool:
+            return any(port.name == name for port in getattr(_bridge(db), "ports", ()))
+
+        def on_tap(tap: NewTap, go_on: Callable[[], None]) -> None:
+            told.append((tap, shown(tap.name)))
+            if tap.name == "tap1":
+                go_on()
+
+        db = OvsDb(f"unix:{bare_lab.path('h1', '/run/openvswitch/db.sock')}", on_change=lambda: None, on_tap=on_tap)
+        db.start()
+        try:
+            assert await _within(5, lambda: isinstance(db.read_bridges(), tuple))
+            await db.apply([BRIDGE])
+            for name in ("tap1", "tap2"):
+                plug = ["add-port", BRIDGE.name, name, "--", "set", "Interface", name, f"external_ids:iface-id={name}"]
+                await asyncio.to_thread(bare_lab.exec, "h1", ["ovs-vsctl", "--no-wait", *plug])
+                assert await _within(2, lambda name=name: shown(name))
+            assert [(tap.bridge, tap.name, dict(tap.external_ids)) for tap, _ in told] == [
+                (BRIDGE.name, name, {"iface-id": name}) for name in ("tap1", "tap2")
+            ]
+            assert not told[0][1]
+            await db.apply([RemovePort(bridge=BRIDGE.name, name=name) for name in ("tap1", "tap2")])
+            assert len(told) == 2, "one that goes is none that comes"
+        finally:
+            await db.close()
+
+    asyncio.run(main())
 
 
 def test_a_refused_step_changes_nothing_of_its_transaction_and_says_why(bare_lab: Lab) -> None:

@@ -1,0 +1,309 @@
+"""A granted VIF's flows leave with the second of two words: whose the tap is, and which number it has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+
+from hostagent.arrivals import Arrivals
+from hostagent.early_ofports import EarlyOfports
+from hostagent.flow import Flow
+from hostagent.model import Bridge, Desired, Observed
+from hostagent.names import switch_bridge
+from hostagent.presence import SeenVif
+from hostagent.realize.errors import RealizeError
+from hostagent.realize.ovsdb_taps import NewTap
+from netmgr.contract.types import LogicalPort
+from tests.support.hostagent_worlds import bare, desired, location, named, network, plug, port, settled, switch
+
+OSW = switch_bridge(named("s1"))
+MINE, PEER = port("mine", 1, ips=("10.1.0.1",)), port("peer", 2, ips=("10.1.0.2",))
+FRAME = bytes(60)
+NEXT = 7  # the number that the switch will give next
+
+
+class Rehearsal:
+    """`Arrivals` on a host that does what it is told by hand: OVSDB's words, the switch's, and what leaves for it."""
+
+    def __init__(self, holder: str | None = "h1", wanted: LogicalPort = MINE) -> None:
+        self.wanted: Desired = desired(
+            switches=[switch()],
+            networks=[network()],
+            ports=[wanted, PEER],
+            locations=[location(wanted, holder), location(PEER, "h2")],
+        )
+        self.port = wanted
+        self.observed: Observed = settled(self.wanted, bare())
+        self.sent: list[tuple[Sequence[Flow], list[bytes]]] = []
+        self.compiled: list[Sequence[Flow]] = []  # what was not packed beforehand
+        self.released: list[str] = []
+        self.claimed: list[SeenVif] = []
+        self.refused = False
+        self.moving: set[UUID] = set()
+        self.early = EarlyOfports()
+        self.early.told(OSW, "before", NEXT - 1, now=0)
+        host = SimpleNamespace(
+            bridges=self._bridges,
+            cached=lambda: replace(self.observed, bridges=self._bridges()),
+            ofport=lambda bridge, name: self.early.of(bridge, name, now=0),
+            next_ofport=self.early.next_of,
+            with_guess=lambda bridge, vif: replace(
+                self.observed, bridges=self.early.with_guess(self._bridges(), bridge, vif)
+            ),
+            switches=SimpleNamespace(pack=lambda _bridge, add: add, send=self._send, change_flows=self._change),
+        )
+        granted = dict.fromkeys([*(uuid4() for _ in range(9)), wanted.vif_uuid], 1.0)  # nine have gone again
+        state = SimpleNamespace(
+            ports=self.wanted.ports,
+            locations=self.wanted.locations,
+            networks=self.wanted.networks,
+            port_by_vif={one.vif_uuid: one.uuid for one in (wanted, PEER)},
+            subports={},
+        )
+        self.state = state
+        self.arrivals = Arrivals(
+            host=cast(Any, host),
+            host_uuid=named("h1"),
+            state=cast(Any, state),
+            desired=lambda: replace(self.wanted, locations=state.locations),
+            motion=cast(Any, SimpleNamespace(in_motion=lambda ports: bool(self.moving & set(ports)))),
+            guests=cast(Any, SimpleNamespace(may_claim=lambda _: True)),
+            claims=cast(Any, SimpleNamespace(meet=self._meet, granted_until=granted)),
+            done=lambda: None,
+        )
+        host.switches.resubmit = lambda *_: None
+        self.arrivals.look()
+        self.arrivals._expect()
+
+    def row(self, name: str = "tap0", *, bridge: str = OSW, vif: UUID | None = None, **more: str) -> None:
+        """OVSDB's word."""
+        ids = {"iface-id": str(vif or self.port.vif_uuid), "attached-mac": self.port.mac, **more}
+        ofport = int(ids.pop("ofport", "0"))
+        self.arrivals.tap_told(NewTap(bridge, name, ofport, ids), lambda: self.released.append(name))
+
+    def number(self, name: str = "tap0") -> bool:
+        """The switch's word: it counts."""
+        ofport = self.early.next_of(OSW)
+        self.early.told(OSW, name, ofport, now=0)
+        return self.arrivals.added(OSW, name, ofport)
+
+    def shown(self, ofport: int = NEXT) -> None:
+        """The tap is in OVSDB's tables."""
+        assert self.port.vif_uuid is not None
+        self.observed = plug(self.observed, OSW, "tap0", self.port.vif_uuid, ofport)
+        self.arrivals.look()
+
+    def _bridges(self) -> tuple[Bridge, ...]:
+        bridges = self.early.put_into(self.observed.bridges, now=0)
+        assert isinstance(bridges, tuple)
+        return bridges
+
+    def _send(
+        self, bridge: str, bundle: Sequence[Flow], *, in_port: int, frames: Callable[[], Sequence[bytes]]
+    ) -> asyncio.Task[None]:
+        assert (bridge, in_port) == (OSW, NEXT)
+        self.sent.append((bundle, list(frames())))
+        return asyncio.ensure_future(self._confirm())
+
+    def _meet(self, vifs: Sequence[SeenVif]) -> bool:
+        new = [vif for vif in vifs if vif.vif_uuid not in {one.vif_uuid for one in self.claimed}]
+        self.claimed += new
+        return bool(new)
+
+    async def _change(self, bridge: str, *, delete: Sequence[Flow], add: Sequence[Flow]) -> None:
+        self.compiled.append(add)
+
+    async def _confirm(self) -> None:
+        if self.refused:
+            raise RealizeError("refused")
+
+
+def rehearse(scene: Callable[[Rehearsal], None], **how: Any) -> Rehearsal:
+    async def main() -> Rehearsal:
+        one = Rehearsal(**how)
+        scene(one)
+        await asyncio.sleep(0.02)  # OVSDB goes on by then
+        sent, released = list(one.sent), list(one.released)
+        one.arrivals.close()
+        one.sent, one.released = sent, released
+        return one
+
+    return asyncio.run(main())
+
+
+def test_flows_leave_with_the_number_where_the_row_came_first():
+    def scene(on: Rehearsal) -> None:
+        on.row()
+        assert on.sent == [], "its number is not known"
+        assert on.released == [], "OVSDB gives way meanwhile"
+        assert on.number()
+        assert len(on.sent) == 1
+
+    rehearse(scene)
+
+
+def test_flows_leave_with_the_row_where_the_number_came_first_or_with_it():
+    def told_before(on: Rehearsal) -> None:
+        assert not on.number(), "whose it is is not known"
+        assert on.sent == []
+        on.row()
+
+    def told_with_it(on: Rehearsal) -> None:
+        on.row(ofport=str(NEXT))
+
+    assert len(rehearse(told_before).sent) == len(rehearse(told_with_it).sent) == 1
+
+
+def test_what_the_guest_has_said_goes_behind_them_and_what_it_says_then_at_once():
+    given: list[bytes] = []
+
+    def scene(on: Rehearsal) -> None:
+        on.row()
+        on.arrivals._host.switches.resubmit = lambda _bridge, _port, frames: given.extend(frames)  # type: ignore[method-assign]
+        on.arrivals.on_frame(OSW, NEXT + 1, b"another's")
+        on.number()
+        on.arrivals.on_frame(OSW, NEXT, FRAME)
+
+    assert rehearse(scene).sent[0][1] == []
+    assert given == [FRAME]
+
+
+def test_a_look_that_shows_it_later_finds_nothing_to_do():
+    def scene(on: Rehearsal) -> None:
+        on.row()
+        on.number()
+        on.shown()
+
+    done = rehearse(scene)
+    assert (len(done.sent), done.compiled) == (1, [])
+
+
+def test_a_look_that_shows_it_sooner_does_it_all():
+    def scene(on: Rehearsal) -> None:
+        on.row()
+        on.shown()
+        assert on.released == ["tap0"]
+        assert not on.number()
+
+    assert len(rehearse(scene).sent) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda on: on.number("other"), id="another port got the number"),
+        pytest.param(
+            lambda on: setattr(
+                on.state, "locations", {**on.state.locations, MINE.uuid: location(MINE, "h2", version=9)}
+            ),
+            id="another host has it now",
+        ),
+        pytest.param(lambda on: on.moving.add(MINE.uuid), id="in motion"),
+        pytest.param(
+            lambda on: setattr(on, "wanted", replace(on.wanted, hushed=frozenset({MINE.uuid}))), id="hushed since"
+        ),
+        pytest.param(lambda on: setattr(on, "observed", plug(on.observed, OSW, "t", uuid4(), 3)), id="another tap"),
+    ],
+)
+def test_nothing_leaves_ahead_where_anything_but_the_two_words_has_come(change: Callable[[Rehearsal], Any]):
+    def scene(on: Rehearsal) -> None:
+        on.row()
+        change(on)
+        on.number()
+        assert on.sent == []
+
+    assert set(rehearse(scene).released) == {"tap0"}, "OVSDB goes on"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param({"holder": None}, id="held by nobody"),
+        pytest.param({"holder": "h2"}, id="held elsewhere"),
+        pytest.param({"wanted": replace(MINE, admin_up=False)}, id="set down"),
+        pytest.param({"wanted": replace(MINE, security_groups=(uuid4(),))}, id="with groups"),
+        pytest.param({"wanted": replace(MINE, shadow_of=PEER.uuid)}, id="a shadow"),
+    ],
+)
+def test_a_port_that_may_not_speak_here_is_not_let_in_ahead(how: dict[str, Any]):
+    def scene(on: Rehearsal) -> None:
+        on.row()
+        on.number()
+
+    done = rehearse(scene, **how)
+    assert done.sent == []
+    assert done.released == ["tap0"]
+
+
+def test_a_tap_of_ours_or_of_nobody_and_a_vif_that_is_plugged_already_are_not_let_in_ahead():
+    def ours(on: Rehearsal) -> None:
+        on.row(**{"opaque-owner": "hostagent"})
+        on.number()
+
+    def nobodys(on: Rehearsal) -> None:
+        on.row(vif=uuid4())
+        on.number()
+
+    def twin(on: Rehearsal) -> None:
+        on.shown(NEXT - 2)
+        on.arrivals._expect()
+        on.row("tap1")
+        on.number("tap1")
+
+    for scene in (ours, nobodys, twin):
+        done = rehearse(scene)
+        assert done.sent == [], scene.__name__
+        assert len(done.released) == 1
+
+
+def test_a_vif_that_is_not_granted_is_claimed_by_the_same_word_once_and_on_our_switches_only():
+    def scene(on: Rehearsal) -> None:
+        on.row(bridge="br-int")
+        assert on.claimed == []
+        on.row()
+        (one,) = on.claimed
+        assert (one.vif_uuid, one.mac, one.bridge, one.ovs_port) == (MINE.vif_uuid, MINE.mac, OSW, "tap0")
+
+    def granted(on: Rehearsal) -> None:
+        on.row()
+        on.row("tap1", **{"opaque-owner": "hostagent"})
+        assert on.claimed == []
+
+    assert rehearse(scene, holder=None).sent == []
+    rehearse(granted)
+
+
+def test_flows_of_one_that_was_claimed_are_compiled_meanwhile_for_the_number_that_it_has():
+    async def main() -> Rehearsal:
+        on = Rehearsal(holder=None)
+        on.row()
+        on.number()
+        on.shown()
+        await asyncio.sleep(0.02)
+        granted = location(MINE, "h1", version=9)
+        on.state.locations = {**on.state.locations, MINE.uuid: granted}
+        on.arrivals.located([MINE.uuid])
+        await asyncio.sleep(0)
+        return on
+
+    done = asyncio.run(main())
+    assert (len(done.sent), done.compiled) == (1, [])
+
+
+def test_a_refusal_is_left_to_the_loop():
+    woken: list[None] = []
+
+    def scene(on: Rehearsal) -> None:
+        on.refused = True
+        on.arrivals._done = lambda: woken.append(None)
+        on.row()
+        on.number()
+
+    assert len(rehearse(scene).sent) == 1
+    assert woken
