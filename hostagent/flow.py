@@ -12,12 +12,10 @@ show it, tell it from ours and delete it strictly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import wraps
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Final, NamedTuple, TypeVar
-from weakref import ref
+from typing import Final, NamedTuple
 
 __all__ = [
     "ETH_TYPE_MPLS",
@@ -50,7 +48,6 @@ __all__ = [
     "mac_to_int",
     "match",
     "match_text",
-    "of_a_set",
     "value_text",
 ]
 
@@ -305,27 +302,6 @@ class Flow:
         head += [f"{name}={value}" for name, value in self.extra]
         head += [match_text(item) for item in self.match]
         return f"{','.join(head)} actions={','.join(map(action_text, self.actions)) or 'drop'}"
-
-
-R = TypeVar("R")
-
-
-def of_a_set(function: Callable[[Set[Flow]], R]) -> Callable[[Set[Flow]], R]:
-    """*function*, which remembers what it found of a set for as long as the set lives: it is asked several times a turn
-    of the loop, of sets that seldom change. Sets are told apart by identity, and none is kept for it."""
-    known: dict[int, tuple[ref[Set[Flow]], R]] = {}
-
-    @wraps(function)
-    def remembering(flows: Set[Flow]) -> R:
-        number = id(flows)
-        found = known.get(number)
-        if found is not None and found[0]() is flows:
-            return found[1]
-        result = function(flows)
-        known[number] = (ref(flows, lambda _: known.pop(number, None)), result)
-        return result
-
-    return remembering
 
 
 def match(**conditions: int | str | tuple[int, int]) -> tuple[Match, ...]:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from uuid import UUID
 
-from hostagent.flow import Flow, Match, of_a_set
-from hostagent.flow_set import flow_set
+from hostagent.flow import Flow, Match
+from hostagent.flow_set import flow_set, of_a_set
 from hostagent.model import Bridge, Desired, Interface, Phase
 from hostagent.names import IFACE_ID, SUBPORT_KEY, is_ours
 from hostagent.pipeline.tables import Table

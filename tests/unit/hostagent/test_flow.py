@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 from ipaddress import ip_address
-from weakref import ref
 
 import pytest
 
@@ -24,7 +22,6 @@ from hostagent.flow import (
     address_of,
     canonical,
     match,
-    of_a_set,
 )
 from hostagent.realize.openflow_codec import ADD, decode_match, encode_flow_mod, encode_match
 
@@ -138,18 +135,3 @@ def test_an_address_is_the_number_that_the_standard_library_makes_of_it(text: st
 def test_what_is_no_address_is_no_number(text: str):
     with pytest.raises(ValueError, match="does not appear to be"):
         address_of(text)
-
-
-def test_what_is_remembered_of_a_set_goes_with_it():
-    asked = []
-    count = of_a_set(lambda flows: asked.append(id(flows)) or len(flows))
-    flows = frozenset(flow(priority=number) for number in range(5))
-    twin = frozenset(set(flows))
-    assert [count(flows), count(flows), count(twin)] == [5, 5, 5]
-    assert len(asked) == 2, "an equal set is another"
-    watched = ref(flows)
-    del flows
-    gc.collect()
-    assert watched() is None, "it is not kept for being asked about"
-    assert count(twin) == 5
-    assert len(asked) == 2

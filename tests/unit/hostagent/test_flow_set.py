@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import random
+from weakref import ref
 
 import pytest
 
 from hostagent import flow_set as module
 from hostagent.flow import Drop, Flow, Goto, match
-from hostagent.flow_set import FlowSet, flow_set
+from hostagent.flow_set import FlowSet, flow_set, of_a_set
 
 
 def flow(number: int, *, table: int = 50, cookie: int = 7, goto: int = 60) -> Flow:
@@ -71,3 +72,18 @@ def test_a_part_that_nobody_has_any_more_is_forgotten() -> None:
     del found
     gc.collect()
     assert len(module._known) == known
+
+
+def test_what_is_remembered_of_a_set_goes_with_it() -> None:
+    asked: list[int] = []
+    count = of_a_set(lambda flows: asked.append(id(flows)) or len(flows))
+    flows = frozenset(flow(number) for number in range(5))
+    twin = frozenset(set(flows))
+    assert [count(flows), count(flows), count(twin)] == [5, 5, 5]
+    assert len(asked) == 2, "an equal set is another"
+    watched = ref(flows)
+    del flows
+    gc.collect()
+    assert watched() is None, "it is not kept for being asked about"
+    assert count(twin) == 5
+    assert len(asked) == 2
