@@ -172,7 +172,8 @@ def test_a_tap_is_told_before_it_is_shown_and_shown_whether_or_not_somebody_deal
         try:
             assert await _within(5, lambda: isinstance(db.read_bridges(), tuple))
             await db.apply([BRIDGE])
-            for name in ("tap1", "tap2"):
+            for name in ("tap1", "tap2"):  # they are there: a tap that can't be opened is the IDL's business
+                bare_lab.exec("h1", ["ip", "tuntap", "add", name, "mode", "tap"])
                 plug = ["add-port", BRIDGE.name, name, "--", "set", "Interface", name, f"external_ids:iface-id={name}"]
                 await asyncio.to_thread(bare_lab.exec, "h1", ["ovs-vsctl", "--no-wait", *plug])
                 assert await _within(2, lambda name=name: shown(name))
