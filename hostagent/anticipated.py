@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 from uuid import UUID
 
-from hostagent.fastpath import arrival_basis, arrival_flows, arrival_inputs, entries_of
+from hostagent.fastpath import arrival_basis, arrival_flows, arrival_inputs
 from hostagent.host import Host
 from hostagent.indexed import Overlaid
 from hostagent.model import ChangeFlows, Desired, Observed, Unread
@@ -27,7 +27,7 @@ from hostagent.names import switch_bridge
 from hostagent.realize.openflow_bundle import Bundle
 from hostagent.resolve import resolve
 from hostagent.state import State
-from hostagent.vifs import vif_of
+from hostagent.vifs import entries_of, vif_of
 
 __all__ = ["Anticipated", "Compiled"]
 

@@ -35,7 +35,7 @@ import structlog
 
 from hostagent.anticipated import Anticipated, Compiled
 from hostagent.claims import Claims
-from hostagent.fastpath import arrival_flows, entries_of
+from hostagent.fastpath import arrival_flows
 from hostagent.flow import Flow
 from hostagent.guests import Guests
 from hostagent.held import Held
@@ -48,7 +48,7 @@ from hostagent.presence import SeenVif, due_claims, seen_vif, seen_vifs
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.ovsdb_taps import NewTap
 from hostagent.state import State
-from hostagent.vifs import uuid_of, vif_of
+from hostagent.vifs import entries_of, uuid_of, vif_of
 
 __all__ = ["Arrivals"]
 

@@ -23,7 +23,7 @@ from hostagent.resolve import SwitchIntent, resolve
 from hostagent.vifs import lit_ofports, vif_of
 from netmgr.contract.types import OpaqueNetwork
 
-__all__ = ["arrival_basis", "arrival_flows", "arrival_inputs", "entries_of", "phase_flows"]
+__all__ = ["arrival_basis", "arrival_flows", "arrival_inputs", "phase_flows"]
 
 _OF_ALL_PORTS = (Table.LEASES, Table.FLOOD, Table.REPLICATE, Table.SEND)
 
@@ -120,14 +120,6 @@ def arrival_inputs(port: UUID, *, desired: Desired, observed: Observed) -> tuple
         (observed.flows.get(bridge), observed.meters.get(bridge)),
         (desired.datapath, desired.alone, desired.hushed),
         (desired.learned.get(port), desired.phases.get(port), desired.relay_vteps.get(port)),
-    )
-
-
-def entries_of(flows: Iterable[Flow]) -> frozenset[int]:
-    """Numbers of the ports that *flows* let in."""
-    first = (flow for flow in flows if flow.table == Table.CLASSIFY)
-    return frozenset(
-        item.value for flow in first for item in flow.match if isinstance(item, Match) and item.field == "in_port"
     )
 
 

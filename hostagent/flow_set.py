@@ -18,6 +18,8 @@ from hostagent.flow import Flow
 
 __all__ = ["FlowSet", "flow_set", "of_a_set"]
 
+R = TypeVar("R")
+
 _PARTS: Final = 128
 """Of one table; a power of two. Ten thousand flows are then 78 in a part."""
 
@@ -128,6 +130,24 @@ def flow_set(flows: Set[Flow]) -> FlowSet:
     return flows if isinstance(flows, FlowSet) else FlowSet(flows)
 
 
+def of_a_set(function: Callable[[Set[Flow]], R]) -> Callable[[Set[Flow]], R]:
+    """*function*, which remembers what it found of a set for as long as the set lives: it is asked several times a turn
+    of the loop, of sets that seldom change. Sets are told apart by identity, and none is kept for it."""
+    known: dict[int, tuple[ref[Set[Flow]], R]] = {}
+
+    @wraps(function)
+    def remembering(flows: Set[Flow]) -> R:
+        number = id(flows)
+        found = known.get(number)
+        if found is not None and found[0]() is flows:
+            return found[1]
+        result = function(flows)
+        known[number] = (ref(flows, lambda _: known.pop(number, None)), result)
+        return result
+
+    return remembering
+
+
 def _edited(before: _Part, delete: list[Flow], add: list[Flow]) -> _Part:
     kept = set(before)
     kept.difference_update(delete)
@@ -155,24 +175,3 @@ def _only(part: _Part) -> _Part:
 
 def _forget(key: ref[_Part]) -> None:
     _known.pop(key, None)
-
-
-R = TypeVar("R")
-
-
-def of_a_set(function: Callable[[Set[Flow]], R]) -> Callable[[Set[Flow]], R]:
-    """*function*, which remembers what it found of a set for as long as the set lives: it is asked several times a turn
-    of the loop, of sets that seldom change. Sets are told apart by identity, and none is kept for it."""
-    known: dict[int, tuple[ref[Set[Flow]], R]] = {}
-
-    @wraps(function)
-    def remembering(flows: Set[Flow]) -> R:
-        number = id(flows)
-        found = known.get(number)
-        if found is not None and found[0]() is flows:
-            return found[1]
-        result = function(flows)
-        known[number] = (ref(flows, lambda _: known.pop(number, None)), result)
-        return result
-
-    return remembering

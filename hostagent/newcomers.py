@@ -16,9 +16,8 @@ from uuid import UUID
 
 from hostagent.indexed import rows_of
 from hostagent.model import Desired, Observed, Unread
-from hostagent.names import network_key
-from hostagent.resolve import SwitchIntent, resolve
-from hostagent.underlay.path_fit import Fit, by_tunnel, fit, overhead, peer_names
+from hostagent.resolve import SwitchIntent, claims_of, definition_problems, resolve
+from hostagent.underlay.path_fit import Fit, by_tunnel, fit, peer_names
 from netmgr.contract.types import OpaqueNetwork
 
 __all__ = ["at_rest_with"]
@@ -57,9 +56,9 @@ def _is_plain(
     return (
         not rows_of(rested.ports, network.uuid)
         and not rows_of(rested.locations, network.uuid)
-        and network.mtu + overhead(network.type, intent.vtep) <= intent.switch.mtu
+        and not any(definition_problems(network, intent.switch, intent.vtep, {}))
         and _fits(network, rested, observed)
-        and not any(_contend(network, other) for other in networks if other is not network)
+        and not _contends(network, networks)
     )
 
 
@@ -69,7 +68,7 @@ def _fits(network: OpaqueNetwork, rested: Desired, observed: Observed) -> bool:
     return paths is None or fit(network, paths, peer_names(rested)) == Fit()
 
 
-def _contend(one: OpaqueNetwork, other: OpaqueNetwork) -> bool:
-    """Whether two networks want what one at a time can have (see `resolve`)."""
-    same_segment = one.segment_id == other.segment_id and one.type is other.type
-    return (same_segment and one.switch_uuid == other.switch_uuid) or network_key(one.uuid) == network_key(other.uuid)
+def _contends(network: OpaqueNetwork, networks: Iterable[OpaqueNetwork]) -> bool:
+    """Whether another of *networks* wants what one at a time can have. It is tunneled, so no uplink is in question."""
+    claims = set(claims_of(network, {}))
+    return any(other is not network and not claims.isdisjoint(claims_of(other, {})) for other in networks)

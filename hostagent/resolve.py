@@ -36,7 +36,7 @@ from hostagent.names import PNICS_KEY, exit_port, is_ours, network_key, switch_b
 from hostagent.underlay.path_fit import Fit, by_tunnel, fit, overhead, peer_names
 from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
 
-__all__ = ["Resolved", "SwitchIntent", "resolve", "tunnel_key"]
+__all__ = ["Resolved", "SwitchIntent", "claims_of", "definition_problems", "resolve", "tunnel_key"]
 
 
 _Claim = tuple[UUID | str, NetworkType, int] | int  # what one network at a time can have
@@ -365,7 +365,7 @@ def _networks(
             continue
         carried.update(dict.fromkeys(claims, network))
         by_switch.setdefault(switch.uuid, []).append(network)
-        for sentence in _definition_problems(network, switch, vteps[switch.uuid], foreign):
+        for sentence in definition_problems(network, switch, vteps[switch.uuid], foreign):
             problems.append((ref, sentence))
             undefined.add(network.uuid)
     return {switch: tuple(sorted(found, key=lambda one: one.uuid.int)) for switch, found in by_switch.items()}
@@ -402,7 +402,7 @@ def _by_seniority(desired: Desired, observed: Observed) -> tuple[_ByRank, bool]:
     uplinks = {
         uuid: uplink_bridge(_choose_pnics(switch, desired.offered_pnics)) for uuid, switch in desired.switches.items()
     }
-    claims = {network.uuid: _claims(network, uplinks) for network in desired.networks.values()}
+    claims = {network.uuid: claims_of(network, uplinks) for network in desired.networks.values()}
     times = Counter(claim for several in claims.values() for claim in several)
     contested = {claim for claim, number in times.items() if number > 1}
 
@@ -414,8 +414,9 @@ def _by_seniority(desired: Desired, observed: Observed) -> tuple[_ByRank, bool]:
     return by_rank, bool(contested)
 
 
-def _claims(network: OpaqueNetwork, uplinks: Mapping[UUID, str]) -> tuple[_Claim, ...]:
-    """Its segment, and its key in the pipeline. A VLAN is one for all switches on the same PNICs."""
+def claims_of(network: OpaqueNetwork, uplinks: Mapping[UUID, str]) -> tuple[_Claim, ...]:
+    """What one network at a time can have: its segment, and its key in the pipeline. A VLAN is one for all switches on
+    the same PNICs, which *uplinks* name by switch."""
     wire: UUID | str = network.switch_uuid
     if not network.type.tunneled:
         wire = uplinks.get(network.switch_uuid, wire)
@@ -445,7 +446,8 @@ def _foreign_networks(observed: Observed) -> _Foreign:
     return found
 
 
-def _definition_problems(network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str, foreign: _Foreign) -> Iterator[str]:
+def definition_problems(network: OpaqueNetwork, switch: OpaqueSwitch, vtep: str, foreign: _Foreign) -> Iterator[str]:
+    """Why *network* can't be defined as it is: a size that does not fit, or what libvirt has of *foreign* networks."""
     extra = overhead(network.type, vtep)
     if network.mtu > switch.mtu and not network.type.tunneled:
         yield (

@@ -14,7 +14,7 @@ the other one stays dark however loudly it announces itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from uuid import UUID
@@ -28,6 +28,7 @@ from netmgr.contract.types import Location, LogicalPort, SecurityGroup, VifState
 
 __all__ = [
     "Taps",
+    "entries_of",
     "is_stateful",
     "lit_ofports",
     "obstacle_to",
@@ -174,10 +175,13 @@ def is_stateful(port: LogicalPort, groups: Mapping[UUID, SecurityGroup]) -> bool
 
 @of_a_set
 def lit_ofports(flows: Set[Flow]) -> frozenset[int | None]:
-    """The ports whose frames *flows* let in."""
+    """The ports whose frames *flows*, all of a bridge, let in."""
+    return entries_of(flow_set(flows).of_table(Table.CLASSIFY))
+
+
+def entries_of(flows: Iterable[Flow]) -> frozenset[int]:
+    """The same of any *flows*."""
+    first = (flow for flow in flows if flow.table == Table.CLASSIFY)
     return frozenset(
-        item.value
-        for flow in flow_set(flows).of_table(Table.CLASSIFY)
-        for item in flow.match
-        if isinstance(item, Match) and item.field == "in_port"
+        item.value for flow in first for item in flow.match if isinstance(item, Match) and item.field == "in_port"
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import Final
 from uuid import UUID
 
@@ -227,9 +227,8 @@ def _refusal(world: World, port: LogicalPort, claimed: LearnedAddress, freed: fr
     made = mac_of(address)
     if made and made not in (claimed.mac, port.mac, *(one.mac for one in port.nested)):
         return f"it is made of {made}, which is not its MAC"
-    number = ip_address(address)
-    local = isinstance(number, IPv6Address) and number.is_link_local
-    if network.subnets and not local and not any(number in ip_network(subnet) for subnet in network.subnets):
+    outside = network.subnets and not is_link_local(address)
+    if outside and not any(ip_address(address) in ip_network(subnet) for subnet in network.subnets):
         return f"it is in none of the network's subnets ({', '.join(network.subnets)})"
     return ""
 
