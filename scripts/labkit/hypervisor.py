@@ -5,12 +5,15 @@ without a security driver and without cgroups, since the machine's are not the h
 own, or two libvirtds on one machine would refuse to migrate to each other.
 
 libvirtd probes QEMU's abilities at its first start, for more than a second; what it finds is kept with the guest image
-and given to later hosts. libvirt checks by itself that it still fits the installed QEMU.
+and given to later hosts that have the same QEMU.
+
+Guests that move without KVM need a QEMU that is told what `hostfiles/qemu-system-x86_64` says.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 from uuid import UUID
@@ -22,6 +25,7 @@ __all__ = ["LOG", "PIDFILE", "local_uri", "remote_uri", "start_libvirtd"]
 
 LOG = "/var/log/libvirt/libvirtd.log"
 PIDFILE = "/run/lab/libvirtd.pid"
+_HOSTFILES = Path(__file__).with_name("hostfiles")
 _SOCKET = "/run/libvirt/libvirt-sock"
 _CAPABILITIES = "/var/cache/libvirt/qemu/capabilities"
 
@@ -44,13 +48,19 @@ def start_libvirtd(node: Node, *, address: str) -> None:
     (configuration / "qemu.conf").write_text(_qemu_conf(address))
     for made in ("/var/lib/libvirt/images", "/var/log/libvirt", "/etc/libvirt/hooks", "/var/cache/libvirt/qemu"):
         node.path(made).mkdir(parents=True, exist_ok=True)
-    kept = kernel.cache_directory() / "qemu-capabilities"
+    kept = kernel.cache_directory() / f"qemu-capabilities-{_installed_qemu()}"
     with contextlib.suppress(OSError):
         shutil.copytree(kept, node.path(_CAPABILITIES), dirs_exist_ok=True)
-    node.spawn("libvirtd", ["libvirtd", "--listen"], log="/var/log/libvirt/libvirtd.out")
+    path = f"{_HOSTFILES}:{node.environment()['PATH']}"
+    node.spawn("libvirtd", ["libvirtd", "--listen"], log="/var/log/libvirt/libvirtd.out", env={"PATH": path})
     node.await_("libvirtd", lambda: _answers(node), pidfile=PIDFILE, log=LOG, timeout_s=30)
     if _contents(kept) != _contents(node.path(_CAPABILITIES)):
         _keep(node.path(_CAPABILITIES), kept)
+
+
+def _installed_qemu() -> str:
+    """What changes when another QEMU is installed; libvirt itself looks at the file it starts, which is ours."""
+    return str(os.stat("/usr/bin/qemu-system-x86_64").st_ctime_ns)
 
 
 def _machine_id(node: Node) -> str:

@@ -42,13 +42,6 @@ def running(site: Site) -> Iterator[Site]:
     assert site.ended()["state"] in ("done", "failed")
 
 
-@pytest.fixture
-def answering(running: Site) -> Site:
-    """The site with its guest answering, whatever the moves before have done to it."""
-    running.revive()
-    return running
-
-
 @pytest.mark.parametrize("state", STEPS)
 def test_vmctl_killed_at_any_step_finds_the_vm_on_one_host_and_closes_the_row(running: Site, state: str) -> None:
     kill_at_and_start_again(running, state)
@@ -138,32 +131,32 @@ def test_events_follow_a_move_step_by_step_and_its_history_has_the_pause(running
     assert running.vmctl("task", "watch", str(task["id"])).startswith(f"{VM} is running on {other(source)}")
 
 
-def test_post_copy_lets_the_guest_run_at_the_destination_before_its_memory_is_there(answering: Site) -> None:
-    source = answering.home()
+def test_post_copy_lets_the_guest_run_at_the_destination_before_its_memory_is_there(running: Site) -> None:
+    source = running.home()
     busy = "while :; do dd if=/dev/zero of=/tmp/x bs=1M count=24 2>/dev/null; done"
-    answering.lab.guest(VM, ["sh", "-c", f"({busy}) >/dev/null 2>&1 & echo $! >/tmp/busy"])
-    said = answering.vmctl("migrate", VM, other(source), "--post-copy", "--bandwidth", "16")
+    running.lab.guest(VM, ["sh", "-c", f"({busy}) >/dev/null 2>&1 & echo $! >/tmp/busy"])
+    said = running.vmctl("migrate", VM, other(source), "--post-copy", "--bandwidth", "16")
     assert f"{VM} is running on {other(source)}" in said
-    steps = answering.json("task", "show", str(answering.row()["task_id"]))["steps"]
+    steps = running.json("task", "show", str(running.row()["task_id"]))["steps"]
     assert "switched to post-copy" in [e["what"] for e in steps]
-    answering.lab.guest(VM, ["sh", "-c", "kill $(cat /tmp/busy); rm /tmp/x"])
-    assert answering.where() == other(source)
+    running.lab.guest(VM, ["sh", "-c", "kill $(cat /tmp/busy); rm /tmp/x"])
+    assert running.where() == other(source)
 
 
-def test_guest_that_shuts_down_while_it_moves_is_off_where_it_was_and_then_moves_cold(answering: Site) -> None:
-    source = answering.home()
-    answering.begin(other(source), *SLOW)
-    assert "is on its way" in answering.vmctl("vm", "stop", VM, code=1)
-    answering.lab.guest(VM, ["sh", "-c", "(sleep 0.3; poweroff -f) &"])
-    row = answering.ended()
+def test_guest_that_shuts_down_while_it_moves_is_off_where_it_was_and_then_moves_cold(running: Site) -> None:
+    source = running.home()
+    running.begin(other(source), *SLOW)
+    assert "is on its way" in running.vmctl("vm", "stop", VM, code=1)
+    running.lab.guest(VM, ["sh", "-c", "(sleep 0.3; poweroff -f) &"])
+    row = running.ended()
     assert row["state"] == "failed"
     assert row["sentence"].startswith(f"{VM} went off while it moved to {other(source)}")
-    assert answering.where() == source
-    assert answering.vmctl("migrate", VM, other(source), "--cold") == f"{VM} is shut off on {other(source)}\n"
-    assert answering.row()["kind"] == "cold"
-    assert answering.where() == other(source)
-    answering.vmctl("vm", "start", VM)
-    assert "a cold move is for a VM that is off" in answering.vmctl("migrate", VM, source, "--cold", code=2)
+    assert running.where() == source
+    assert running.vmctl("migrate", VM, other(source), "--cold") == f"{VM} is shut off on {other(source)}\n"
+    assert running.row()["kind"] == "cold"
+    assert running.where() == other(source)
+    running.vmctl("vm", "start", VM)
+    assert "a cold move is for a VM that is off" in running.vmctl("migrate", VM, source, "--cold", code=2)
 
 
 def test_full_disk_refuses_a_move_before_it_begins_and_only_delays_the_row_of_one_under_way(running: Site) -> None:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -83,23 +82,6 @@ class Site:
         yield
         self.vmctl("vm", "stop", self.vm, "--force")
         self.vmctl("vm", "undefine", self.vm)
-
-    def revive(self) -> None:
-        """The VM started anew if its guest runs and does not answer; the report says so.
-
-        The emulated processor of Debian 12's QEMU may write to a page that a move has copied without the page being
-        sent again: its TLB is not told when the marks of written pages are taken (mended later, in "physmem: Fix
-        migration dirty bitmap coherency with TCG memory access"). The guest then spins on a lock that is never let go.
-        """
-        from scripts.labkit.errors import LabError
-
-        try:
-            self.lab.guest(self.vm, ["true"], timeout_s=30)
-        except LabError as error:
-            warnings.warn(f"started anew, for it does not answer after its moves: {error}", stacklevel=2)
-            self.vmctl("vm", "stop", self.vm, "--force")
-            self.vmctl("vm", "start", self.vm)
-            self.lab.guest(self.vm, ["true"])
 
     def row(self) -> dict[str, Any]:
         """The last move, as the journal has it; read without vmctl."""
