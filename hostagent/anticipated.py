@@ -13,6 +13,7 @@ too: while it is the same, and the tap and its number are all that has come, eve
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -32,6 +33,7 @@ from hostagent.vifs import entries_of, vif_of
 __all__ = ["Anticipated", "Compiled"]
 
 _KEPT_MAX = 16  # ports; the oldest goes
+_ANY_MOMENT_S = 1.0  # from when it was known to come
 
 
 class Compiled(NamedTuple):
@@ -48,6 +50,7 @@ class _Kept:
     basis: tuple[object, ...]
     ofport: int  # what was compiled holds for this number of a tap that was nowhere when *inputs* were looked at; or 0
     compiled: tuple[Compiled, ...]
+    since: float  # time.monotonic()
 
 
 class Anticipated:
@@ -84,7 +87,11 @@ class Anticipated:
             while len(self._kept) >= _KEPT_MAX:
                 del self._kept[next(iter(self._kept))]
             self._kept[port] = _Kept(
-                inputs=inputs, basis=basis, ofport=ofport, compiled=tuple(map(self._packed, changes))
+                inputs=inputs,
+                basis=basis,
+                ofport=ofport,
+                compiled=tuple(map(self._packed, changes)),
+                since=time.monotonic(),
             )
 
     def due(self, port: UUID, bridge: str, ofport: int = 0) -> Compiled | None:
@@ -100,6 +107,12 @@ class Anticipated:
             return None
         inputs = arrival_inputs(port, desired=self._desired(), observed=self._host.cached())
         return kept.compiled[0] if inputs is not None and inputs == kept.inputs else None
+
+    def awaits(self, bridge: str | None = None, ofport: int = 0) -> bool:
+        """Whether a tap is awaited any moment (which *bridge* would give the number *ofport*)."""
+        since = time.monotonic() - _ANY_MOMENT_S
+        awaited = [one for one in self._kept.values() if one.ofport and one.since > since]
+        return any(bridge in (None, one.compiled[0].change.bridge) and ofport in (0, one.ofport) for one in awaited)
 
     def take(self, ports: Sequence[UUID], *, desired: Desired, observed: Observed) -> tuple[Compiled, ...] | None:
         """What was compiled for *ports*, if all is as it was thought it would be; it is not kept any more."""

@@ -18,7 +18,8 @@ A port stays dark until its flows are in: they go as one bundle, and what they d
 tap's number, the grant) is there before.
 
 While a tap is being plugged its guest, the switch and the manager need the processors; a turn of the loop has nothing
-to do for it. `calm_s` is for how long the loop may wait: briefly, and never again and again.
+to do for it, and would be in the way of either word. `pause_s` and `calm_s` are for how long the loop may wait: briefly
+and never again and again.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ __all__ = ["Arrivals"]
 log = structlog.get_logger(__name__)
 
 _TOGETHER_MAX = 8  # of more the loop's one turn is sooner done
+_SIGN_S = 0.002  # from netlink's word of an awaited tap to OVSDB's or the switch's
 _NUMBER_S = 0.01  # from a tap in OVSDB to the switch's number for it
+_HEAR_S = 0.001  # for which the number of a tap is waited for at once, with nothing else done
 _CALM_S = 0.005  # from flows on the switch to what can wait
 _QUIET_S = 0.01  # from a change to when its consequences are on the switch, mostly
 _LEFT_S = 0.0005  # from a claim to when it is on its way
@@ -170,6 +173,7 @@ class Arrivals:
             self._wait_no_more()
             self._keep_calm(_NUMBER_S)
             self._coming[tap.bridge, tap.name] = coming
+            self._hear_number(tap.bridge, tap.name)
         else:
             go_on()
 
@@ -177,6 +181,9 @@ class Arrivals:
         """A switch has given a port this number; True when nothing is left to be done about it."""
         self._held.forget(bridge, ofport)
         coming = self._coming.pop((bridge, name), None)
+        if coming is None and self._anticipated.awaits(bridge, ofport):
+            self._keep_calm(_NUMBER_S)
+            return not any(tap.name == name for tap in self._taps or ())  # whose it is, OVSDB tells any moment
         return coming is not None and self._let_ahead_in(coming, bridge, name, ofport)
 
     def lost(self, bridge: str) -> None:
@@ -210,6 +217,10 @@ class Arrivals:
         if self._later is None and self._claims.granted_until:
             self._later = asyncio.get_running_loop().call_later(_QUIET_S, self._expect)
 
+    def pause_s(self) -> float:
+        """Seconds for which what can wait should, before it asks `calm_s`: what is new may be a tap's first sign."""
+        return _SIGN_S if self._anticipated.awaits() else 0.0
+
     def calm_s(self) -> float:
         """Seconds for which what can wait should; 0 for none."""
         return max(0.0, self._calm_until - time.monotonic())
@@ -229,6 +240,13 @@ class Arrivals:
         # Of many those that were granted last: of the others the tap has come by now, or never will.
         for port in islice(coming, _TOGETHER_MAX):
             self._anticipated.prepare(port, granted=True)
+
+    def _hear_number(self, bridge: str, name: str) -> None:
+        """The switch's word is about to come, or is there. We look for it without a rest: to be woken on the switch's
+        own processor, as the kernel likes to do, would cost it as long as the whole takes."""
+        until = time.monotonic() + _HEAR_S
+        while (bridge, name) in self._coming and time.monotonic() < until:
+            self._host.switches.hear(bridge)
 
     def _let_ahead_in(self, coming: _Coming, bridge: str, name: str, ofport: int) -> bool:
         """Send what was packed for a tap of which all is known; False where that is left to a look."""

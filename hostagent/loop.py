@@ -127,6 +127,7 @@ class Loop:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S_MAX if pause is None else min(pause, _LOOK_S_MAX)):
                     await news.wake.wait()
+            await asyncio.sleep(self._parts.arrivals.pause_s())
             await asyncio.sleep(max(self._parts.switchover.calm_s(), self._parts.arrivals.calm_s()))
             news.wake.clear()
             self.beat, began = time.monotonic(), time.thread_time()

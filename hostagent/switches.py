@@ -144,6 +144,11 @@ class Switches:
         if frames and bridge in self._switches:
             self._switches[bridge].resubmit(in_port, frames)
 
+    def hear(self, bridge: str) -> None:
+        """Take what the switch of *bridge* has said already, ahead of the event loop."""
+        if bridge in self._switches:
+            self._switches[bridge].hear()
+
     async def echo(self, bridge: str, timeout_s: float) -> bool:
         """Whether the switch of *bridge* answers an echo within *timeout_s*; if not, the connection is ended."""
         try:

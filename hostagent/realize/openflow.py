@@ -302,6 +302,10 @@ class OpenFlowConnection:
         """Have the switch take each frame as if it had just come in by *in_port*; nobody waits, no refusal is told."""
         self._wire.write(self._resubmitted(in_port, frames))
 
+    def hear(self) -> None:
+        """Take what the switch has said already, ahead of the event loop; the callbacks are called from here."""
+        self._wire.hear()
+
     async def flush_zone(self, zone: int, *, timeout_s: float = 5.0) -> None:
         """Forget all connections in *zone* of the connection tracker of the bridge's datapath.
 

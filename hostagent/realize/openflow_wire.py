@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 __all__ = ["HELLO", "VERSION", "Wire", "message"]
@@ -12,6 +14,7 @@ __all__ = ["HELLO", "VERSION", "Wire", "message"]
 VERSION: Final = 6  # OpenFlow 1.5
 _HEADER: Final = struct.Struct("!BBHI")
 HELLO: Final = 0
+_HEARD_MAX: Final = 1 << 16  # bytes
 
 
 def message(kind: int, xid: int, body: bytes = b"") -> bytes:
@@ -54,6 +57,12 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(str(exc) if exc else "closed by the switch")
+
+    def hear(self) -> None:
+        """Take what has come and waits for the event loop; the end of the connection is left to the loop."""
+        if self._transport is not None and not self._transport.is_closing():
+            with suppress(OSError):  # nothing has come, or the loop will tell what is wrong
+                self.data_received(os.read(self._transport.get_extra_info("socket").fileno(), _HEARD_MAX))
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:

@@ -6,8 +6,10 @@ snapshot (rows that did not change keep their value, so one change costs one con
 loop reads the snapshot without a lock and without waiting, and is told through `on_change`. Without a connection the
 snapshot is `Unread`: a server that went away has not removed our bridges.
 
-A message that brings one new tap and nothing else is told before the IDL works on it (`ovsdb_taps`), and the thread
-gives way until the event loop has dealt with it: both need the interpreter, and a guest waits for one of them.
+A message that brings one new tap and nothing else is told before the IDL works on it (`ovsdb_taps`). The event loop
+looks at what has come before the thread does (`ovsdb_ahead`); where it is busy, the thread goes on and tells it. And
+the thread gives way until the event loop has dealt with the tap: both need the interpreter, and a guest waits for one
+of them.
 
 `apply` sends one transaction for all its steps. Columns that others write too (`Open_vSwitch:bridges`,
 `Bridge:ports`, every `external_ids` and `other_config`) are changed with *mutate*, so that two writers never undo
@@ -20,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import socket
 import threading
 import time
 from collections import deque
@@ -52,6 +55,7 @@ from hostagent.model import (
 )
 from hostagent.names import is_ours
 from hostagent.realize.errors import RealizeError
+from hostagent.realize.ovsdb_ahead import Ahead
 from hostagent.realize.ovsdb_taps import NewTap, tap_told
 from hostagent.realize.ovsdb_write import write_step
 
@@ -114,6 +118,12 @@ class OvsDb:
         self._loop = asyncio.get_running_loop()
         self._snapshot: tuple[Bridge, ...] | Unread = Unread(f"not yet connected to {remote}")
         self._loose_qos: tuple[UUID, ...] = ()
+        self._bridge_names: Mapping[str, str] = {}  # by the UUIDs of their rows
+        self._looked = threading.Event()  # the event loop has looked since the thread last took what had come
+        self._ahead = Ahead(self._seen_ahead, self._looked.set)
+        self._connection: socket.socket | None = None  # what the event loop looks at a duplicate of
+        self._resting = False  # the thread waits, and has published all that it knows
+        self._told_ahead: tuple[NewTap, threading.Event] | None = None
         self._jobs: deque[_Job] = deque()
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stop = False
@@ -129,6 +139,8 @@ class OvsDb:
         self._wake()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, 5)
+        await asyncio.sleep(0)  # the thread's last words
+        self._ahead.close()
 
     def read_bridges(self) -> tuple[Bridge, ...] | Unread:
         """All bridges of the host, sorted by name, foreign ones too; `Unread` without a connection. Never waits."""
@@ -177,12 +189,14 @@ class OvsDb:
         seen: tuple[bool, int] | None = None
         try:
             while not self._stop:
+                self._looked.clear()
                 idl.run()
                 state = (_connected(idl), idl.change_seqno)
                 if state != seen:
                     seen = state
                     self._publish(idl)
                     idl.published = idl.change_seqno
+                self._show(idl)
                 # What run() brought is looked at before the thread sleeps: its data may complete a job.
                 current = self._work(idl, current)
                 poller = ovs.poller.Poller()
@@ -192,13 +206,23 @@ class OvsDb:
                 poller.fd_wait(self._wake_r, select.POLLIN)
                 poller.timer_wait(_POLL_MS)
                 if not self._jobs or current is not None:
+                    self._resting = _connected(idl) and idl.change_seqno == idl.published
                     poller.block()
+                    self._give_way()
+                    self._resting = False
                 self._drain()
         finally:
             for job in [*([current] if current else []), *self._jobs]:
                 self._finish(job, f"OVSDB {self._remote}: the connection was given up; retrying")
             self._jobs.clear()
             idl.close()
+
+    def _give_way(self) -> None:
+        """Let the event loop look first at what has come, and deal with a tap that it sees."""
+        if self._connection is not None and select.select([self._connection], [], [], 0)[0]:
+            self._looked.wait(_GIVE_WAY_S)
+        if self._told_ahead is not None:
+            self._told_ahead[1].wait(_GIVE_WAY_S)
 
     def _work(self, idl: _Idl, job: _Job | None) -> _Job | None:
         """Advance the job under way, or begin the next one; the job that now waits, if any."""
@@ -277,13 +301,31 @@ class OvsDb:
         before = (self._snapshot, self._loose_qos)
         if _connected(idl):
             self._snapshot, self._loose_qos = idl.snapshot(), idl.loose_qos()
+            self._bridge_names = idl.bridge_names()
         else:
             self._snapshot, self._loose_qos = Unread(f"OVSDB {self._remote} does not answer"), ()
         if (self._snapshot, self._loose_qos) != before:
             self._call(self._on_change)
 
+    def _show(self, idl: _Idl) -> None:
+        """Let the event loop look at the connection, which may be a new one."""
+        connection = idl.connection
+        if connection is not self._connection and self._on_tap is not None:
+            self._connection = connection
+            self._call(partial(self._ahead.watch, connection.dup() if connection is not None else None))
+
+    def _seen_ahead(self, message: Any) -> None:
+        """On the event loop: the thread has not taken this message yet, or has just begun to."""
+        if self._on_tap is None or not self._resting or not _is_update(message.get("method")):
+            return
+        tap = tap_told(message["params"][-1], bridge_of=self._bridge_names.get)
+        if tap is not None:
+            self._told_ahead = tap, threading.Event()
+            self._on_tap(tap, self._told_ahead[1].set)
+
     def _tell_tap(self, tap: NewTap) -> None:
-        if self._on_tap is not None:
+        ahead, self._told_ahead = self._told_ahead, None
+        if self._on_tap is not None and (ahead is None or ahead[0] != tap):
             dealt_with = threading.Event()
             self._call(partial(self._on_tap, tap, dealt_with.set))
             dealt_with.wait(_GIVE_WAY_S)
@@ -331,18 +373,24 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
         heard = self._hear()
         if (
             heard is not None
-            and heard.method in ("update2", "update3")
+            and _is_update(heard.method)
             and self.state == self.IDL_S_MONITORING
             and self.change_seqno == self.published
         ):
-            tap = tap_told(heard.params[-1], bridge_of=self._bridge_of)
+            tap = tap_told(heard.params[-1], bridge_of=self.bridge_names().get)
             if tap is not None:
                 self._on_tap(tap)
         return heard
 
-    def _bridge_of(self, uuid: str) -> str | None:
-        row = self.tables["Bridge"].rows.get(UUID(uuid))
-        return row.name if row is not None else None
+    @property
+    def connection(self) -> socket.socket | None:
+        """The connection's own socket."""
+        rpc = self._session.rpc
+        return rpc.stream.socket if rpc is not None and isinstance(rpc.stream.socket, socket.socket) else None
+
+    def bridge_names(self) -> dict[str, str]:
+        """Names of bridges by the UUIDs of their rows."""
+        return {str(uuid): row.name for uuid, row in self.tables["Bridge"].rows.items()}
 
     def notify(self, event: str, row: Any, updates: Any = None) -> None:
         self._interfaces.pop(row.uuid, None)
@@ -434,6 +482,10 @@ def _queue(config: Mapping[str, str]) -> Queue:
 def _number(config: Mapping[str, str], key: str) -> int:
     text = config.get(key, "")
     return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _is_update(method: str | None) -> bool:
+    return method in ("update2", "update3")
 
 
 def _one(column: list[Any], default: Any) -> Any:

@@ -79,6 +79,11 @@ def _port(db: OvsDb, name: str) -> OvsPort | None:
     return next((port for port in bridge.ports if port.name == name), None) if bridge else None
 
 
+def _plug(name: str) -> list[str]:
+    settings = ["--", "set", "Interface", name, f"external_ids:iface-id={name}"]
+    return ["ovs-vsctl", "--no-wait", "add-port", BRIDGE.name, name, *settings]
+
+
 def test_bridge_and_port_are_made_mended_and_removed(bare_lab: Lab) -> None:
     async def test(db: OvsDb, _: asyncio.Event) -> None:
         local = PutPort(
@@ -174,8 +179,7 @@ def test_a_tap_is_told_before_it_is_shown_and_shown_whether_or_not_somebody_deal
             await db.apply([BRIDGE])
             for name in ("tap1", "tap2"):  # they are there: a tap that can't be opened is the IDL's business
                 bare_lab.exec("h1", ["ip", "tuntap", "add", name, "mode", "tap"])
-                plug = ["add-port", BRIDGE.name, name, "--", "set", "Interface", name, f"external_ids:iface-id={name}"]
-                await asyncio.to_thread(bare_lab.exec, "h1", ["ovs-vsctl", "--no-wait", *plug])
+                await asyncio.to_thread(bare_lab.exec, "h1", _plug(name))
                 assert await _within(2, lambda name=name: shown(name))
             assert [(tap.bridge, tap.name, dict(tap.external_ids)) for tap, _ in told] == [
                 (BRIDGE.name, name, {"iface-id": name}) for name in ("tap1", "tap2")
@@ -183,6 +187,12 @@ def test_a_tap_is_told_before_it_is_shown_and_shown_whether_or_not_somebody_deal
             assert not told[0][1]
             await db.apply([RemovePort(bridge=BRIDGE.name, name=name) for name in ("tap1", "tap2")])
             assert len(told) == 2, "one that goes is none that comes"
+            told.clear()
+            plugging = asyncio.create_task(asyncio.to_thread(bare_lab.exec, "h1", _plug("tap1")))
+            await asyncio.sleep(0)
+            time.sleep(0.5)  # noqa: ASYNC251 (the event loop is to be busy when it comes)
+            await plugging
+            assert await _within(2, lambda: [tap.name for tap, _ in told] == ["tap1"])
         finally:
             await db.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -45,6 +46,7 @@ class Rehearsal:
         self.released: list[str] = []
         self.claimed: list[SeenVif] = []
         self.refused = False
+        self.unheard: list[Callable[[], object]] = []  # what the switch has said, and the event loop has not taken
         self.moving: set[UUID] = set()
         self.early = EarlyOfports()
         self.early.told(OSW, "before", NEXT - 1, now=0)
@@ -56,7 +58,9 @@ class Rehearsal:
             with_guess=lambda bridge, vif: replace(
                 self.observed, bridges=self.early.with_guess(self._bridges(), bridge, vif)
             ),
-            switches=SimpleNamespace(pack=lambda _bridge, add: add, send=self._send, change_flows=self._change),
+            switches=SimpleNamespace(
+                pack=lambda _bridge, add: add, send=self._send, change_flows=self._change, hear=self._hear
+            ),
         )
         granted = dict.fromkeys([*(uuid4() for _ in range(9)), wanted.vif_uuid], 1.0)  # nine have gone again
         state = SimpleNamespace(
@@ -111,6 +115,11 @@ class Rehearsal:
         self.sent.append((bundle, list(frames())))
         return asyncio.ensure_future(self._confirm())
 
+    def _hear(self, bridge: str) -> None:
+        assert bridge == OSW
+        if self.unheard:
+            self.unheard.pop(0)()
+
     def _meet(self, vifs: Sequence[SeenVif]) -> bool:
         new = [vif for vif in vifs if vif.vif_uuid not in {one.vif_uuid for one in self.claimed}]
         self.claimed += new
@@ -150,7 +159,7 @@ def test_flows_leave_with_the_number_where_the_row_came_first():
 
 def test_flows_leave_with_the_row_where_the_number_came_first_or_with_it():
     def told_before(on: Rehearsal) -> None:
-        assert not on.number(), "whose it is is not known"
+        assert on.number(), "whose it is, OVSDB tells any moment: no look is needed"
         assert on.sent == []
         on.row()
 
@@ -158,6 +167,62 @@ def test_flows_leave_with_the_row_where_the_number_came_first_or_with_it():
         on.row(ofport=str(NEXT))
 
     assert len(rehearse(told_before).sent) == len(rehearse(told_with_it).sent) == 1
+
+
+def test_number_that_the_switch_has_told_already_is_taken_with_the_row():
+    def scene(on: Rehearsal) -> None:
+        on.unheard = [lambda: on.arrivals.on_frame(OSW, 3, FRAME), on.number]
+        on.row()
+        assert len(on.sent) == 1
+        assert on.unheard == []
+
+    rehearse(scene)
+
+
+def test_number_that_does_not_come_is_waited_for_a_moment_and_everything_goes_on():
+    def scene(on: Rehearsal) -> None:
+        began = time.monotonic()
+        on.row()
+        assert 0.001 <= time.monotonic() - began < 0.5
+        assert on.sent == []
+        assert on.number()
+        assert len(on.sent) == 1
+
+    rehearse(scene)
+
+
+def test_number_of_a_tap_that_a_look_has_shown_asks_for_another_look():
+    def scene(on: Rehearsal) -> None:
+        on.shown(0)
+        assert not on.number()
+
+    rehearse(scene)
+
+
+def test_number_that_nobody_awaits_asks_for_a_look():
+    def scene(on: Rehearsal) -> None:
+        assert not on.number()
+
+    rehearse(scene, holder="h2")
+
+
+def test_the_loop_waits_a_little_while_a_tap_is_awaited_and_not_for_one_that_does_not_come(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def scene(on: Rehearsal) -> None:
+        assert 0 < on.arrivals.pause_s() <= 0.01
+        now = time.monotonic() + 1.0
+        with monkeypatch.context() as later:
+            later.setattr(time, "monotonic", lambda: now)
+            assert on.arrivals.pause_s() == 0
+            assert not on.number(), "nor does a number pass for its"
+
+    rehearse(scene)
+
+    def nobody(on: Rehearsal) -> None:
+        assert on.arrivals.pause_s() == 0
+
+    rehearse(nobody, holder=None)
 
 
 def test_what_the_guest_has_said_goes_behind_them_and_what_it_says_then_at_once():
