@@ -1,4 +1,7 @@
-"""Ours: netmgr with its REST API over mutual TLS on one connection that stays open; a hostagent and libvirt a host."""
+"""Ours: netmgr with its REST API over mutual TLS on one connection that stays open; a hostagent on each host.
+
+Hosts have no libvirt, as those of the others; `LibvirtOurs` has it, and a libvirt network for each opaque one.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from scripts.benchkit.subject import NETWORK_MTU, Port
 from scripts.labkit import Lab, LabError
 from scripts.labkit.state import MANAGER
 
-__all__ = ["OursDeployment", "PlainOurs"]
+__all__ = ["LibvirtOurs", "OursDeployment"]
 
 _ZONE = "a"
 _REST_PORT = 7443
@@ -38,7 +41,7 @@ class OursDeployment(Deployment):
 
     name = "ours"
 
-    libvirt: ClassVar[bool] = True
+    libvirt: ClassVar[bool] = False
     dummies: ClassVar[bool] = False  # whether ports without a device are needed
 
     @classmethod
@@ -199,7 +202,7 @@ class OursDeployment(Deployment):
         return json.loads(answer) if answer else None
 
 
-class PlainOurs(OursDeployment):
-    """Hosts without libvirt, as OVN's are: a network is there when the switch has it."""
+class LibvirtOurs(OursDeployment):
+    """Hosts with libvirt: a network is there when libvirt has it too."""
 
-    libvirt = False
+    libvirt = True

@@ -16,7 +16,6 @@ PORTS = 1000
 
 class ManyOurs(OursDeployment):
     hosts = 50
-    libvirt = False
     dummies = True
 
 

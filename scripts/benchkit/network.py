@@ -20,7 +20,7 @@ from pathlib import Path
 
 from scripts.benchkit.bare_bridge import BareBridge
 from scripts.benchkit.deployment import Carrier
-from scripts.benchkit.deployment_ours import OursDeployment, PlainOurs
+from scripts.benchkit.deployment_ours import LibvirtOurs, OursDeployment
 from scripts.benchkit.deployment_ovn import OvnDeployment
 from scripts.benchkit.environment import environment, positive
 from scripts.benchkit.many import PORTS, ManyOurs, ManyOvn
@@ -39,7 +39,10 @@ _MANY = {
     "vif_first_frame_50": NetworkRig.vif_first_frame,
     "cold_start_50": NetworkRig.cold_start,
 }
-_PLAIN = "network_create_plain"
+_LIBVIRT = {
+    "network_create_libvirt": NetworkRig.network_create,
+    "vif_first_frame_libvirt": NetworkRig.vif_first_frame,
+}
 _FIRST_FRAMES = ("vif_first_frame", "vif_first_frame_unannounced")
 _RATES = ("throughput", "packets_per_s")
 _GROUP_RATES = ("throughput_groups", "packets_per_s_groups")
@@ -97,8 +100,8 @@ class _Run:
             self._memory(deployments)
             if "network_create" in self._wanted:
                 self._in_turns(["network_create"], deployments, self._count, NetworkRig.network_create)
-            if _PLAIN in self._wanted:
-                self._plain(deployments)
+            if any(name in self._wanted for name in _LIBVIRT):
+                self._with_libvirt(deployments)
             with_bare = any(name in self._wanted for name in (*_FIRST_FRAMES, *_RATES))
             carriers = [*deployments, *(self._rigs(labs, BareBridge) if with_bare else ())]
             for name in _FIRST_FRAMES:
@@ -124,11 +127,14 @@ class _Run:
         if any(name in self._wanted for name in _RESTARTS):
             self._in_turns(_RESTARTS, ready, min(self._count, _CROWDS_MAX), NetworkRig.restart)
 
-    def _plain(self, deployments: Sequence[NetworkRig]) -> None:
-        """Like with like: hosts of neither side have libvirt."""
+    def _with_libvirt(self, deployments: Sequence[NetworkRig]) -> None:
+        """What libvirt adds on hosts of ours; it is no part of the others."""
         with contextlib.ExitStack() as lab:
-            others = [rig for rig in deployments if rig.name != PlainOurs.name]
-            self._in_turns([_PLAIN], [self._rig(lab, PlainOurs), *others], self._count, NetworkRig.network_create)
+            others = [rig for rig in deployments if rig.name != LibvirtOurs.name]
+            rigs = [*self._rigs(lab, LibvirtOurs), *others]
+            for name, sample in _LIBVIRT.items():
+                if name in self._wanted:
+                    self._in_turns([name], rigs, self._count, sample)
 
     def _many(self) -> None:
         """At fifty hosts with a thousand ports. One side after the other: a hundred hosts are too many here."""
