@@ -246,6 +246,7 @@ class Agent:
             relay_vteps=self.motion.relay_vteps(),
             tickets=self.ticketing.held,
             ct_full=self.limiting.full,
+            ct_unlimited=self.limiting.unlimited,
             hushed=self.discovery.hushed() | self._arrivals.hushed(),
             alone=self.sync.away_s > ALONE_S,
         )

@@ -153,6 +153,9 @@ def _switch_findings(
         yield _Finding(
             Status.DOWN, 0, f"{name}: bridge {intent.bridge} does not answer OpenFlow; is ovs-vswitchd running?"
         )
+    elif desired.ct_unlimited:
+        sentence = f"connections of its ports are not limited, and one guest may take all: {desired.ct_unlimited}"
+        yield _Finding(Status.WARNING, 90, f"{name}: {sentence}")
     if isinstance(observed.links, Unread):
         yield _Finding(Status.WARNING, 50, f"{name}: links cannot be read: {observed.links.reason}")
         return

@@ -119,6 +119,7 @@ class Desired:
     ct_zones: Mapping[UUID, int] = field(default_factory=dict)  # zone of the connection tracker, by port UUID
     # by port UUID: the most connections that it may have, of those that have as many
     ct_full: Mapping[UUID, int] = field(default_factory=dict)
+    ct_unlimited: str = ""  # why ports may have any number of connections, though they should not
     # by port UUID: connections that its guest had where it came from; empty is always safe
     tickets: Mapping[UUID, tuple[Ticket, ...]] = field(default_factory=dict)
     offered_pnics: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 They are set when a port gets a zone, when vswitchd is another than before, and looked at every 15 s all the same; then
 it is also seen which ports have reached theirs. A port needs none to be lit: a datapath without limits (a kernel that
-lacks them) is told of once, and asked again.
+lacks them) is told of in the host's report, and asked again.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ class Limiting:
     def full(self) -> Mapping[UUID, int]:
         """Ports that had as many connections as they may when that was last looked at, and how many these are."""
         return dict.fromkeys(self._full, self._limit)
+
+    @property
+    def unlimited(self) -> str:
+        """Why there are no limits where some are wanted; empty where there are."""
+        return self._why if self._limit and self._zones else ""
 
     def shown(self) -> dict[UUID, Held]:
         """By port: its limit and its connections, as last read."""

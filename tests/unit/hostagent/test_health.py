@@ -48,6 +48,18 @@ def test_a_switch_that_does_not_answer_openflow_is_down_and_its_networks_with_it
     assert "switch s1 is down" in said.networks[0].reasons
 
 
+def test_connections_that_are_not_limited_are_a_warning_while_the_switch_answers():
+    wanted = replace(ONE, ct_unlimited="the kernel knows no limits")
+    (found,) = report(wanted).switches
+    assert (found.status, found.health) == (Status.WARNING, 90)
+    assert found.reasons == (
+        "switch s1: connections of its ports are not limited, and one guest may take all: the kernel knows no limits",
+    )
+    (dead,) = report(wanted, alive={}).switches
+    assert len(dead.reasons) == 1
+    assert "does not answer OpenFlow" in dead.reasons[0]
+
+
 def test_a_host_that_was_just_given_a_switch_is_down_until_it_has_it():
     said = report(observed=bare(), alive={})
     assert (said.switches[0].status, said.switches[0].health) == (Status.DOWN, 0)
