@@ -80,9 +80,11 @@ def test_switches_of_both_families_share_a_host_and_its_pnic(make_lab: Callable[
     assert {(one["state"], one["mtu_passed"]) for one in peers.values()} == {("up", 1650)}
 
 
-def test_a_switch_moves_from_one_family_to_the_other_under_its_ports(make_lab: Callable[..., Lab]) -> None:
+@pytest.mark.parametrize("kind", ["vxlan", "geneve", "nvgre"])
+def test_a_switch_moves_from_one_family_to_the_other_under_its_ports(make_lab: Callable[..., Lab], kind: str) -> None:
     lab = make_lab(hosts=2, with_libvirt=False, with_vmctl=False, zones={"h1": "a,b", "h2": "a,b"})
-    lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=TWO_FAMILIES)
+    document = TWO_FAMILIES.replace("four, type: vxlan", f"four, type: {kind}")
+    lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=document)
     one = attach(lab, "four", "h1", 1)
     attach(lab, "four", "h2", 2)
     for pool in ("fd00:201::/64", "10.200.0.0/24"):
