@@ -32,6 +32,7 @@ _TOOLS = {
     "lab": ("ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovs-ofctl", "unshare", "nsenter", "setpriv", "ip", "ethtool"),
     "e2e": ("libvirtd", "virsh", "qemu-system-x86_64", "busybox", "apt-get", "depmod"),
 }
+_PATIENCE = pytest.MonkeyPatch()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
@@ -40,7 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     In CI, run a test on real daemons once more when it fails: a machine that others load may miss a deadline once.
 
-    A second failure is a failure. Every rerun is named in the report, so that a test that needs it is seen.
+    The second time each deadline is three times as long, and a failure is a failure. Every rerun is named in the report,
+    so that a test that needs it is seen.
 
     Where several workers share the run, long files begin first.
     """
@@ -66,7 +68,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Dealing | No
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip, or in CI fail, a test whose surroundings are missing."""
+    """Skip, or in CI fail, a test whose surroundings are missing; have patience with one that is run once more."""
+    _PATIENCE.undo()
+    if getattr(item, "execution_count", 1) > 1:
+        _PATIENCE.setenv("OPLAB_PATIENCE", "3")
     wanted = [mark for mark in _TOOLS if item.get_closest_marker(mark)]
     if wanted and (problem := _problem(wanted)):
         if os.environ.get("CI") == "true":

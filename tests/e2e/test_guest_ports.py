@@ -44,6 +44,12 @@ def virsh(lab: Lab, host: str, *command: str, ok: bool = True) -> str:
     return done.stdout + done.stderr
 
 
+def begin_anew(lab: Lab, host: str, vm: str, port: str) -> None:
+    """Nothing is there of an earlier try."""
+    lab.exec(host, ["virsh", "-c", "qemu:///system", "destroy", vm], check=False)
+    lab.exec("mgr", ["netmgr", "port", "delete", port, "--force"], check=False)
+
+
 def answers(lab: Lab) -> bool:
     return lab.exec("peer", ["ping", "-c1", "-W1", ADDRESS], check=False).returncode == 0
 
@@ -66,6 +72,7 @@ def lab(guest_image: GuestImage) -> Iterator[Lab]:
 
 
 def test_guest_starts_dark_where_its_port_is_not_made_yet_is_reported_and_lit_when_it_is(lab: Lab) -> None:
+    begin_anew(lab, "h1", "web", "hand/web")
     virsh(lab, "h1", "start", "web")
     assert within(5, lambda: "takes only ports made for it" in vif(lab, "h1", "web").get("reason", ""))
     assert vif(lab, "h1", "web")["state"] == "dark"
@@ -92,6 +99,7 @@ def test_guest_starts_dark_where_its_port_is_not_made_yet_is_reported_and_lit_wh
 
 
 def test_guest_on_a_network_that_is_withdrawn_goes_on_and_another_is_refused_with_the_sentence(lab: Lab) -> None:
+    begin_anew(lab, "h2", "other", "hand/other")
     netmgr(lab, "port", "create", "other", "--network", "hand", "--mac", "52:54:00:00:07:03", "--vif", VIFS["other"])
     netmgr(lab, "network", "withdraw", "hand", "--reason", "loop in rack 7", "--wait", "realized")
     try:
