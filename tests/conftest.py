@@ -41,8 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     In CI, run a test on real daemons once more when it fails: a machine that others load may miss a deadline once.
 
-    The second time each deadline is three times as long, and a failure is a failure. Every rerun is named in the report,
-    so that a test that needs it is seen.
+    The second time each deadline is three times as long, and a failure is a failure. Every rerun is named in the
+    report, so that a test that needs it is seen.
 
     Where several workers share the run, long files begin first.
     """
