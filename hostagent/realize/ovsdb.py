@@ -56,7 +56,7 @@ from hostagent.model import (
 from hostagent.names import is_ours
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.ovsdb_ahead import Ahead
-from hostagent.realize.ovsdb_taps import NewTap, tap_told
+from hostagent.realize.ovsdb_taps import NewTap, tap_in
 from hostagent.realize.ovsdb_write import write_step
 
 __all__ = ["DEFAULT_REMOTE", "OvsDb", "OvsStep"]
@@ -208,7 +208,7 @@ class OvsDb:
                 if not self._jobs or current is not None:
                     self._resting = _connected(idl) and idl.change_seqno == idl.published
                     poller.block()
-                    self._give_way()
+                    self._give_way(idl)
                     self._resting = False
                 self._drain()
         finally:
@@ -217,9 +217,11 @@ class OvsDb:
             self._jobs.clear()
             idl.close()
 
-    def _give_way(self) -> None:
+    def _give_way(self, idl: _Idl) -> None:
         """Let the event loop look first at what has come, and deal with a tap that it sees."""
-        if self._connection is not None and select.select([self._connection], [], [], 0)[0]:
+        connection = idl.connection
+        is_looked_at = connection is self._connection
+        if connection is not None and is_looked_at and select.select([connection], [], [], 0)[0]:
             self._looked.wait(_GIVE_WAY_S)
         if self._told_ahead is not None:
             self._told_ahead[1].wait(_GIVE_WAY_S)
@@ -316,9 +318,9 @@ class OvsDb:
 
     def _seen_ahead(self, message: Any) -> None:
         """On the event loop: the thread has not taken this message yet, or has just begun to."""
-        if self._on_tap is None or not self._resting or not _is_update(message.get("method")):
+        if self._on_tap is None or not self._resting:
             return
-        tap = tap_told(message["params"][-1], bridge_of=self._bridge_names.get)
+        tap = tap_in(message.get("method"), message.get("params"), bridge_of=self._bridge_names.get)
         if tap is not None:
             self._told_ahead = tap, threading.Event()
             self._on_tap(tap, self._told_ahead[1].set)
@@ -371,22 +373,17 @@ class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
     def _recv(self) -> Any:
         """The session's next message, of which a tap is told before it is worked on."""
         heard = self._hear()
-        if (
-            heard is not None
-            and _is_update(heard.method)
-            and self.state == self.IDL_S_MONITORING
-            and self.change_seqno == self.published
-        ):
-            tap = tap_told(heard.params[-1], bridge_of=self.bridge_names().get)
+        if heard is not None and self.state == self.IDL_S_MONITORING and self.change_seqno == self.published:
+            tap = tap_in(heard.method, heard.params, bridge_of=self.bridge_names().get)
             if tap is not None:
                 self._on_tap(tap)
         return heard
 
     @property
     def connection(self) -> socket.socket | None:
-        """The connection's own socket."""
-        rpc = self._session.rpc
-        return rpc.stream.socket if rpc is not None and isinstance(rpc.stream.socket, socket.socket) else None
+        """The connection's own socket; None without one, and where a failure has closed it."""
+        found = self._session.rpc.stream.socket if self._session.rpc is not None else None
+        return found if isinstance(found, socket.socket) and found.fileno() >= 0 else None
 
     def bridge_names(self) -> dict[str, str]:
         """Names of bridges by the UUIDs of their rows."""
@@ -482,10 +479,6 @@ def _queue(config: Mapping[str, str]) -> Queue:
 def _number(config: Mapping[str, str], key: str) -> int:
     text = config.get(key, "")
     return int(text) if text.isascii() and text.isdigit() else 0
-
-
-def _is_update(method: str | None) -> bool:
-    return method in ("update2", "update3")
 
 
 def _one(column: list[Any], default: Any) -> Any:

@@ -50,8 +50,10 @@ class Ahead:
         assert self._socket is not None
         assert self._edge is not None
         self._edge.poll(0)
+        message = None
         with suppress(OSError, ValueError):  # nothing is there any more, or not one whole message
             seen = self._socket.recv(_LENGTH_MAX, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            if seen and len(seen) < _LENGTH_MAX:
-                self._told(json.loads(seen))
+            message = json.loads(seen) if len(seen) < _LENGTH_MAX else None
+        if message is not None:
+            self._told(message)
         self._looked()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["NewTap", "tap_told"]
+__all__ = ["NewTap", "tap_in", "tap_told"]
 
 
 class NewTap(NamedTuple):
@@ -20,6 +20,11 @@ class NewTap(NamedTuple):
     name: str
     ofport: int
     external_ids: dict[str, str]
+
+
+def tap_in(method: str | None, parameters: Any, *, bridge_of: Callable[[str], str | None]) -> NewTap | None:
+    """The tap that a message of ovsdb-server brings, if that is all it brings (`tap_told`)."""
+    return tap_told(parameters[-1], bridge_of=bridge_of) if method in ("update2", "update3") else None
 
 
 def tap_told(updates: Any, *, bridge_of: Callable[[str], str | None]) -> NewTap | None:

@@ -48,7 +48,8 @@ TUNNEL = PutPort(
 def _with_db(lab: Lab, test: Callable[[OvsDb, asyncio.Event], Awaitable[None]]) -> None:
     async def main() -> None:
         changed = asyncio.Event()
-        db = OvsDb(f"unix:{lab.path('h1', '/run/openvswitch/db.sock')}", on_change=changed.set)
+        remote = f"unix:{lab.path('h1', '/run/openvswitch/db.sock')}"
+        db = OvsDb(remote, on_change=changed.set, on_tap=lambda _tap, go_on: go_on())
         db.start()
         try:
             assert await _within(5, lambda: isinstance(db.read_bridges(), tuple))
@@ -217,6 +218,9 @@ def test_a_server_that_goes_leaves_unread_not_absent_and_is_found_again(bare_lab
         await db.apply([BRIDGE])
         await asyncio.to_thread(bare_lab.stop_daemon, "h1", "ovsdb-server")
         assert await _within(3, lambda: isinstance(db.read_bridges(), Unread))
+        found = db.read_bridges()
+        assert isinstance(found, Unread)
+        assert found.reason.endswith("does not answer")
         with pytest.raises(RealizeError, match="does not answer"):
             await db.apply([TUNNEL])
         await asyncio.to_thread(bare_lab.start_daemon, "h1", "ovsdb-server")
