@@ -25,6 +25,7 @@ and never again and again.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -47,6 +48,7 @@ from hostagent.motion import Motion
 from hostagent.names import IFACE_ID, is_ours, is_switch_bridge, switch_bridge
 from hostagent.presence import SeenVif, due_claims, seen_vif, seen_vifs
 from hostagent.realize.errors import RealizeError
+from hostagent.realize.openflow_ports import Armed, PortWord
 from hostagent.realize.ovsdb_taps import NewTap
 from hostagent.state import State
 from hostagent.vifs import entries_of, uuid_of, vif_of
@@ -58,7 +60,8 @@ log = structlog.get_logger(__name__)
 _TOGETHER_MAX = 8  # of more the loop's one turn is sooner done
 _SIGN_S = 0.002  # from netlink's word of an awaited tap to OVSDB's or the switch's
 _NUMBER_S = 0.01  # from a tap in OVSDB to the switch's number for it
-_HEAR_S = 0.001  # for which the number of a tap is waited for at once, with nothing else done
+_HEAR_S = 0.0015  # for which the number of a tap is waited for at once, with nothing else done
+_REST_S = 0.0015  # after flows that left in that time: until the guest is heard, the processors are for others
 _CALM_S = 0.005  # from flows on the switch to what can wait
 _QUIET_S = 0.01  # from a change to when its consequences are on the switch, mostly
 _LEFT_S = 0.0005  # from a claim to when it is on its way
@@ -113,6 +116,7 @@ class Arrivals:
         self._later: asyncio.Handle | None = None
         self._coming: dict[tuple[str, str], _Coming] = {}  # by bridge and name
         self._let_ahead: set[_Tap] = set()  # let in, and not shown by a look yet
+        self._armed: tuple[Compiled, Armed] | None = None  # while a number is looked for without a rest
         self._claimed: UUID | None = None  # VIF that was claimed last by OVSDB's word alone, and not shown yet
 
     def look_soon(self) -> None:
@@ -169,11 +173,11 @@ class Arrivals:
         coming, ofport = _Coming(port, vif, go_on), tap.ofport or self._host.ofport(tap.bridge, tap.name)
         if ofport:
             self._let_ahead_in(coming, tap.bridge, tap.name, ofport)
-        elif self._anticipated.due(port, tap.bridge) is not None:
+        elif (compiled := self._anticipated.due(port, tap.bridge)) is not None:
             self._wait_no_more()
             self._keep_calm(_NUMBER_S)
             self._coming[tap.bridge, tap.name] = coming
-            self._hear_number(tap.bridge, tap.name)
+            self._hear_number(coming, compiled, tap.bridge, tap.name)
         else:
             go_on()
 
@@ -183,7 +187,8 @@ class Arrivals:
         coming = self._coming.pop((bridge, name), None)
         if coming is None and self._anticipated.awaits(bridge, ofport):
             self._keep_calm(_NUMBER_S)
-            return not any(tap.name == name for tap in self._taps or ())  # whose it is, OVSDB tells any moment
+            self._host.hear_ovsdb()  # whose it is, OVSDB tells any moment
+            return not any(tap.name == name for tap in self._taps or ())
         return coming is not None and self._let_ahead_in(coming, bridge, name, ofport)
 
     def lost(self, bridge: str) -> None:
@@ -241,27 +246,60 @@ class Arrivals:
         for port in islice(coming, _TOGETHER_MAX):
             self._anticipated.prepare(port, granted=True)
 
-    def _hear_number(self, bridge: str, name: str) -> None:
+    def _hear_number(self, coming: _Coming, compiled: Compiled, bridge: str, name: str) -> None:
         """The switch's word is about to come, or is there. We look for it without a rest: to be woken on the switch's
-        own processor, as the kernel likes to do, would cost it as long as the whole takes."""
+        own processor, as the kernel likes to do, would cost it as long as the whole takes. But whoever waits for ours
+        goes first: it may be the switch. If its word is the first that comes, all is still as it was found to be, so
+        the flows leave before anything else is made of it."""
         until = time.monotonic() + _HEAR_S
+        if not self._motion.in_motion((coming.port,)):
+            self._armed = self._arm(compiled, bridge, name)
         while (bridge, name) in self._coming and time.monotonic() < until:
-            self._host.switches.hear(bridge)
+            if self._host.switches.hear(bridge, self._armed[1] if self._armed is not None else None):
+                self._disarm()
+            os.sched_yield()
+        self._disarm()
+        if any(tap.vif == coming.vif for tap in self._let_ahead):
+            time.sleep(_REST_S)
 
     def _let_ahead_in(self, coming: _Coming, bridge: str, name: str, ofport: int) -> bool:
-        """Send what was packed for a tap of which all is known; False where that is left to a look."""
-        may_speak = self._is_held(coming.port) and not self._motion.in_motion((coming.port,))
-        compiled = self._anticipated.due(coming.port, bridge, ofport) if may_speak else None
-        sending = self._send_now(compiled) if compiled is not None else None
-        if compiled is None or sending is None:
+        """A tap of which all is known is let in; False where that is left to a look."""
+        sent = self._send_due(coming, bridge, ofport)
+        if sent is None:
             coming.go_on()
             return False
         asyncio.get_running_loop().call_later(_PASS_S, coming.go_on)
         self._anticipated.forget(coming.port)
         self._let_ahead.add(_Tap(coming.vif, name, ofport))
         self._keep_calm(_NUMBER_S)
-        self._follow(((compiled, sending),), 1)
+        self._follow((sent,), 1)
         return True
+
+    def _send_due(self, coming: _Coming, bridge: str, ofport: int) -> tuple[Compiled, asyncio.Task[None]] | None:
+        """Send what was packed for a tap of which all is known; what has left already is followed. None where that is
+        left to a look."""
+        if self._armed is not None and self._armed[1].left:
+            (compiled, armed), self._armed = self._armed, None
+            return compiled, self._fire(armed, bridge)
+        self._disarm()
+        if not self._is_held(coming.port) or self._motion.in_motion((coming.port,)):
+            return None
+        due = self._anticipated.due(coming.port, bridge, ofport)
+        sending = self._send_now(due) if due is not None else None
+        return (due, sending) if due is not None and sending is not None else None
+
+    def _arm(self, compiled: Compiled, bridge: str, name: str = "") -> tuple[Compiled, Armed] | None:
+        """What was packed, ready to leave; None where it must be sent as ever."""
+        if compiled.bundle is None or len(compiled.entries) != 1:
+            return None
+        (ofport,) = compiled.entries
+        armed = self._host.switches.arm(bridge, compiled.bundle, PortWord(name, ofport))
+        return (compiled, armed) if armed is not None else None
+
+    def _disarm(self) -> None:
+        armed, self._armed = self._armed, None
+        if armed is not None:
+            armed[1].disarm()
 
     def _wait_no_more(self) -> None:
         """What OVSDB has told is in its tables, or soon will be: a look shows it."""
@@ -316,13 +354,13 @@ class Arrivals:
 
     def _send_now(self, compiled: Compiled) -> asyncio.Task[None] | None:
         """Send what was packed and give back what was held, within this call; None where it must be sent as ever."""
-        bridge = compiled.change.bridge
-        if compiled.bundle is None or len(compiled.entries) != 1:
-            return None
-        (ofport,) = compiled.entries
+        armed = self._arm(compiled, compiled.change.bridge)
+        return self._fire(armed[1], compiled.change.bridge) if armed is not None else None
+
+    def _fire(self, armed: Armed, bridge: str) -> asyncio.Task[None]:
         # What comes from now on is given back at once, too: the switch takes it after these flows.
-        said = partial(self._held.lit, bridge, ofport, now=time.monotonic())
-        return self._host.switches.send(bridge, compiled.bundle, in_port=ofport, frames=said)
+        frames = self._held.lit(bridge, armed.word.ofport, now=time.monotonic())
+        return self._host.switches.fire(bridge, armed, frames)
 
     def _follow(self, changes: Sequence[tuple[Compiled, asyncio.Task[None] | None]], ports: int) -> None:
         task = asyncio.create_task(self._send(changes, ports))

@@ -163,6 +163,10 @@ class Host:
         """The number that the switch has told for the port *name*, while OVSDB does not show it; 0: none."""
         return self._early.of(bridge, name, now=time.monotonic())
 
+    def hear_ovsdb(self) -> None:
+        """Look at what OVSDB has said already, ahead of the event loop."""
+        self._ovsdb.hear()
+
     def next_ofport(self, bridge: str) -> int:
         """The number that *bridge* will probably give its next port; 0: there is no telling."""
         return self._early.next_of(bridge)

@@ -27,6 +27,7 @@ from hostagent.pipeline.tables import CANARY
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.realize.openflow_bundle import Bundle
+from hostagent.realize.openflow_ports import Armed, PortWord
 from hostagent.realize.unixctl import await_revalidation
 
 __all__ = ["Switches"]
@@ -144,10 +145,10 @@ class Switches:
         if frames and bridge in self._switches:
             self._switches[bridge].resubmit(in_port, frames)
 
-    def hear(self, bridge: str) -> None:
-        """Take what the switch of *bridge* has said already, ahead of the event loop."""
-        if bridge in self._switches:
-            self._switches[bridge].hear()
+    def hear(self, bridge: str, armed: Armed | None = None) -> bool:
+        """Take what the switch of *bridge* has said already, ahead of the event loop; if it is the word that *armed*
+        waits for, that leaves first. False where nothing was said."""
+        return bridge in self._switches and self._switches[bridge].hear(armed)
 
     async def echo(self, bridge: str, timeout_s: float) -> bool:
         """Whether the switch of *bridge* answers an echo within *timeout_s*; if not, the connection is ended."""
@@ -181,14 +182,17 @@ class Switches:
             return self._switch(bridge).pack((), add)
         return None
 
-    def send(
-        self, bridge: str, bundle: Bundle, *, in_port: int, frames: Callable[[], Sequence[bytes]]
-    ) -> asyncio.Task[None] | None:
-        """Send *bundle* within this call, and right behind it *frames* (see `resubmit`). The task ends as
-        `change_flows` does. None where nothing was sent, nor *frames* asked for: it is for `change_flows`."""
+    def arm(self, bridge: str, bundle: Bundle, word: PortWord) -> Armed | None:
+        """*bundle*, ready to leave within a call (`fire`), or with the switch's *word* (`hear`). None where it is for
+        `change_flows`."""
         connection = self._switches.get(bridge)
-        sent = connection.send(bundle, in_port=in_port, frames=frames) if connection is not None else None
-        return asyncio.create_task(self._changed(bridge, bundle.delete, bundle.add, sent)) if sent is not None else None
+        return connection.arm(bundle, word) if connection is not None else None
+
+    def fire(self, bridge: str, armed: Armed, frames: Sequence[bytes]) -> asyncio.Task[None]:
+        """Send what was armed, unless it has left, and right behind it *frames* (see `resubmit`). The task ends as
+        `change_flows` does."""
+        sent = armed.fire(frames)
+        return asyncio.create_task(self._changed(bridge, armed.bundle.delete, armed.bundle.add, sent))
 
     async def flush_zone(self, bridge: str, zone: int) -> None:
         """Forget all connections in *zone* of the connection tracker that *bridge* uses.

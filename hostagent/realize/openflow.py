@@ -48,17 +48,16 @@ from hostagent.realize.openflow_codec import (
 from hostagent.realize.openflow_errors import error_name
 from hostagent.realize.openflow_forms import Form
 from hostagent.realize.openflow_monitor import FLOW_MONITOR, monitor_request, tells_change
+from hostagent.realize.openflow_ports import PORT_STATUS, Armed, PortWord, port_word
 from hostagent.realize.openflow_wire import HELLO, VERSION, Wire, message
 
 __all__ = ["OpenFlowConnection", "OpenFlowError"]
 
 _ERROR, _ECHO_REQUEST, _ECHO_REPLY, _EXPERIMENTER, _SET_CONFIG, _PACKET_IN = 1, 2, 3, 4, 9, 10
-_PORT_STATUS: Final = 12
 _PACKET_OUT: Final = 13
 _MULTIPART_REQUEST, _MULTIPART_REPLY, _BARRIER_REQUEST, _BARRIER_REPLY, _METER_MOD = 18, 19, 20, 21, 29
 _FLOW_DESC, _METER_DESC = 1, 10
 _MORE: Final = 1
-_PORT_ADDED, _PORT_GONE = 0, 1
 _METER_EXISTS: Final = (12, 1)
 _NICIRA, _CT_FLUSH_ZONE = 0x2320, 29
 _FRAGMENTS_SHOW_PORTS: Final = 3  # Open vSwitch's "nx-match"
@@ -160,14 +159,11 @@ class OpenFlowConnection:
             encode=self._encode,
         )
 
-    def send(
-        self, bundle: Bundle, *, in_port: int, frames: Callable[[], Sequence[bytes]], timeout_s: float = 30.0
-    ) -> asyncio.Task[None] | None:
-        """Send *bundle* within this call, and right behind it *frames*, as `resubmit` does. The task ends when the
-        switch has confirmed the flows, with the errors of `bundle`.
+    def arm(self, bundle: Bundle, word: PortWord, *, timeout_s: float = 30.0) -> Armed | None:
+        """*bundle*, ready to leave within a call, or with the switch's *word*; with no word from others between.
 
         None where it must be left to `bundle`: another change is under way, or the switch may not like one of the
-        flows; then nothing was sent, nor *frames* asked for.
+        flows.
         """
         ready = bundle.sender is self and bundle.forms and bundle.forms <= self._taken
         if self._closed or self._free.empty() or not ready:
@@ -175,11 +171,20 @@ class OpenFlowConnection:
         self._free.get_nowait()
         self._refused.clear()
         xid, answer = self._expect()
-        data = bundle.messages + bundle.commit + message(_BARRIER_REQUEST, xid)
-        self._wire.write(data + self._resubmitted(in_port, frames()))
-        task = asyncio.create_task(self._committed(bundle, xid, answer, timeout_s))
-        task.add_done_callback(lambda _: self._free.put_nowait(None))
-        return task
+
+        def end() -> None:
+            self._waiting.pop(xid, None)
+            self._free.put_nowait(None)
+
+        return Armed(
+            bundle,
+            word,
+            data=bundle.messages + bundle.commit + message(_BARRIER_REQUEST, xid),
+            write=self._wire.write,
+            resubmit=self.resubmit,
+            confirmed=lambda: self._committed(bundle, xid, answer, timeout_s),
+            end=end,
+        )
 
     async def bundle(
         self, delete: Sequence[Flow], add: Sequence[Flow], *, urgent: bool = False, timeout_s: float = 30.0
@@ -302,9 +307,10 @@ class OpenFlowConnection:
         """Have the switch take each frame as if it had just come in by *in_port*; nobody waits, no refusal is told."""
         self._wire.write(self._resubmitted(in_port, frames))
 
-    def hear(self) -> None:
-        """Take what the switch has said already, ahead of the event loop; the callbacks are called from here."""
-        self._wire.hear()
+    def hear(self, armed: Armed | None = None) -> bool:
+        """Take what the switch has said already, ahead of the event loop; the callbacks are called from here. If it
+        begins with the word that *armed* waits for, that leaves before them. False where nothing was said."""
+        return self._wire.hear(armed.heard if armed is not None else None)
 
     async def flush_zone(self, zone: int, *, timeout_s: float = 5.0) -> None:
         """Forget all connections in *zone* of the connection tracker of the bridge's datapath.
@@ -440,8 +446,10 @@ class OpenFlowConnection:
             self._multipart(xid, body)
         elif kind == _PACKET_IN:
             self._packet_in(body)
-        elif kind == _PORT_STATUS:
-            self._port_status(body)
+        elif kind == PORT_STATUS:
+            word = port_word(body)
+            if word is not None:
+                self._on_port(*word)
         elif kind == _ECHO_REQUEST:
             self._wire.write(message(_ECHO_REPLY, xid, body))
         elif kind in (_BARRIER_REPLY, _ECHO_REPLY):
@@ -471,11 +479,6 @@ class OpenFlowConnection:
             return  # a guest's frame must not cost the connection, whatever became of it
         in_port = next((item.value for item in conditions if isinstance(item, Match) and item.field == "in_port"), 0)
         self._on_packet_in(cookie, table, in_port, body[16 + (length + 7) // 8 * 8 + 2 :])
-
-    def _port_status(self, body: bytes) -> None:
-        reason, ofport, name = struct.unpack_from("!B7xI12x16s", body)
-        if reason in (_PORT_ADDED, _PORT_GONE):
-            self._on_port(name.rstrip(b"\0").decode(errors="replace"), ofport if reason == _PORT_ADDED else 0)
 
     def _answer(self, xid: int, result: Any) -> None:
         answer = self._waiting.get(xid)

@@ -6,7 +6,6 @@ import asyncio
 import os
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 __all__ = ["HELLO", "VERSION", "Wire", "message"]
@@ -29,11 +28,13 @@ class Wire(asyncio.Protocol):
         self._receive = receive
         self._lost = lost
         self._transport: asyncio.Transport | None = None
+        self._fd = -1
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._fd = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer
@@ -58,11 +59,19 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(str(exc) if exc else "closed by the switch")
 
-    def hear(self) -> None:
-        """Take what has come and waits for the event loop; the end of the connection is left to the loop."""
-        if self._transport is not None and not self._transport.is_closing():
-            with suppress(OSError):  # nothing has come, or the loop will tell what is wrong
-                self.data_received(os.read(self._transport.get_extra_info("socket").fileno(), _HEARD_MAX))
+    def hear(self, first: Callable[[bytes], None] | None = None) -> bool:
+        """Take what has come and waits for the event loop; False where that is nothing. *first* is called with it
+        before anything is made of it, where it begins with a message. The end of the connection is left to the loop."""
+        if self._transport is None or self._transport.is_closing():
+            return False
+        try:
+            data = os.read(self._fd, _HEARD_MAX)
+        except OSError:  # nothing has come, or the loop will tell what is wrong
+            return False
+        if first is not None and not self._buffer:
+            first(data)
+        self.data_received(data)
+        return bool(data)
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:

@@ -7,9 +7,9 @@ loop reads the snapshot without a lock and without waiting, and is told through 
 snapshot is `Unread`: a server that went away has not removed our bridges.
 
 A message that brings one new tap and nothing else is told before the IDL works on it (`ovsdb_taps`). The event loop
-looks at what has come before the thread does (`ovsdb_ahead`); where it is busy, the thread goes on and tells it. And
-the thread gives way until the event loop has dealt with the tap: both need the interpreter, and a guest waits for one
-of them.
+looks at what has come before the thread does (`ovsdb_ahead`), and wakes the thread once it has dealt with the tap: both
+need the interpreter and a processor, and a guest waits for one of them. A tap that the loop did not see, because the
+thread was at work, the thread tells it.
 
 `apply` sends one transaction for all its steps. Columns that others write too (`Open_vSwitch:bridges`,
 `Bridge:ports`, every `external_ids` and `other_config`) are changed with *mutate*, so that two writers never undo
@@ -36,7 +36,6 @@ from uuid import UUID
 import ovs.db.idl
 import ovs.dirs
 import ovs.json
-import ovs.poller
 import structlog
 
 from hostagent.model import (
@@ -55,7 +54,7 @@ from hostagent.model import (
 )
 from hostagent.names import is_ours
 from hostagent.realize.errors import RealizeError
-from hostagent.realize.ovsdb_ahead import Ahead
+from hostagent.realize.ovsdb_ahead import Ahead, Poller, has_come
 from hostagent.realize.ovsdb_taps import NewTap, tap_in
 from hostagent.realize.ovsdb_write import write_step
 
@@ -119,8 +118,7 @@ class OvsDb:
         self._snapshot: tuple[Bridge, ...] | Unread = Unread(f"not yet connected to {remote}")
         self._loose_qos: tuple[UUID, ...] = ()
         self._bridge_names: Mapping[str, str] = {}  # by the UUIDs of their rows
-        self._looked = threading.Event()  # the event loop has looked since the thread last took what had come
-        self._ahead = Ahead(self._seen_ahead, self._looked.set)
+        self._ahead = Ahead(self._seen_ahead)
         self._connection: socket.socket | None = None  # what the event loop looks at a duplicate of
         self._resting = False  # the thread waits, and has published all that it knows
         self._told_ahead: tuple[NewTap, threading.Event] | None = None
@@ -149,6 +147,10 @@ class OvsDb:
     def read_loose_qos(self) -> tuple[UUID, ...]:
         """QoS rows of ours that no port refers to; none without a connection. Never waits."""
         return self._loose_qos
+
+    def hear(self) -> None:
+        """Look now, on the event loop, whether a tap has come; it is told from here."""
+        self._ahead.look()
 
     async def apply(self, steps: Sequence[OvsStep], *, deadline_s: float = 10.0) -> None:
         """Carry all *steps* out in one transaction and wait until vswitchd has taken it over.
@@ -189,7 +191,6 @@ class OvsDb:
         seen: tuple[bool, int] | None = None
         try:
             while not self._stop:
-                self._looked.clear()
                 idl.run()
                 state = (_connected(idl), idl.change_seqno)
                 if state != seen:
@@ -199,7 +200,7 @@ class OvsDb:
                 self._show(idl)
                 # What run() brought is looked at before the thread sleeps: its data may complete a job.
                 current = self._work(idl, current)
-                poller = ovs.poller.Poller()
+                poller = Poller(self._connection)
                 idl.wait(poller)
                 if current is not None and current.txn is not None:
                     current.txn.wait(poller)
@@ -207,8 +208,10 @@ class OvsDb:
                 poller.timer_wait(_POLL_MS)
                 if not self._jobs or current is not None:
                     self._resting = _connected(idl) and idl.change_seqno == idl.published
-                    poller.block()
-                    self._give_way(idl)
+                    if not has_come(idl.connection):  # since it was last read; the event loop may have looked
+                        poller.block()
+                    if self._told_ahead is not None:
+                        self._told_ahead[1].wait(_GIVE_WAY_S)
                     self._resting = False
                 self._drain()
         finally:
@@ -216,15 +219,6 @@ class OvsDb:
                 self._finish(job, f"OVSDB {self._remote}: the connection was given up; retrying")
             self._jobs.clear()
             idl.close()
-
-    def _give_way(self, idl: _Idl) -> None:
-        """Let the event loop look first at what has come, and deal with a tap that it sees."""
-        connection = idl.connection
-        is_looked_at = connection is self._connection
-        if connection is not None and is_looked_at and select.select([connection], [], [], 0)[0]:
-            self._looked.wait(_GIVE_WAY_S)
-        if self._told_ahead is not None:
-            self._told_ahead[1].wait(_GIVE_WAY_S)
 
     def _work(self, idl: _Idl, job: _Job | None) -> _Job | None:
         """Advance the job under way, or begin the next one; the job that now waits, if any."""
@@ -317,13 +311,23 @@ class OvsDb:
             self._call(partial(self._ahead.watch, connection.dup() if connection is not None else None))
 
     def _seen_ahead(self, message: Any) -> None:
-        """On the event loop: the thread has not taken this message yet, or has just begun to."""
-        if self._on_tap is None or not self._resting:
+        """On the event loop: something has come, this *message* if it is one, and the thread sleeps or is about to."""
+        tap = None
+        if self._on_tap is not None and self._resting and isinstance(message, dict):
+            tap = tap_in(message.get("method"), message.get("params"), bridge_of=self._bridge_names.get)
+        if tap is None or self._on_tap is None:
+            self._wake()
             return
-        tap = tap_in(message.get("method"), message.get("params"), bridge_of=self._bridge_names.get)
-        if tap is not None:
-            self._told_ahead = tap, threading.Event()
-            self._on_tap(tap, self._told_ahead[1].set)
+        if self._told_ahead is not None:
+            return  # it is the same: of two that have come nothing is seen
+        dealt_with = threading.Event()
+        self._told_ahead = tap, dealt_with
+        self._loop.call_later(_GIVE_WAY_S, self._wake)
+        self._on_tap(tap, partial(self._go_on, dealt_with))
+
+    def _go_on(self, dealt_with: threading.Event) -> None:
+        dealt_with.set()
+        self._wake()
 
     def _tell_tap(self, tap: NewTap) -> None:
         ahead, self._told_ahead = self._told_ahead, None

@@ -1,8 +1,9 @@
 """What OVSDB has sent and the thread that owns the connection has not taken yet, seen from the event loop.
 
 The thread would work on a message for half a millisecond before it could tell what is in it, and then wake the event
-loop. So the loop looks at the same socket, first, and takes nothing from it: whatever is more than one short and whole
-message is none of its business. It is woken once for what comes, not for as long as it is there.
+loop. So the loop alone is woken by the socket, looks at what is there, and takes nothing from it: whatever is more than
+one short and whole message is none of its business. Then it wakes the thread. It is woken once for what comes, not for
+as long as it is there.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-__all__ = ["Ahead"]
+import ovs.poller
+
+__all__ = ["Ahead", "Poller", "has_come"]
 
 _LENGTH_MAX: Final = 4096  # bytes; what brings a tap has some 700
 
 
 class Ahead:
-    """*told* is called on the event loop with each message that is seen, decoded; *looked* after each look. Made and
+    """*told* is called on the event loop after each look, with the message that was seen, decoded, or None. Made and
     used there."""
 
-    def __init__(self, told: Callable[[Any], None], looked: Callable[[], None]) -> None:
+    def __init__(self, told: Callable[[Any], None]) -> None:
         self._told = told
-        self._looked = looked
         self._socket: socket.socket | None = None
         self._edge: select.epoll | None = None
 
@@ -36,7 +38,7 @@ class Ahead:
         if connection is not None:
             self._socket, self._edge = connection, select.epoll()
             self._edge.register(connection, select.EPOLLIN | select.EPOLLET)
-            asyncio.get_running_loop().add_reader(self._edge.fileno(), self._look)
+            asyncio.get_running_loop().add_reader(self._edge.fileno(), self.look)
 
     def close(self) -> None:
         """Look no more."""
@@ -46,14 +48,30 @@ class Ahead:
             self._socket.close()
         self._socket = self._edge = None
 
-    def _look(self) -> None:
-        assert self._socket is not None
-        assert self._edge is not None
+    def look(self) -> None:
+        """Look now, without being woken."""
+        if self._socket is None or self._edge is None:
+            return
         self._edge.poll(0)
         message = None
         with suppress(OSError, ValueError):  # nothing is there any more, or not one whole message
             seen = self._socket.recv(_LENGTH_MAX, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             message = json.loads(seen) if len(seen) < _LENGTH_MAX else None
-        if message is not None:
-            self._told(message)
-        self._looked()
+        self._told(message)
+
+
+class Poller(ovs.poller.Poller):  # type: ignore[misc]
+    """What the thread waits for: not for what comes by the socket at which the event loop looks."""
+
+    def __init__(self, looked_at: socket.socket | None) -> None:
+        super().__init__()
+        self._looked_at = looked_at
+
+    def fd_wait(self, fd: Any, events: int) -> None:
+        if self._looked_at is None or fd is not self._looked_at or events != select.POLLIN:
+            super().fd_wait(fd, events)
+
+
+def has_come(connection: socket.socket | None) -> bool:
+    """Whether something is there to be read."""
+    return connection is not None and bool(select.select([connection], [], [], 0)[0])

@@ -42,6 +42,7 @@ from hostagent.pipeline.locate import locate
 from hostagent.pipeline.tables import hold_flow
 from hostagent.realize.openflow import OpenFlowConnection, OpenFlowError
 from hostagent.realize.openflow_bundle import Bundle
+from hostagent.realize.openflow_ports import PortWord
 from scripts.labkit.dummy_switch import DummySwitch
 from scripts.labkit.kernel_switch import make_switch
 
@@ -379,27 +380,26 @@ def test_a_bundle_packed_before_it_is_due_goes_at_once_where_nothing_is_in_its_w
     async def run() -> None:
         async with connected(switch) as connection, connected(switch) as other:
             await replace_all(connection, frozenset())
-            asked: list[str] = []
 
-            def frames(name: str) -> list[bytes]:
-                asked.append(name)
-                return []
-
-            def send(bundle: Bundle, name: str, by: OpenFlowConnection = connection) -> asyncio.Task[None] | None:
-                return by.send(bundle, in_port=1, frames=lambda: frames(name))
+            def send(bundle: Bundle, by: OpenFlowConnection = connection) -> asyncio.Task[None] | None:
+                armed = by.arm(bundle, PortWord("p1", 1))
+                return armed.fire(()) if armed is not None else None
 
             bundles = [connection.pack((), flows) for flows in (second, third, (strange, *first))]
-            assert send(bundles[0], "a form that the switch has not taken yet") is None
+            assert send(bundles[0]) is None, "a form that the switch has not taken yet"
             await connection.bundle((), first)
-            assert send(bundles[2], "one of the forms") is None
-            assert send(bundles[0], "another's", other) is None
-            under_way = send(bundles[0], "sent")
+            assert send(bundles[2]) is None, "one of the forms"
+            assert send(bundles[0], other) is None, "another's"
+            waiting = connection.arm(bundles[0], PortWord("p1", 1))
+            assert waiting is not None
+            assert send(bundles[1]) is None, "another is ready to leave"
+            waiting.disarm()
+            under_way = send(bundles[0])
             assert under_way is not None
-            assert send(bundles[1], "another is under way") is None
+            assert send(bundles[1]) is None, "another is under way"
             await under_way
-            assert asked == ["sent"], "of what was not sent nothing is taken"
             assert await connection.dump() == {*first, *second}
-            last = send(bundles[1], "sent after it")
+            last = send(bundles[1])
             assert last is not None
             await connection.bundle(first, ())  # waits for its turn
             assert last.done()
@@ -518,9 +518,9 @@ def test_a_frame_that_was_held_is_judged_by_the_flows_that_are_in_when_it_is_giv
             assert switch.sent("p2") == [frame]
             assert len(heard.packets) == 3, "by another port it is held again"
             again = connection.pack((), (replace(entry, match=match(in_port=2), actions=(Output(1),)),))
-            sending = connection.send(again, in_port=2, frames=lambda: [frame])
-            assert sending is not None
-            await sending
+            armed = connection.arm(again, PortWord("p2", 2))
+            assert armed is not None
+            await armed.fire([frame])
             await quiet(connection)
             assert switch.sent("p1") == [frame], "it comes right behind the flows"
             assert len(heard.packets) == 3
@@ -545,6 +545,42 @@ def test_ports_are_told_by_name_and_number_when_they_come_and_when_they_go(switc
             assert heard.ports[-1] == ("comes", 0)
 
     asyncio.run(run())
+
+
+def test_a_bundle_leaves_with_the_number_of_the_port_that_it_waits_for_and_with_no_other(switch):
+    flows = many(2)
+
+    async def run() -> None:
+        heard = Heard()
+        async with connected(switch, heard) as connection:
+            await replace_all(connection, frozenset())
+            await connection.bundle((), flows)  # of these forms the switch takes more
+            await connection.bundle(flows, ())
+            switch.add_port(BRIDGE, "before")
+            await connection.echo(5)
+            number = int(switch.vsctl("get", "Interface", "before", "ofport"))
+            for name, leaves in (("strange", False), ("awaited", True)):
+                number += 1
+                armed = connection.arm(connection.pack((), flows), PortWord("awaited", number))
+                assert armed is not None
+                adding = asyncio.create_task(asyncio.to_thread(switch.add_port, BRIDGE, name))
+                await asyncio.sleep(0)
+                while (name, number) not in heard.ports:
+                    connection.hear(armed)
+                await adding
+                assert armed.left == leaves
+                if leaves:
+                    await armed.fire(())
+                    assert await connection.dump() == frozenset(flows)
+                else:
+                    armed.disarm()
+                    assert await connection.dump() == frozenset()
+
+    try:
+        asyncio.run(run())
+    finally:
+        for name in ("before", "strange", "awaited"):
+            switch.vsctl("--if-exists", "del-port", BRIDGE, name)
 
 
 def test_a_loud_port_cannot_flood_a_connection_that_does_not_read(switch):

@@ -19,6 +19,7 @@ from hostagent.model import Bridge, Desired, Observed
 from hostagent.names import switch_bridge
 from hostagent.presence import SeenVif
 from hostagent.realize.errors import RealizeError
+from hostagent.realize.openflow_ports import Armed, PortWord
 from hostagent.realize.ovsdb_taps import NewTap
 from netmgr.contract.types import LogicalPort
 from tests.support.hostagent_worlds import bare, desired, location, named, network, plug, port, settled, switch
@@ -27,6 +28,23 @@ OSW = switch_bridge(named("s1"))
 MINE, PEER = port("mine", 1, ips=("10.1.0.1",)), port("peer", 2, ips=("10.1.0.2",))
 FRAME = bytes(60)
 NEXT = 7  # the number that the switch will give next
+
+
+class ArmedByHand:
+    """A bundle that is ready to leave, and when it did."""
+
+    def __init__(self, on: Rehearsal, bundle: Sequence[Flow], word: PortWord) -> None:
+        self.bundle, self.word, self.left, self.is_armed = bundle, word, False, True
+        self._on = on
+
+    def leave(self) -> None:
+        if not self.left:
+            self.left = True
+            self._on.heard.append("left")
+
+    def disarm(self) -> None:
+        assert not self.left
+        self.is_armed = False
 
 
 class Rehearsal:
@@ -47,6 +65,9 @@ class Rehearsal:
         self.claimed: list[SeenVif] = []
         self.refused = False
         self.unheard: list[Callable[[], object]] = []  # what the switch has said, and the event loop has not taken
+        self.unseen: list[Callable[[], object]] = []  # what OVSDB has
+        self.armed: list[Armed] = []
+        self.heard: list[str] = []  # what left, and what was made of the switch's words
         self.moving: set[UUID] = set()
         self.early = EarlyOfports()
         self.early.told(OSW, "before", NEXT - 1, now=0)
@@ -58,8 +79,13 @@ class Rehearsal:
             with_guess=lambda bridge, vif: replace(
                 self.observed, bridges=self.early.with_guess(self._bridges(), bridge, vif)
             ),
+            hear_ovsdb=lambda: self.unseen.pop(0)() if self.unseen else None,
             switches=SimpleNamespace(
-                pack=lambda _bridge, add: add, send=self._send, change_flows=self._change, hear=self._hear
+                pack=lambda _bridge, add: add,
+                arm=self._arm,
+                fire=self._fire,
+                change_flows=self._change,
+                hear=self._hear,
             ),
         )
         granted = dict.fromkeys([*(uuid4() for _ in range(9)), wanted.vif_uuid], 1.0)  # nine have gone again
@@ -95,6 +121,7 @@ class Rehearsal:
         """The switch's word: it counts."""
         ofport = self.early.next_of(OSW)
         self.early.told(OSW, name, ofport, now=0)
+        self.heard.append("number")
         return self.arrivals.added(OSW, name, ofport)
 
     def shown(self, ofport: int = NEXT) -> None:
@@ -108,17 +135,29 @@ class Rehearsal:
         assert isinstance(bridges, tuple)
         return bridges
 
-    def _send(
-        self, bridge: str, bundle: Sequence[Flow], *, in_port: int, frames: Callable[[], Sequence[bytes]]
-    ) -> asyncio.Task[None]:
-        assert (bridge, in_port) == (OSW, NEXT)
-        self.sent.append((bundle, list(frames())))
+    def _arm(self, bridge: str, bundle: Sequence[Flow], word: PortWord) -> Armed:
+        assert (bridge, word.ofport) == (OSW, NEXT)
+        assert not any(one.is_armed for one in self.armed), "one at a time: nobody else may change flows"
+        one = cast(Any, ArmedByHand(self, bundle, word))
+        self.armed.append(one)
+        return cast(Armed, one)
+
+    def _fire(self, bridge: str, armed: Any, frames: Sequence[bytes]) -> asyncio.Task[None]:
+        assert bridge == OSW
+        armed.leave()
+        armed.is_armed = False
+        self.sent.append((armed.bundle, list(frames)))
         return asyncio.ensure_future(self._confirm())
 
-    def _hear(self, bridge: str) -> None:
+    def _hear(self, bridge: str, armed: Any = None) -> bool:
         assert bridge == OSW
-        if self.unheard:
-            self.unheard.pop(0)()
+        if not self.unheard:
+            return False
+        word = self.unheard.pop(0)
+        if armed is not None and word == self.number and self.early.next_of(OSW) == armed.word.ofport:
+            armed.leave()
+        word()
+        return True
 
     def _meet(self, vifs: Sequence[SeenVif]) -> bool:
         new = [vif for vif in vifs if vif.vif_uuid not in {one.vif_uuid for one in self.claimed}]
@@ -140,6 +179,7 @@ def rehearse(scene: Callable[[Rehearsal], None], **how: Any) -> Rehearsal:
         await asyncio.sleep(0.02)  # OVSDB goes on by then
         sent, released = list(one.sent), list(one.released)
         one.arrivals.close()
+        assert not any(armed.is_armed for armed in cast(Any, one.armed)), "others may change flows"
         one.sent, one.released = sent, released
         return one
 
@@ -171,12 +211,52 @@ def test_flows_leave_with_the_row_where_the_number_came_first_or_with_it():
 
 def test_number_that_the_switch_has_told_already_is_taken_with_the_row():
     def scene(on: Rehearsal) -> None:
-        on.unheard = [lambda: on.arrivals.on_frame(OSW, 3, FRAME), on.number]
+        on.unheard = [on.number]
         on.row()
         assert len(on.sent) == 1
         assert on.unheard == []
 
+    assert rehearse(scene).heard == ["left", "number"], "before anything is made of the word"
+
+
+def test_flows_do_not_leave_before_all_is_looked_at_where_the_number_is_not_the_first_word_or_another():
+    def after_a_frame(on: Rehearsal) -> None:
+        on.unheard = [lambda: on.arrivals.on_frame(OSW, 3, FRAME), on.number]
+        on.row()
+        assert len(on.sent) == 1
+
+    def of_another(on: Rehearsal) -> None:
+        on.unheard = [lambda: on.number("other"), on.number]
+        on.row()
+        assert on.sent == []
+
+    def after_a_change(on: Rehearsal) -> None:
+        on.unheard = [lambda: on.moving.add(MINE.uuid), on.number]
+        on.row()
+        assert on.sent == []
+
+    assert rehearse(after_a_frame).heard == ["number", "left"]
+    assert rehearse(of_another).heard == ["number", "number"]
+    assert rehearse(after_a_change).heard == ["number"]
+
+
+def test_row_that_is_there_already_is_taken_with_the_number():
+    def scene(on: Rehearsal) -> None:
+        on.unseen = [on.row]
+        assert on.number()
+        assert len(on.sent) == 1
+
     rehearse(scene)
+
+
+def test_a_port_in_motion_is_not_let_in_by_the_number_alone():
+    def scene(on: Rehearsal) -> None:
+        on.moving.add(MINE.uuid)
+        on.unheard = [on.number]
+        on.row()
+        assert on.sent == []
+
+    assert rehearse(scene).armed == []
 
 
 def test_number_that_does_not_come_is_waited_for_a_moment_and_everything_goes_on():

@@ -32,6 +32,24 @@ def test_what_has_come_is_taken_at_once_in_its_order_and_nothing_twice():
     assert asyncio.run(main()) == [1, 2, 3]
 
 
+def test_what_begins_with_a_message_can_be_had_before_anything_is_made_of_it():
+    async def main() -> list[object]:
+        heard: list[object] = []
+        wire = Wire(lambda _kind, xid, _body: heard.append(xid), lambda _why: None)
+        switch, ours = socket.socketpair()
+        with switch:
+            await asyncio.get_running_loop().create_unix_connection(lambda: wire, sock=ours)
+            assert not wire.hear(heard.append)
+            switch.sendall(message(2, 1) + message(2, 2)[:4])
+            assert wire.hear(heard.append)
+            switch.sendall(message(2, 2)[4:])
+            assert wire.hear(heard.append), "the rest of one is no beginning"
+            wire.close()
+        return heard
+
+    assert asyncio.run(main()) == [message(2, 1) + message(2, 2)[:4], 1, 2]
+
+
 def test_end_of_the_connection_is_left_to_the_event_loop():
     async def main() -> list[str]:
         lost: list[str] = []

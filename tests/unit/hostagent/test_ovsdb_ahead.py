@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from hostagent.realize.ovsdb_ahead import Ahead
+from hostagent.realize.ovsdb_ahead import Ahead, Poller, has_come
 
 UPDATE = json.dumps({"id": None, "method": "update3", "params": [["m", "d"], "t", {}]}).encode()
 
@@ -20,7 +22,7 @@ def looking(scene: Callable[[Ahead, socket.socket, socket.socket, list[Any]], Aw
 
     async def main() -> list[Any]:
         told: list[Any] = []
-        ahead = Ahead(told.append, lambda: None)
+        ahead = Ahead(told.append)
         server, ours = socket.socketpair()
         with server, ours:
             ahead.watch(ours.dup())
@@ -63,7 +65,42 @@ def test_what_is_not_one_short_and_whole_message_is_left_alone(sent: bytes):
         await soon()
         assert ours.recv(65536) == sent
 
-    assert looking(scene) == []
+    assert looking(scene) == [None], "its owner is to take it"
+
+
+def test_a_look_sees_what_is_there_and_is_not_followed_by_another():
+    async def scene(ahead: Ahead, server: socket.socket, ours: socket.socket, told: list[Any]) -> None:
+        await asyncio.sleep(0)
+        server.sendall(UPDATE)
+        ahead.look()
+        assert told == [json.loads(UPDATE)]
+        await soon()
+        ahead.watch(None)
+        ahead.look()
+
+    assert len(looking(scene)) == 1
+
+
+def test_its_owner_waits_for_everything_but_what_is_looked_at():
+    server, ours = socket.socketpair()
+    other, more = socket.socketpair()
+    with server, ours, other, more:
+        server.sendall(UPDATE)
+        assert has_come(ours)
+        assert not has_come(more)
+        assert not has_come(None)
+        for looked_at, waited_s in ((ours, 0.05), (None, 0.0)):
+            poller = Poller(looked_at)
+            poller.fd_wait(ours, select.POLLIN)
+            poller.fd_wait(more, select.POLLIN)
+            poller.timer_wait(50)
+            began = time.monotonic()
+            poller.block()
+            assert waited_s - 0.01 <= time.monotonic() - began < waited_s + 0.04
+        poller = Poller(ours)
+        poller.fd_wait(ours, select.POLLOUT)
+        poller.timer_wait(10_000)
+        poller.block()
 
 
 def test_the_end_of_a_connection_tells_nothing_and_another_takes_its_place():
@@ -75,9 +112,9 @@ def test_the_end_of_a_connection_tells_nothing_and_another_takes_its_place():
             ahead.watch(other.dup())
             other_server.sendall(UPDATE)
             await soon()
-            assert len(told) == 1
+            assert len(told) == 2
             ahead.watch(None)
             other_server.sendall(UPDATE)
             await soon()
 
-    assert len(looking(scene)) == 1
+    assert looking(scene) == [None, json.loads(UPDATE)]
