@@ -81,6 +81,8 @@ make_environment() {
         "$python" -m pip install -q --disable-pip-version-check -e '.[dev]'
         printf '%s\n' "$hash $root" >.venv/installed-for
     fi
+    # as packages do when they are installed: an agent that compiles itself starts a fifth of a second later
+    "$python" -m compileall -q hostagent netmgr vmctl scripts
     "$python" -c 'import libvirt, systemd.daemon' || fail "Debian's Python modules are not visible in .venv"
     "$python" -c 'import ovs.json, sys; sys.exit(ovs.json.PARSER != ovs.json.PARSER_C)' ||
         fail "ovs.json parses in Python, at half the speed of C; is a PyPI build of ovs in .venv, or python3-openvswitch gone?"

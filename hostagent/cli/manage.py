@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import uuid as uuids
 from pathlib import Path
@@ -148,6 +149,7 @@ def join(
 @click.pass_obj
 def run(settings: Settings, view_port: int | None, log_level: str, mtu_every: float, connections_max: int) -> None:
     """Run the agent until SIGTERM. What it has built stays when it ends."""
+    gc.disable()  # what is imported stays; the daemon enables it again
     _log_plainly()
     from hostagent.daemon import DaemonError, run_daemon
 

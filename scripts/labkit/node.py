@@ -35,7 +35,8 @@ __all__ = ["HIDDEN", "REPOSITORY", "Node", "NodeProcess"]
 REPOSITORY = Path(__file__).resolve().parents[2]
 HIDDEN = ("/run", "/var/lib", "/var/log", "/etc/libvirt", "/etc/openvswitch", "/var/cache/libvirt")
 _INIT = Path(__file__).with_name("node-init.sh")
-_FOREIGN_SETTINGS = ("NETMGR_", "HOSTAGENT_", "VMCTL_", "OVS_", "LIBVIRT_", "VIRSH_", "NOTIFY_SOCKET", "WATCHDOG_")
+_DAEMONS = ("NETMGR_", "HOSTAGENT_", "VMCTL_", "OVS_", "LIBVIRT_", "VIRSH_")
+_FOREIGN_SETTINGS = (*_DAEMONS, "NOTIFY_SOCKET", "WATCHDOG_", "PYTHONDONTWRITEBYTECODE")
 
 
 class NodeProcess(subprocess.Popen[Any]):
