@@ -11,9 +11,9 @@ sent when all has come that they wait for. What the guest says before they are i
 
 Of a granted VIF two things tell all that is still to be known: OVSDB, which VIF the new tap is, and the switch, which
 number it has. Whichever comes first, the flows leave with the second, from the words themselves and before anything is
-made of them (`tap_told`, `added`). Where the row came first the bundle is armed while the number is looked for: it leaves
-with the word itself, and vswitchd reads it in the round of its loop in which it told. The claim of one that is not granted
-leaves with OVSDB's word, too.
+made of them (`tap_told`, `added`). Where the row came first the bundle is armed while the number is looked for: it
+leaves with the word itself, and vswitchd reads it in the round of its loop in which it told. The claim of one that is
+not granted leaves with OVSDB's word, too.
 
 A port stays dark until its flows are in: they go as one bundle, and what they depend on (the network's way in, the
 tap's number, the grant) is there before.
