@@ -255,9 +255,11 @@ class Arrivals:
         until = time.monotonic() + _HEAR_S
         if not self._motion.in_motion((coming.port,)):
             self._armed = self._arm(compiled, bridge, name)
-        while (bridge, name) in self._coming and time.monotonic() < until:
+        while True:
             if self._host.switches.hear(bridge, self._armed[1] if self._armed is not None else None):
                 self._disarm()
+            if (bridge, name) not in self._coming or time.monotonic() >= until:
+                break
             os.sched_yield()
         self._disarm()
         if any(tap.vif == coming.vif for tap in self._let_ahead):

@@ -307,7 +307,7 @@ class OvsDb:
         """Let the event loop look at the connection, which may be a new one."""
         connection = idl.connection
         if connection is not self._connection and self._on_tap is not None:
-            self._connection = connection
+            self._connection, self._told_ahead = connection, None
             self._call(partial(self._ahead.watch, connection.dup() if connection is not None else None))
 
     def _seen_ahead(self, message: Any) -> None:
@@ -318,8 +318,10 @@ class OvsDb:
         if tap is None or self._on_tap is None:
             self._wake()
             return
-        if self._told_ahead is not None:
-            return  # it is the same: of two that have come nothing is seen
+        if self._told_ahead is not None and self._told_ahead[0] == tap:  # seen again, before the thread took it
+            if self._told_ahead[1].is_set():
+                self._wake()
+            return
         dealt_with = threading.Event()
         self._told_ahead = tap, dealt_with
         self._loop.call_later(_GIVE_WAY_S, self._wake)
