@@ -250,18 +250,23 @@ class Arrivals:
     def _hear_number(self, coming: _Coming, compiled: Compiled, bridge: str, name: str) -> None:
         """The switch's word is about to come, or is there. We look for it without a rest: to be woken on the switch's
         own processor, as the kernel likes to do, would cost it as long as the whole takes. But whoever waits for ours
-        goes first: it may be the switch. If its word is the first that comes, all is still as it was found to be, so
-        the flows leave before anything else is made of it."""
-        until = time.monotonic() + _HEAR_S
+        goes first: it may be the switch. If its word is the first that comes, and OVSDB shows nothing new, all is still
+        as it was found to be, so the flows leave before anything else is made of it."""
+        until, shown = time.monotonic() + _HEAR_S, self._host.bridges()
+        assert self._armed is None
         if not self._motion.in_motion((coming.port,)):
             self._armed = self._arm(compiled, bridge, name)
-        while True:
-            if self._host.switches.hear(bridge, self._armed[1] if self._armed is not None else None):
-                self._disarm()
-            if (bridge, name) not in self._coming or time.monotonic() >= until:
-                break
-            os.sched_yield()
-        self._disarm()
+        try:
+            while True:
+                if self._host.bridges() is not shown:
+                    self._disarm()
+                if self._host.switches.hear(bridge, self._armed[1] if self._armed is not None else None):
+                    self._disarm()
+                if (bridge, name) not in self._coming or time.monotonic() >= until:
+                    break
+                os.sched_yield()
+        finally:
+            self._disarm()
         if any(tap.vif == coming.vif for tap in self._let_ahead):
             time.sleep(_REST_S)
 
@@ -300,9 +305,12 @@ class Arrivals:
         return (compiled, armed) if armed is not None else None
 
     def _disarm(self) -> None:
-        armed, self._armed = self._armed, None
-        if armed is not None:
-            armed[1].disarm()
+        """What is armed does not leave any more; should it have left, it is followed."""
+        ready, self._armed = self._armed, None
+        if ready is not None and ready[1].left:
+            self._follow(((ready[0], self._fire(ready[1], ready[0].change.bridge)),), 1)
+        elif ready is not None:
+            ready[1].disarm()
 
     def _wait_no_more(self) -> None:
         """What OVSDB has told is in its tables, or soon will be: a look shows it."""

@@ -160,7 +160,7 @@ class OpenFlowConnection:
         )
 
     def arm(self, bundle: Bundle, word: PortWord, *, timeout_s: float = 30.0) -> Armed | None:
-        """*bundle*, ready to leave within a call, or with the switch's *word*; with no word from others between.
+        """*bundle*, ready to leave within a call, or with the switch's *word*. Nobody else changes anything until then.
 
         None where it must be left to `bundle`: another change is under way, or the switch may not like one of the
         flows.

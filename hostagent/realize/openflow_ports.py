@@ -37,7 +37,8 @@ def port_word(body: bytes) -> PortWord | None:
 
 
 class Armed:
-    """A bundle that leaves once, and as soon as the switch says *word*; then it is for `fire` to see to the rest.
+    """A bundle that leaves once, and with the switch's *word* where that is the first which is heard; then it is for
+    `fire` to see to the rest.
 
     Nobody else may change flows meanwhile, so it ends soon, by `fire` or by `disarm`.
     """
@@ -65,8 +66,10 @@ class Armed:
         self._end = end
 
     def heard(self, data: bytes) -> None:
-        """What the switch has said first, as it came: if it is the word, the bundle leaves."""
-        if len(data) >= _HEADER + _STATUS.size and data[1] == PORT_STATUS and port_word(data[_HEADER:]) == self.word:
+        """What the switch has said first, as it came: if it is the word, and whole, the bundle leaves."""
+        if len(data) < _HEADER + _STATUS.size or data[1] != PORT_STATUS:
+            return
+        if len(data) >= int.from_bytes(data[2:4], "big") and port_word(data[_HEADER:]) == self.word:
             self.leave()
 
     def leave(self) -> None:

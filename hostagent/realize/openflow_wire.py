@@ -29,6 +29,7 @@ class Wire(asyncio.Protocol):
         self._lost = lost
         self._transport: asyncio.Transport | None = None
         self._fd = -1
+        self._parsing = False
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -37,8 +38,14 @@ class Wire(asyncio.Protocol):
         self._fd = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
+        self._parsing = True
+        try:
+            self._buffer += data
+            self._parse(self._buffer)
+        finally:
+            self._parsing = False
+
+    def _parse(self, buffer: bytearray) -> None:
         at = 0
         while len(buffer) - at >= 8:
             version, kind, length, xid = _HEADER.unpack_from(buffer, at)
@@ -60,17 +67,23 @@ class Wire(asyncio.Protocol):
         self._lost(str(exc) if exc else "closed by the switch")
 
     def hear(self, first: Callable[[bytes], None] | None = None) -> bool:
-        """Take what has come and waits for the event loop; False where that is nothing. *first* is called with it
-        before anything is made of it, where it begins with a message. The end of the connection is left to the loop."""
-        if self._transport is None or self._transport.is_closing():
+        """Take what has come and waits for the event loop; False where that is nothing, or where we are called while a
+        message is being dealt with. *first* is called with it before anything is made of it, where it begins with a
+        message. The end of the connection is left to the loop; a mistake of ours ends it, as it does in the loop."""
+        if self._transport is None or self._transport.is_closing() or self._parsing:
             return False
         try:
             data = os.read(self._fd, _HEARD_MAX)
         except OSError:  # nothing has come, or the loop will tell what is wrong
             return False
-        if first is not None and not self._buffer:
-            first(data)
-        self.data_received(data)
+        try:
+            if first is not None and not self._buffer:
+                first(data)
+            self.data_received(data)
+        except Exception as error:
+            self.close()
+            self._lost(repr(error))
+            raise
         return bool(data)
 
     def write(self, data: bytes) -> None:

@@ -27,7 +27,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,7 +53,7 @@ from hostagent.model import (
 )
 from hostagent.names import is_ours
 from hostagent.realize.errors import RealizeError
-from hostagent.realize.ovsdb_ahead import Ahead, Poller, has_come
+from hostagent.realize.ovsdb_ahead import Ahead, Bell, Poller, has_come
 from hostagent.realize.ovsdb_taps import NewTap, tap_in
 from hostagent.realize.ovsdb_write import write_step
 
@@ -123,7 +122,7 @@ class OvsDb:
         self._resting = False  # the thread waits, and has published all that it knows
         self._told_ahead: tuple[NewTap, threading.Event] | None = None
         self._jobs: deque[_Job] = deque()
-        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._bell = Bell()
         self._stop = False
         self._thread = threading.Thread(target=self._run, name="ovsdb", daemon=True)
 
@@ -134,11 +133,13 @@ class OvsDb:
     async def close(self) -> None:
         """Disconnect; changes nothing on the host."""
         self._stop = True
-        self._wake()
+        self._bell.ring()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, 5)
         await asyncio.sleep(0)  # the thread's last words
         self._ahead.close()
+        if not self._thread.is_alive():
+            self._bell.close()
 
     def read_bridges(self) -> tuple[Bridge, ...] | Unread:
         """All bridges of the host, sorted by name, foreign ones too; `Unread` without a connection. Never waits."""
@@ -161,7 +162,7 @@ class OvsDb:
         """
         job = _Job(steps=tuple(steps), done=self._loop.create_future(), deadline=time.monotonic() + deadline_s)
         self._jobs.append(job)
-        self._wake()
+        self._bell.ring()
         try:
             await asyncio.wait_for(job.done, deadline_s + 1)
         except TimeoutError:
@@ -178,8 +179,6 @@ class OvsDb:
                 self._snapshot = Unread(f"OVSDB {self._remote} sent what could not be read: {error}")
                 self._call(self._on_change)
                 time.sleep(1)
-        os.close(self._wake_r)
-        os.close(self._wake_w)
 
     def _serve(self) -> None:
         helper = ovs.db.idl.SchemaHelper(schema_json=_schema())
@@ -204,16 +203,17 @@ class OvsDb:
                 idl.wait(poller)
                 if current is not None and current.txn is not None:
                     current.txn.wait(poller)
-                poller.fd_wait(self._wake_r, select.POLLIN)
+                poller.fd_wait(self._bell.fd, select.POLLIN)
                 poller.timer_wait(_POLL_MS)
                 if not self._jobs or current is not None:
+                    self._told_ahead = None  # it has been read by now
                     self._resting = _connected(idl) and idl.change_seqno == idl.published
                     if not has_come(idl.connection):  # since it was last read; the event loop may have looked
                         poller.block()
                     if self._told_ahead is not None:
                         self._told_ahead[1].wait(_GIVE_WAY_S)
                     self._resting = False
-                self._drain()
+                self._bell.silence()
         finally:
             for job in [*([current] if current else []), *self._jobs]:
                 self._finish(job, f"OVSDB {self._remote}: the connection was given up; retrying")
@@ -311,25 +311,27 @@ class OvsDb:
             self._call(partial(self._ahead.watch, connection.dup() if connection is not None else None))
 
     def _seen_ahead(self, message: Any) -> None:
-        """On the event loop: something has come, this *message* if it is one, and the thread sleeps or is about to."""
+        """On the event loop: something has come, this *message* if it is one. The thread is woken for it, unless it is
+        a tap, which is dealt with before."""
         tap = None
         if self._on_tap is not None and self._resting and isinstance(message, dict):
             tap = tap_in(message.get("method"), message.get("params"), bridge_of=self._bridge_names.get)
         if tap is None or self._on_tap is None:
-            self._wake()
+            self._bell.ring()
             return
-        if self._told_ahead is not None and self._told_ahead[0] == tap:  # seen again, before the thread took it
-            if self._told_ahead[1].is_set():
-                self._wake()
+        told = self._told_ahead
+        if told is not None and told[0] == tap:  # seen again, before the thread took it
+            if told[1].is_set():
+                self._bell.ring()
             return
         dealt_with = threading.Event()
         self._told_ahead = tap, dealt_with
-        self._loop.call_later(_GIVE_WAY_S, self._wake)
+        self._loop.call_later(_GIVE_WAY_S, self._bell.ring)
         self._on_tap(tap, partial(self._go_on, dealt_with))
 
     def _go_on(self, dealt_with: threading.Event) -> None:
         dealt_with.set()
-        self._wake()
+        self._bell.ring()
 
     def _tell_tap(self, tap: NewTap) -> None:
         ahead, self._told_ahead = self._told_ahead, None
@@ -343,14 +345,6 @@ class OvsDb:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
             assert self._loop.is_closed()  # nobody is left to tell
-
-    def _wake(self) -> None:
-        with suppress(OSError):  # full: the thread will wake anyway; closed: it has ended
-            os.write(self._wake_w, b"x")
-
-    def _drain(self) -> None:
-        with suppress(BlockingIOError):
-            os.read(self._wake_r, 4096)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

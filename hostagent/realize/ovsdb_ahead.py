@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import select
 import socket
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 import ovs.poller
 
-__all__ = ["Ahead", "Poller", "has_come"]
+__all__ = ["Ahead", "Bell", "Poller", "has_come"]
 
 _LENGTH_MAX: Final = 4096  # bytes; what brings a tap has some 700
 
@@ -58,6 +59,29 @@ class Ahead:
             seen = self._socket.recv(_LENGTH_MAX, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             message = json.loads(seen) if len(seen) < _LENGTH_MAX else None
         self._told(message)
+
+
+class Bell:
+    """Wakes a thread that polls *fd*; may be rung by anyone, also when nobody listens any more."""
+
+    def __init__(self) -> None:
+        self.fd, self._rope = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def ring(self) -> None:
+        if self._rope >= 0:
+            with suppress(BlockingIOError):  # it rings already
+                os.write(self._rope, b"x")
+
+    def silence(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+
+    def close(self) -> None:
+        """The thread has ended."""
+        ends, self.fd, self._rope = (self.fd, self._rope), -1, -1
+        for end in ends:
+            if end >= 0:
+                os.close(end)
 
 
 class Poller(ovs.poller.Poller):  # type: ignore[misc]

@@ -240,6 +240,46 @@ def test_flows_do_not_leave_before_all_is_looked_at_where_the_number_is_not_the_
     assert rehearse(after_a_change).heard == ["number"]
 
 
+def test_flows_do_not_leave_with_the_number_where_ovsdb_shows_something_new_meanwhile():
+    def scene(on: Rehearsal) -> None:
+        bridges = on.arrivals._host.bridges
+        looks = iter([bridges(), (*cast(Any, bridges()), *cast(Any, bare().bridges))])  # before, and since
+
+        def looked() -> Any:
+            return next(looks, ())
+
+        on.unheard = [on.number]
+        on.arrivals._host.bridges = looked  # type: ignore[method-assign]
+        on.row()
+
+    assert rehearse(scene).heard[0] == "number"
+
+
+def test_a_mistake_while_the_number_is_looked_for_leaves_nothing_armed():
+    def broken(on: Rehearsal) -> None:
+        raise ZeroDivisionError
+
+    def scene(on: Rehearsal) -> None:
+        on.unheard = [lambda: broken(on)]
+        with pytest.raises(ZeroDivisionError):
+            on.row()
+        assert on.arrivals._armed is None
+
+    rehearse(scene)
+
+    def after_it_left(on: Rehearsal) -> None:
+        def number() -> bool:
+            on.armed[-1].leave()
+            raise ZeroDivisionError
+
+        on.unheard = [number]
+        with pytest.raises(ZeroDivisionError):
+            on.row()
+        assert len(on.sent) == 1, "it is followed"
+
+    rehearse(after_it_left)
+
+
 def test_row_that_is_there_already_is_taken_with_the_number():
     def scene(on: Rehearsal) -> None:
         on.unseen = [on.row]

@@ -72,6 +72,7 @@ class Rig:
         pytest.param(status(reason=2), False, id="changed"),
         pytest.param(status(kind=10), False, id="no port status"),
         pytest.param(status()[:40], False, id="not whole"),
+        pytest.param(status()[:60], False, id="not whole, though it tells what counts"),
         pytest.param(b"", False, id="the end"),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import pytest
+
 from hostagent.realize.openflow_wire import Wire, message
 
 
@@ -48,6 +50,52 @@ def test_what_begins_with_a_message_can_be_had_before_anything_is_made_of_it():
         return heard
 
     assert asyncio.run(main()) == [message(2, 1) + message(2, 2)[:4], 1, 2]
+
+
+def test_a_mistake_of_ours_ends_the_connection_and_is_told_here():
+    def receive(kind: int, xid: int, body: bytes) -> None:
+        raise ZeroDivisionError
+
+    async def main() -> list[str]:
+        lost: list[str] = []
+        wire = Wire(receive, lost.append)
+        switch, ours = socket.socketpair()
+        with switch:
+            await asyncio.get_running_loop().create_unix_connection(lambda: wire, sock=ours)
+            switch.sendall(message(2, 1))
+            with pytest.raises(ZeroDivisionError):
+                wire.hear()
+            assert lost == ["ZeroDivisionError()"]
+            assert not wire.hear()
+            await asyncio.sleep(0.02)
+            assert switch.recv(10) == b"", "it is closed"
+        return lost
+
+    assert asyncio.run(main())
+
+
+def test_nothing_is_heard_in_the_middle_of_a_message():
+    heard: list[int] = []
+    within: list[bool] = []
+
+    def receive(kind: int, xid: int, body: bytes) -> None:
+        heard.append(xid)
+        within.append(wire.hear())
+
+    wire = Wire(receive, lambda _why: None)
+
+    async def main() -> None:
+        switch, ours = socket.socketpair()
+        with switch:
+            await asyncio.get_running_loop().create_unix_connection(lambda: wire, sock=ours)
+            switch.sendall(message(2, 1) + message(2, 2) + message(2, 3)[:5])
+            assert wire.hear()
+            switch.sendall(message(2, 3)[5:])
+            assert wire.hear()
+            wire.close()
+
+    asyncio.run(main())
+    assert (heard, within) == ([1, 2, 3], [False] * 3)
 
 
 def test_end_of_the_connection_is_left_to_the_event_loop():

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hostagent.realize.ovsdb_ahead import Ahead, Poller, has_come
+from hostagent.realize.ovsdb_ahead import Ahead, Bell, Poller, has_come
 
 UPDATE = json.dumps({"id": None, "method": "update3", "params": [["m", "d"], "t", {}]}).encode()
 
@@ -101,6 +101,19 @@ def test_its_owner_waits_for_everything_but_what_is_looked_at():
         poller.fd_wait(ours, select.POLLOUT)
         poller.timer_wait(10_000)
         poller.block()
+
+
+def test_a_bell_wakes_until_it_is_silenced_and_may_be_rung_when_nobody_listens():
+    bell = Bell()
+    for _ in range(100_000):  # more than a pipe holds
+        bell.ring()
+    assert select.select([bell.fd], [], [], 0)[0]
+    for _ in range(100):
+        bell.silence()
+    assert not select.select([bell.fd], [], [], 0)[0]
+    bell.close()
+    bell.close()
+    bell.ring()
 
 
 def test_the_end_of_a_connection_tells_nothing_and_another_takes_its_place():
