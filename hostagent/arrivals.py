@@ -83,6 +83,13 @@ class _Coming(NamedTuple):
     go_on: Callable[[], None]
 
 
+class _Ready(NamedTuple):
+    """What was packed, and may leave any moment."""
+
+    compiled: Compiled
+    armed: Armed
+
+
 class Arrivals:
     """*desired* gives what is wanted now; *done* wakes the loop after each change."""
 
@@ -117,7 +124,7 @@ class Arrivals:
         self._later: asyncio.Handle | None = None
         self._coming: dict[tuple[str, str], _Coming] = {}  # by bridge and name
         self._let_ahead: set[_Tap] = set()  # let in, and not shown by a look yet
-        self._armed: tuple[Compiled, Armed] | None = None  # while a number is looked for without a rest
+        self._ready: _Ready | None = None  # while a number is looked for without a rest
         self._claimed: UUID | None = None  # VIF that was claimed last by OVSDB's word alone, and not shown yet
 
     def look_soon(self) -> None:
@@ -178,7 +185,7 @@ class Arrivals:
             self._wait_no_more()
             self._keep_calm(_NUMBER_S)
             self._coming[tap.bridge, tap.name] = coming
-            self._hear_number(coming, compiled, tap.bridge, tap.name)
+            self._hear_number(coming, compiled, tap.name)
         else:
             go_on()
 
@@ -247,20 +254,20 @@ class Arrivals:
         for port in islice(coming, _TOGETHER_MAX):
             self._anticipated.prepare(port, granted=True)
 
-    def _hear_number(self, coming: _Coming, compiled: Compiled, bridge: str, name: str) -> None:
+    def _hear_number(self, coming: _Coming, compiled: Compiled, name: str) -> None:
         """The switch's word is about to come, or is there. We look for it without a rest: to be woken on the switch's
         own processor, as the kernel likes to do, would cost it as long as the whole takes. But whoever waits for ours
         goes first: it may be the switch. If its word is the first that comes, and OVSDB shows nothing new, all is still
         as it was found to be, so the flows leave before anything else is made of it."""
-        until, shown = time.monotonic() + _HEAR_S, self._host.bridges()
-        assert self._armed is None
+        until, shown, bridge = time.monotonic() + _HEAR_S, self._host.bridges(), compiled.change.bridge
+        assert self._ready is None
         if not self._motion.in_motion((coming.port,)):
-            self._armed = self._arm(compiled, bridge, name)
+            self._ready = self._arm(compiled, name)
         try:
             while True:
                 if self._host.bridges() is not shown:
                     self._disarm()
-                if self._host.switches.hear(bridge, self._armed[1] if self._armed is not None else None):
+                if self._host.switches.hear(bridge, self._ready.armed if self._ready is not None else None):
                     self._disarm()
                 if (bridge, name) not in self._coming or time.monotonic() >= until:
                     break
@@ -286,9 +293,9 @@ class Arrivals:
     def _send_due(self, coming: _Coming, bridge: str, ofport: int) -> tuple[Compiled, asyncio.Task[None]] | None:
         """Send what was packed for a tap of which all is known; what has left already is followed. None where that is
         left to a look."""
-        if self._armed is not None and self._armed[1].left:
-            (compiled, armed), self._armed = self._armed, None
-            return compiled, self._fire(armed, bridge)
+        if self._ready is not None and self._ready.armed.left:
+            ready, self._ready = self._ready, None
+            return ready.compiled, self._fire(ready)
         self._disarm()
         if not self._is_held(coming.port) or self._motion.in_motion((coming.port,)):
             return None
@@ -296,21 +303,22 @@ class Arrivals:
         sending = self._send_now(due) if due is not None else None
         return (due, sending) if due is not None and sending is not None else None
 
-    def _arm(self, compiled: Compiled, bridge: str, name: str = "") -> tuple[Compiled, Armed] | None:
-        """What was packed, ready to leave; None where it must be sent as ever."""
+    def _arm(self, compiled: Compiled, name: str = "") -> _Ready | None:
+        """What was packed, ready to leave at once, or with the number of the port *name*; None where it must be sent
+        as ever."""
         if compiled.bundle is None or len(compiled.entries) != 1:
             return None
         (ofport,) = compiled.entries
-        armed = self._host.switches.arm(bridge, compiled.bundle, PortWord(name, ofport))
-        return (compiled, armed) if armed is not None else None
+        armed = self._host.switches.arm(compiled.change.bridge, compiled.bundle, PortWord(name, ofport))
+        return _Ready(compiled, armed) if armed is not None else None
 
     def _disarm(self) -> None:
         """What is armed does not leave any more; should it have left, it is followed."""
-        ready, self._armed = self._armed, None
-        if ready is not None and ready[1].left:
-            self._follow(((ready[0], self._fire(ready[1], ready[0].change.bridge)),), 1)
+        ready, self._ready = self._ready, None
+        if ready is not None and ready.armed.left:
+            self._follow(((ready.compiled, self._fire(ready)),), 1)
         elif ready is not None:
-            ready[1].disarm()
+            ready.armed.disarm()
 
     def _wait_no_more(self) -> None:
         """What OVSDB has told is in its tables, or soon will be: a look shows it."""
@@ -365,13 +373,14 @@ class Arrivals:
 
     def _send_now(self, compiled: Compiled) -> asyncio.Task[None] | None:
         """Send what was packed and give back what was held, within this call; None where it must be sent as ever."""
-        armed = self._arm(compiled, compiled.change.bridge)
-        return self._fire(armed[1], compiled.change.bridge) if armed is not None else None
+        ready = self._arm(compiled)
+        return self._fire(ready) if ready is not None else None
 
-    def _fire(self, armed: Armed, bridge: str) -> asyncio.Task[None]:
+    def _fire(self, ready: _Ready) -> asyncio.Task[None]:
         # What comes from now on is given back at once, too: the switch takes it after these flows.
-        frames = self._held.lit(bridge, armed.word.ofport, now=time.monotonic())
-        return self._host.switches.fire(bridge, armed, frames)
+        bridge = ready.compiled.change.bridge
+        frames = self._held.lit(bridge, ready.armed.word.ofport, now=time.monotonic())
+        return self._host.switches.fire(bridge, ready.armed, frames)
 
     def _follow(self, changes: Sequence[tuple[Compiled, asyncio.Task[None] | None]], ports: int) -> None:
         task = asyncio.create_task(self._send(changes, ports))

@@ -174,7 +174,6 @@ def _spare_the_collector() -> None:
     ever form cycles. What the imports have left is collected when the host is as wanted (`_settle_down`)."""
     gc.freeze()
     gc.set_threshold(*_COLLECTION)
-    gc.disable()  # still, for the first seconds, which make much and drop little
     with suppress(AttributeError):  # as above
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)  # threads that wait for the network need no heap of their own each
 

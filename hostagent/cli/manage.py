@@ -149,7 +149,7 @@ def join(
 @click.pass_obj
 def run(settings: Settings, view_port: int | None, log_level: str, mtu_every: float, connections_max: int) -> None:
     """Run the agent until SIGTERM. What it has built stays when it ends."""
-    gc.disable()  # what is imported stays; the daemon enables it again
+    gc.disable()  # imports and the daemon's first seconds make much and drop little; then it enables it
     _log_plainly()
     from hostagent.daemon import DaemonError, run_daemon
 

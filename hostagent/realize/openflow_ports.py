@@ -12,7 +12,6 @@ from hostagent.realize.openflow_bundle import Bundle
 __all__ = ["PORT_STATUS", "Armed", "PortWord", "port_word"]
 
 PORT_STATUS: Final = 12
-_HEADER: Final = 8  # bytes
 _ADDED, _GONE = 0, 1
 _STATUS: Final = struct.Struct("!B7xI12x16s")
 
@@ -65,11 +64,9 @@ class Armed:
         self._confirmed = confirmed
         self._end = end
 
-    def heard(self, data: bytes) -> None:
-        """What the switch has said first, as it came: if it is the word, and whole, the bundle leaves."""
-        if len(data) < _HEADER + _STATUS.size or data[1] != PORT_STATUS:
-            return
-        if len(data) >= int.from_bytes(data[2:4], "big") and port_word(data[_HEADER:]) == self.word:
+    def heard(self, kind: int, body: bytes) -> None:
+        """The switch has said this first: if it is the word, the bundle leaves."""
+        if kind == PORT_STATUS and port_word(body) == self.word:
             self.leave()
 
     def leave(self) -> None:

@@ -66,10 +66,11 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(str(exc) if exc else "closed by the switch")
 
-    def hear(self, first: Callable[[bytes], None] | None = None) -> bool:
+    def hear(self, first: Callable[[int, bytes], None] | None = None) -> bool:
         """Take what has come and waits for the event loop; False where that is nothing, or where we are called while a
-        message is being dealt with. *first* is called with it before anything is made of it, where it begins with a
-        message. The end of the connection is left to the loop; a mistake of ours ends it, as it does in the loop."""
+        message is being dealt with. *first* is called with kind and body of the message with which it begins, if that
+        is whole, before anything is made of it. The end of the connection is left to the loop; a mistake of ours ends
+        it, as it does in the loop."""
         if self._transport is None or self._transport.is_closing() or self._parsing:
             return False
         try:
@@ -77,8 +78,10 @@ class Wire(asyncio.Protocol):
         except OSError:  # nothing has come, or the loop will tell what is wrong
             return False
         try:
-            if first is not None and not self._buffer:
-                first(data)
+            if first is not None and not self._buffer and len(data) >= 8:
+                _, kind, length, _ = _HEADER.unpack_from(data)
+                if 8 <= length <= len(data):
+                    first(kind, data[8:length])
             self.data_received(data)
         except Exception as error:
             self.close()

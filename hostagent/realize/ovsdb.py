@@ -307,27 +307,23 @@ class OvsDb:
         """Let the event loop look at the connection, which may be a new one."""
         connection = idl.connection
         if connection is not self._connection and self._on_tap is not None:
-            self._connection, self._told_ahead = connection, None
+            self._connection = connection
             self._call(partial(self._ahead.watch, connection.dup() if connection is not None else None))
 
     def _seen_ahead(self, message: Any) -> None:
         """On the event loop: something has come, this *message* if it is one. The thread is woken for it, unless it is
         a tap, which is dealt with before."""
-        tap = None
-        if self._on_tap is not None and self._resting and isinstance(message, dict):
+        tap, told = None, self._told_ahead
+        if self._resting and isinstance(message, dict):
             tap = tap_in(message.get("method"), message.get("params"), bridge_of=self._bridge_names.get)
         if tap is None or self._on_tap is None:
             self._bell.ring()
-            return
-        told = self._told_ahead
-        if told is not None and told[0] == tap:  # seen again, before the thread took it
-            if told[1].is_set():
-                self._bell.ring()
-            return
-        dealt_with = threading.Event()
-        self._told_ahead = tap, dealt_with
-        self._loop.call_later(_GIVE_WAY_S, self._bell.ring)
-        self._on_tap(tap, partial(self._go_on, dealt_with))
+        elif told is None or told[0] != tap:  # else it is seen again, before the thread has taken it
+            dealt_with = threading.Event()
+            go_on = partial(self._go_on, dealt_with)
+            self._told_ahead = tap, dealt_with
+            self._loop.call_later(_GIVE_WAY_S, go_on)
+            self._on_tap(tap, go_on)
 
     def _go_on(self, dealt_with: threading.Event) -> None:
         dealt_with.set()

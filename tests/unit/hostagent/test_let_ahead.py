@@ -263,7 +263,7 @@ def test_a_mistake_while_the_number_is_looked_for_leaves_nothing_armed():
         on.unheard = [lambda: broken(on)]
         with pytest.raises(ZeroDivisionError):
             on.row()
-        assert on.arrivals._armed is None
+        assert on.arrivals._ready is None
 
     rehearse(scene)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ import pytest
 
 from hostagent.realize.openflow_bundle import pack
 from hostagent.realize.openflow_ports import PORT_STATUS, Armed, PortWord, port_word
-from hostagent.realize.openflow_wire import message
+from hostagent.realize.openflow_wire import Wire, message
 
 WORD = PortWord("tap0", 7)
 
@@ -60,6 +61,17 @@ class Rig:
         self.ended += 1
 
 
+async def hear(rig: Rig, said: bytes) -> None:
+    """*said* comes by a wire."""
+    wire = Wire(lambda *_: None, lambda _why: None)
+    switch, ours = socket.socketpair()
+    with switch:
+        await asyncio.get_running_loop().create_unix_connection(lambda: wire, sock=ours)
+        switch.sendall(said)
+        assert wire.hear(rig.armed.heard) == bool(said)
+        wire.close()
+
+
 @pytest.mark.parametrize(
     ("said", "leaves"),
     [
@@ -79,7 +91,7 @@ class Rig:
 def test_it_leaves_with_its_word_and_with_no_other(said: bytes, leaves: bool):
     async def main() -> None:
         rig = Rig()
-        rig.armed.heard(said)
+        await hear(rig, said)
         assert (rig.armed.left, rig.written) == ((True, [b"bundle"]) if leaves else (False, []))
         assert rig.ended == 0
 
@@ -91,7 +103,7 @@ def test_it_leaves_once_with_the_frames_behind_it_and_others_go_on_when_it_is_co
     async def main() -> None:
         rig = Rig()
         if left:
-            rig.armed.heard(status())
+            await hear(rig, status())
         task = rig.armed.fire([b"frame"])
         await asyncio.sleep(0)
         assert (rig.written, rig.ended) == ([b"bundle", b"frame"], 0)
