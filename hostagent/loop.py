@@ -164,7 +164,8 @@ class Loop:
                 desired = replace(desired, plugs=parts.guests.plugs(observed))
             if turn == 0:
                 self._watch_peers(desired, observed)
-                observed = replace(observed, paths=parts.host.paths)
+            self._recall_peers(desired, observed)
+            observed = replace(observed, paths=parts.host.paths)
             steps = plan(desired=desired, observed=observed)
             if steps:
                 self._repairs.note(steps, observed, now_unix=time.time())
@@ -230,9 +231,13 @@ class Loop:
             own_vteps={uuid: intent.vtep_address for uuid, intent in resolved.switches.items()},
             tunnels=tunnel_ofports(resolved, observed.bridges),
         )
+
+    def _recall_peers(self, desired: Desired, observed: Observed) -> None:
+        """Before a plan that would send to a new peer: an agent that was here before may have found it gone."""
+        parts = self._parts
         new = [path.key for path in parts.host.paths if path.state is PeerState.NEW]
-        if new:
-            parts.probing.recall(cut_before(desired, resolved, observed.flows, new))
+        if new and not isinstance(observed.bridges, Unread):
+            parts.probing.recall(cut_before(desired, resolve(desired, observed), observed.flows, new))
 
     # --- the end of a turn -----------------------------------------------------------------------------------------
 

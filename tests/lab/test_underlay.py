@@ -89,6 +89,13 @@ class Three:
         meanwhile()
         return counted(watch)
 
+    def cut(self, host: str, peer: str) -> bool:
+        """Whether flows of *host* drop what is for *peer*."""
+        bridge = next(one for one in self.lab.exec(host, ["ovs-vsctl", "list-br"]).stdout.split() if one[:4] == "osw-")
+        flows = self.lab.exec(host, ["ovs-ofctl", "-OOpenFlow15", "dump-flows", bridge]).stdout.splitlines()
+        ends = (f"tun_dst={self.vteps[peer]},", f"tun_ipv6_dst={self.vteps[peer]},")
+        return any(flow.endswith("actions=drop") and any(end in flow for end in ends) for flow in flows)
+
     def cable(self, host: str, state: str) -> None:
         self.lab.exec("fabric", ["ip", "link", "set", f"{host}-pnic0", state])
 
@@ -236,6 +243,7 @@ def test_an_agent_that_is_restarted_goes_on_sparing_a_peer_that_is_gone(three: T
     three.cable("h2", "down")
     try:
         assert within(5, lambda: three.state("h1", "h2") == ("down", True))
+        assert within(2, lambda: three.cut("h1", "h2"))  # what is found is told first, and done then
         three.lab.stop_daemon("h1", "hostagent", number=signal.SIGKILL)
         three.lab.start_daemon("h1", "hostagent")
         # "new" until the switch's flows are read, which say what an earlier life had found; none is changed before
