@@ -1,6 +1,6 @@
 """Our network beside OVN's and beside a bare bridge, in one run: how soon, how fast, how large.
 
-The labs of three hosts are up at once, and samples are taken in turns, ours, theirs, ours, theirs: what disturbs the
+The labs of three hosts are up at once, and samples are taken in turns, ours, theirs, theirs, ours: what disturbs the
 machine disturbs both. Those of fifty come one after the other. Every wait is bounded; a sample that fails is written
 down and left out, and what was measured is written whatever ends the run.
 """
@@ -82,7 +82,8 @@ class _Run:
         self._wanted = wanted
         self._alone = alone
         self._count = samples
-        self._quick = max(samples, min(4 * samples, _QUICK_MAX))  # of what takes milliseconds, and varies by as many
+        # of what is soon done, and varies by as much as is to be judged
+        self._quick = max(samples, min(4 * samples, _QUICK_MAX))
         self._output = output
         self._samples: dict[str, dict[str, list[float]]] = {}
         self._failures: dict[str, list[str]] = {}
@@ -111,10 +112,10 @@ class _Run:
                     self._in_turns([name], carriers, self._quick, _method(name))
             for name in _GROUP_RATES:
                 if name in self._wanted:
-                    self._in_turns([name], deployments, self._count, _method(name))
+                    self._in_turns([name], deployments, self._quick, _method(name))
             for name in _RATES:
                 if name in self._wanted:
-                    self._in_turns([name], carriers, self._count, _method(name))
+                    self._in_turns([name], carriers, self._quick, _method(name))
             if any(name in self._wanted for name in _CROWDED):
                 self._in_turns(_CROWDED, deployments, min(self._count, _CROWDS_MAX), NetworkRig.crowd)
             if any(name in self._wanted for name in _REMOTE):
@@ -217,9 +218,10 @@ class _Run:
         count: int,
         sample: Callable[[NetworkRig], Sequence[float] | float],
     ) -> None:
-        """*count* samples of each rig, one after the other."""
+        """*count* samples of each rig, one after the other, each second time in reverse: none is always the first, or
+        always behind the same one."""
         for number in range(1, count + 1):
-            for rig in rigs:
+            for rig in rigs if number % 2 else reversed(rigs):
                 try:
                     found = sample(rig)
                 except LabError as error:
@@ -259,7 +261,7 @@ def _options() -> argparse.Namespace:
         "--samples",
         type=positive,
         default=10,
-        help="of each measure; four times as many, up to 40, of what takes milliseconds (default: 10)",
+        help="of each measure; four times as many, up to 40, of what takes a second at most (default: 10)",
     )
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="where the figures go (default: %(default)s)")
     return parser.parse_args()
