@@ -78,7 +78,9 @@ async def _run(
 ) -> None:
     state = State(settings.state_dir / "state.db")
     boot_id = read_boot_id(settings.socket.parent, make=lambda: secrets.token_hex(8))
-    paths = HostPaths(ovs_rundir=settings.ovs_rundir, libvirt_uri=settings.libvirt_uri)
+    paths = HostPaths(
+        ovs_rundir=settings.ovs_rundir, ovs_database=settings.ovs_database, libvirt_uri=settings.libvirt_uri
+    )
     agent = Agent(
         identity=identity,
         state=state,

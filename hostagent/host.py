@@ -39,6 +39,7 @@ from hostagent.realize.libvirt_link import LibvirtLink
 from hostagent.realize.netlink import NetlinkStep
 from hostagent.realize.ovsdb import OvsDb, OvsStep
 from hostagent.realize.ovsdb_taps import NewTap
+from hostagent.realize.ovsdb_writes import OvsdbWrites
 from hostagent.realize.unixctl import socket_of, unixctl
 from hostagent.strays import Stray, believed
 from hostagent.switches import Switches
@@ -60,6 +61,7 @@ class HostPaths:
     """Where the host's daemons answer. `libvirt_uri` "none" means that there is no libvirt to care for."""
 
     ovs_rundir: Path = Path("/run/openvswitch")
+    ovs_database: Path = Path("/etc/openvswitch/conf.db")
     libvirt_uri: str = "qemu:///system"
 
     @property
@@ -104,6 +106,7 @@ class Host:
         self.paths: tuple[PathStatus, ...] = ()
         """What is known of the ways to peers; whoever probes them says it."""
         self._ovsdb = OvsDb(paths.ovsdb, on_change=partial(events.dirty, "ovsdb"), on_tap=events.tap)
+        self._ovsdb_writes = OvsdbWrites(paths.ovs_database)
         self._links = LinkReadings(partial(events.dirty, "links"))
         self.libvirt = LibvirtLink(paths.libvirt_uri) if paths.libvirt_uri != NO_LIBVIRT else None
         self.domains: Domains | None = None
@@ -114,12 +117,14 @@ class Host:
 
     def start(self) -> None:
         self._ovsdb.start()
+        self._ovsdb_writes.start()
         self._links.start()
         if self.libvirt is not None:
             self.libvirt.start()
 
     async def close(self) -> None:
         await self.switches.close()
+        self._ovsdb_writes.close()
         await self._ovsdb.close()
         await self._links.close()
         if self._networks is not None:

@@ -36,9 +36,17 @@ _CONTEXT = {"auto_envvar_prefix": "HOSTAGENT", "help_option_names": ["-h", "--he
     default=Path("/run/openvswitch"),
     help="Where Open vSwitch has db.sock and BRIDGE.mgmt.",
 )
+@click.option(
+    "--ovs-database",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("/etc/openvswitch/conf.db"),
+    help="Open vSwitch's database. The agent wakes up when it is written; it reads nothing from it.",
+)
 @click.option("--libvirt-uri", default="qemu:///system", help='This host\'s libvirt; "none" on hosts without one.')
 @click.pass_context
-def cli(context: click.Context, state_dir: Path, socket: Path, ovs_rundir: Path, libvirt_uri: str) -> None:
+def cli(
+    context: click.Context, state_dir: Path, socket: Path, ovs_rundir: Path, ovs_database: Path, libvirt_uri: str
+) -> None:
     """Realizes the network manager's opaque networks on this host.
 
     \b
@@ -50,7 +58,11 @@ def cli(context: click.Context, state_dir: Path, socket: Path, ovs_rundir: Path,
     Every option can be set in the environment: HOSTAGENT_STATE_DIR, HOSTAGENT_SOCKET, …
     """
     context.obj = output.Settings(
-        state_dir=state_dir, socket=socket, ovs_rundir=ovs_rundir.absolute(), libvirt_uri=libvirt_uri
+        state_dir=state_dir,
+        socket=socket,
+        ovs_rundir=ovs_rundir.absolute(),
+        ovs_database=ovs_database.absolute(),
+        libvirt_uri=libvirt_uri,
     )
 
 

@@ -29,6 +29,7 @@ class Settings:
     state_dir: Path
     socket: Path
     ovs_rundir: Path
+    ovs_database: Path
     libvirt_uri: str
 
 
