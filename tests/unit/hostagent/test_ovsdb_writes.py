@@ -54,17 +54,6 @@ def test_each_write_wakes_also_after_the_file_was_replaced(tmp_path: Path) -> No
     watching(database, test)
 
 
-def test_other_files_beside_it_are_not_counted(tmp_path: Path) -> None:
-    async def test(writes: OvsdbWrites) -> None:
-        append(tmp_path / "system-id.conf")
-        await asyncio.sleep(0.05)
-        assert writes.seen == 0
-        append(tmp_path / "conf.db")
-        assert await woken(writes, 0)
-
-    watching(tmp_path / "conf.db", test)
-
-
 def test_where_there_is_no_database_nothing_is_watched(tmp_path: Path) -> None:
     async def test(writes: OvsdbWrites) -> None:
         await asyncio.sleep(0)
