@@ -15,6 +15,7 @@ from typing import ClassVar
 from scripts.benchkit.inside import Inside
 from scripts.benchkit.subject import Port
 from scripts.labkit import Lab, LabError
+from scripts.labkit.processes import ProcessId
 
 __all__ = ["AGENT_S", "ELSEWHERE", "PORTS_S", "RATES_PORT", "Carrier", "Deployment", "resident_kib"]
 
@@ -84,10 +85,18 @@ class Carrier(ABC):
 
     def memory_of(self, node: str, pidfile: str) -> int:
         """KiB that the daemon of this pid file has resident."""
+        return resident_kib(self.daemon_of(node, pidfile).pid)
+
+    def daemon_of(self, node: str, pidfile: str) -> ProcessId:
+        """The running daemon of this pid file.
+
+        Raises:
+            LabError: it does not run.
+        """
         process = self.lab.node(node).daemon(pidfile)
         if process is None:
             raise LabError(f"{self.name}: no daemon of {pidfile} runs on {node}")
-        return resident_kib(process.pid)
+        return process
 
 
 class Deployment(Carrier):

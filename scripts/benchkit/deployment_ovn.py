@@ -98,9 +98,7 @@ class OvnDeployment(Deployment):
         self._settle(AGENT_S)
 
     def kill_agent(self, host: str) -> None:
-        process = self.lab.node(host).daemon(CONTROLLER)
-        if process is None:
-            raise LabError(f"theirs: no ovn-controller runs on {host}")
+        process = self.daemon_of(host, CONTROLLER)
         processes.send(process, signal.SIGKILL)
         if processes.ended([process], timeout_s=_GONE_S):
             raise LabError(f"theirs: ovn-controller of {host} did not end within {_GONE_S:g} s of SIGKILL")

@@ -23,6 +23,7 @@ from scripts.benchkit.plain import random_port
 from scripts.benchkit.subject import NETWORK_MTU, Port
 from scripts.benchkit.vifs import Vif, first_frames, plug, plug_dummies, speech, unplug
 from scripts.labkit import Lab, LabError
+from scripts.labkit.layers import DAEMONS
 
 __all__ = ["CROWD", "NetworkRig"]
 
@@ -204,21 +205,20 @@ class NetworkRig:
         Else rates are those of what the scheduler puts beside each other: 600 to 1,200 Mbit/s, by the second.
         """
         cores = sorted(os.sched_getaffinity(0))
-        if len(cores) < len((_SPEAKER, _LISTENER)):
+        if len(cores) < 2:
             yield None, None
             return
-        for host, core in zip((_SPEAKER, _LISTENER), cores, strict=False):
-            self._keep_switch(host, {core})
+        here, there = cores[:2]
         try:
-            yield cores[0], cores[1]
+            self._keep_switch(_SPEAKER, {here})
+            self._keep_switch(_LISTENER, {there})
+            yield here, there
         finally:
             for host in (_SPEAKER, _LISTENER):
                 self._keep_switch(host, set(cores))
 
     def _keep_switch(self, host: str, cores: set[int]) -> None:
-        switch = self.lab.node(host).daemon("/run/openvswitch/ovs-vswitchd.pid")
-        if switch is None:
-            raise LabError(f"{self.name}: Open vSwitch does not run on {host}")
+        switch = self.carrier.daemon_of(host, DAEMONS["ovs-vswitchd"].pidfile)
         for thread in os.listdir(f"/proc/{switch.pid}/task"):
             os.sched_setaffinity(int(thread), cores)
 

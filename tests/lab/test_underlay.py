@@ -91,8 +91,8 @@ class Three:
 
     def cut(self, host: str, peer: str) -> bool:
         """Whether flows of *host* drop what is for *peer*."""
-        bridge = next(one for one in self.lab.exec(host, ["ovs-vsctl", "list-br"]).stdout.split() if one[:4] == "osw-")
-        flows = self.lab.exec(host, ["ovs-ofctl", "-OOpenFlow15", "dump-flows", bridge]).stdout.splitlines()
+        dump = ["ovs-ofctl", "-OOpenFlow15", "dump-flows", self.bridge]
+        flows = self.lab.exec(host, dump).stdout.splitlines()
         ends = (f"tun_dst={self.vteps[peer]},", f"tun_ipv6_dst={self.vteps[peer]},")
         return any(flow.endswith("actions=drop") and any(end in flow for end in ends) for flow in flows)
 
