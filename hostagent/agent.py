@@ -5,8 +5,8 @@ wakes the `loop`, which compares what is wanted with what is there, as a whole. 
 the source, whatever events said.
 
 Three things do not wait for a turn of the loop. A migration's phases go to the switch at once (`fastpath`). Libvirt's
-networks are defined in a task of their own, because libvirtd may be waiting for the agent in a hook. And a network that
-comes to a host at rest and needs nothing there (`newcomers`) is acknowledged at once; the loop looks a moment later.
+networks are defined in a task of their own, because libvirtd may be waiting for the agent in a hook. And that a network
+came or went that asks nothing of a host at rest (`idle_networks`) is acknowledged at once; the loop looks later.
 
 The agent never takes anything down when it stops: what it was asked for is the host's state, not its own.
 """
@@ -66,7 +66,7 @@ log = structlog.get_logger(__name__)
 AUDIT_S, _PROBE_S, _PRIME_S, _REFRESH_S = 15, 3, 300, 60
 RELAY_S = 10.0
 ALONE_S = 5.0  # without a manager, after which what it said last of others' guests may have changed
-_LATER_S = 0.1  # from news for which nothing is to be done to the loop's look
+_LATER_S = 1.0  # from news for which nothing is to be done to the loop's look; many come in a row
 _SUBSCRIBE_S = 1.0  # how long an agent without memory waits for the ports of its networks
 
 
@@ -368,7 +368,7 @@ class Agent:
 
     def _look(self) -> None:
         self._later = None
-        self._dirty("newcomers")
+        self._dirty("idle networks")
 
     def on_try_again(self) -> None:
         self.claims.try_again()

@@ -25,10 +25,10 @@ from hostagent.endpoints.keeper import Endpoints
 from hostagent.guests import Guests
 from hostagent.health import host_report, measuring, rejections
 from hostagent.host import Host
+from hostagent.idle_networks import at_rest_with
 from hostagent.model import Desired, Observed, Step, Unread
 from hostagent.motion import Motion
 from hostagent.network_steps import NetworkSteps, at_libvirt, can_wait, missed
-from hostagent.newcomers import at_rest_with
 from hostagent.news import News
 from hostagent.plan import plan
 from hostagent.presence import due_claims, due_releases, seen_vifs
@@ -109,7 +109,7 @@ class Loop:
         return self._rest is not None and self._rest.count == self._parts.news.count
 
     def stays_at_rest(self, changed: Collection[Ref]) -> bool:
-        """Whether the host is at rest although these objects are new in the state; see `newcomers`."""
+        """Whether the host is at rest although these objects changed in the state; see `idle_networks`."""
         if not self.at_rest or any(ref.kind is not Kind.NETWORK for ref in changed):
             return False
         assert self._rest is not None

@@ -1,4 +1,4 @@
-"""Networks that come to a host at rest: what is said of them at once is what a plan would say."""
+"""Networks that come to a host at rest or go: what is said of them at once is what a plan would say."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from hostagent.health import measuring, rejections
+from hostagent.idle_networks import at_rest_with
 from hostagent.model import Desired, Observed, PathKey, PathStatus, Unread
 from hostagent.names import exit_port, switch_bridge
-from hostagent.newcomers import at_rest_with
 from hostagent.plan import plan
 from netmgr.contract.types import NetworkType, OpaqueNetwork, PeerState
 from tests.support.hostagent_worlds import bare, desired, location, named, network, port, settled, switch
@@ -38,14 +38,19 @@ def with_networks(wanted: Desired, *more: OpaqueNetwork) -> Desired:
     return replace(wanted, networks={**wanted.networks, **{one.uuid: one for one in more}})
 
 
-def said(rested: Desired, observed: Observed, *coming: OpaqueNetwork) -> bool:
-    now = with_networks(rested, *coming)
-    return at_rest_with([one.uuid for one in coming], networks=now.networks.values(), rested=rested, observed=observed)
+def without(wanted: Desired, *gone: OpaqueNetwork) -> Desired:
+    return replace(wanted, networks={uuid: one for uuid, one in wanted.networks.items() if one not in gone})
 
 
-def planned(rested: Desired, observed: Observed, *coming: OpaqueNetwork) -> bool:
+def said(rested: Desired, observed: Observed, *coming: OpaqueNetwork, going: tuple[OpaqueNetwork, ...] = ()) -> bool:
+    now = without(with_networks(rested, *coming), *going)
+    changed = [one.uuid for one in (*coming, *going)]
+    return at_rest_with(changed, networks=now.networks.values(), rested=rested, observed=observed)
+
+
+def planned(rested: Desired, observed: Observed, *coming: OpaqueNetwork, going: tuple[OpaqueNetwork, ...] = ()) -> bool:
     """The same, by what the loop asks."""
-    now = with_networks(rested, *coming)
+    now = without(with_networks(rested, *coming), *going)
     return not (
         plan(desired=now, observed=observed)
         or rejections(desired=now, observed=observed)
@@ -111,8 +116,42 @@ def test_what_is_not_new_is_left_to_the_plan() -> None:
     rested = plain()
     seen = at_rest(rested)
     assert not said(rested, seen, replace(OLD, name="renamed"))
-    gone = at_rest_with([OLD.uuid], networks=(), rested=rested, observed=seen)
-    assert not gone
+
+
+def test_a_network_that_goes_while_others_are_like_it_leaves_the_host_at_rest() -> None:
+    rested = with_networks(plain(), NEW)
+    seen = at_rest(rested)
+    assert planned(rested, seen, going=(NEW,))
+    assert said(rested, seen, going=(NEW,))
+    another = network("another", segment=NEW.segment_id)
+    assert said(rested, seen, another, going=(NEW,)), "also where its segment goes to another"
+    assert said(rested, seen, another, going=(NEW, OLD)), "and that alone is like them"
+
+
+def test_a_network_that_came_and_went_since_leaves_the_host_at_rest() -> None:
+    rested = plain()
+    assert at_rest_with([NEW.uuid], networks=[OLD], rested=rested, observed=at_rest(rested))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [network("last", segment=6000, kind=NetworkType.GENEVE), network("last", segment=100, kind=NetworkType.VLAN), OLD],
+    ids=["Geneve", "VLAN", "all"],
+)
+def test_the_last_network_of_its_type_is_left_to_the_plan(last: OpaqueNetwork) -> None:
+    rested = with_networks(plain(), last)
+    seen = at_rest(rested)
+    assert not planned(rested, seen, going=(last,)), "the case is one"
+    assert not said(rested, seen, going=(last,))
+    assert not said(rested, seen, NEW, going=(last,)) or last is OLD
+
+
+def test_a_vlan_that_goes_is_left_to_the_plan_though_others_are_there() -> None:
+    vlans = (network("one", segment=100, kind=NetworkType.VLAN), network("two", segment=101, kind=NetworkType.VLAN))
+    rested = with_networks(plain(), *vlans)
+    seen = at_rest(rested)
+    assert not planned(rested, seen, going=vlans[:1]), "the case is one"
+    assert not said(rested, seen, going=vlans[:1])
 
 
 def test_a_network_with_ports_is_left_to_the_plan() -> None:
@@ -122,17 +161,22 @@ def test_a_network_with_ports_is_left_to_the_plan() -> None:
         seen = at_rest(rested)
         assert said(rested, seen, network("other", segment=6000))
         assert not said(rested, seen, NEW)
+        there = with_networks(rested, NEW)
+        assert not said(there, seen, going=(NEW,))
 
 
 def test_where_libvirt_is_to_be_told_or_something_is_rejected_it_is_left_to_the_plan() -> None:
     rested = plain()
     assert not said(rested, settled(rested, bare()), NEW)
+    assert not said(with_networks(rested, NEW), settled(rested, bare()), going=(NEW,))
+    rested = world(NEW)
+    assert not said(rested, at_rest(rested), going=(NEW,))
     rested = world()
     assert not said(rested, at_rest(rested), NEW)
     assert not said(rested, at_rest(rested), network("new", segment=6000, on=BLOCKED))
 
 
-def test_a_tunnel_port_that_open_vswitch_refuses_is_the_newcomers_too() -> None:
+def test_a_tunnel_port_that_open_vswitch_refuses_is_a_new_networks_too() -> None:
     rested = plain()
     seen = at_rest(rested)
     assert not isinstance(seen.bridges, Unread)
