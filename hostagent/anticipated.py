@@ -46,6 +46,8 @@ class Compiled(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
+    """A port's flows, compiled before they are due, and what they hold for."""
+
     inputs: tuple[object, ...] | None
     basis: tuple[object, ...]
     ofport: int  # what was compiled holds for this number of a tap that was nowhere when *inputs* were looked at; or 0

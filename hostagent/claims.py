@@ -43,6 +43,8 @@ _RETRY_S_MIN, _RETRY_S_MAX = 1.0, 30.0
 
 @dataclass(slots=True, kw_only=True)
 class _Retry:
+    """A claim that was refused or not answered: how often, and when it is due again (monotonic)."""
+
     attempts: int = 0
     at: float = 0.0
 

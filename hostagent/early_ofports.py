@@ -24,6 +24,8 @@ _LIFE_S = 5.0  # of a number for which OVSDB shows no row
 
 @dataclass(slots=True, kw_only=True)
 class _Told:
+    """A number that the switch has told, and until when that is news (monotonic)."""
+
     ofport: int
     until: float
     seen: bool = False  # OVSDB has shown its row

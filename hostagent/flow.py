@@ -151,6 +151,8 @@ class RawMatch:
 
 @dataclass(frozen=True, slots=True)
 class Output:
+    """Send the packet out of this port."""
+
     port: int
 
 
@@ -163,6 +165,8 @@ class Controller:
 
 @dataclass(frozen=True, slots=True)
 class SetField:
+    """Set a field, or the bits of it that the mask has."""
+
     field: str
     value: int
     mask: int | None = None

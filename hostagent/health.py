@@ -50,6 +50,8 @@ _SEVERITY = (Status.UP, Status.MAINTENANCE, Status.WARNING, Status.DOWN, Status.
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
+    """Something that lowers a health: the least status it means, the score it leaves, and why."""
+
     status: Status
     health: int
     reason: str

@@ -31,6 +31,8 @@ _FLOOD_MAX = 1000  # frames of a bridge in a second; of more a guest that stays 
 
 @dataclass(slots=True, kw_only=True)
 class _Port:
+    """What a guest has said before its flows were in; times are monotonic."""
+
     began: float
     frames: list[bytes] = field(default_factory=list)
     lit: float | None = None
@@ -39,6 +41,8 @@ class _Port:
 
 @dataclass(slots=True, kw_only=True)
 class _Flood:
+    """How much has come lately from a bridge whose frames are held."""
+
     began: float
     frames: int = 0
     hushed_until: float = 0.0

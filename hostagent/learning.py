@@ -128,6 +128,8 @@ class _Bucket:
 
 @dataclass(slots=True)
 class _Port:
+    """What was learned at one port; times are monotonic."""
+
     bucket: _Bucket
     seen: dict[str, float] = field(default_factory=dict)  # address -> when last
     sources: dict[str, LearnedSource] = field(default_factory=dict)

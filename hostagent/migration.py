@@ -130,11 +130,15 @@ Event = LocationChanged | Paused | Resumed | TapSeen | TapGone | FirstFrame | Re
 
 @dataclass(frozen=True, slots=True)
 class SendActivated:
+    """Tell the manager that the guest runs here."""
+
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class SendRelease:
+    """Tell the manager that the port is not held here any more."""
+
     version: int
     why: ReleaseReason
 

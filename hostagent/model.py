@@ -178,6 +178,8 @@ class MeterLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OvsPort:
+    """A port of a bridge, as OVSDB shows it."""
+
     name: str
     interfaces: tuple[Interface, ...] = ()
     external_ids: Mapping[str, str] = field(default_factory=dict)
@@ -192,6 +194,8 @@ class OvsPort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
+    """A bridge of the host, ours or not, as OVSDB shows it."""
+
     name: str
     datapath_type: str = ""
     fail_mode: str = ""
@@ -235,6 +239,8 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibvirtNetwork:
+    """A network of this host's libvirt, ours or not."""
+
     uuid: UUID
     name: str
     bridge: str = ""
@@ -285,6 +291,8 @@ class Observed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutBridge:
+    """Make the bridge, or bring it to this."""
+
     name: str
     datapath_type: str
     fail_mode: str
@@ -294,6 +302,8 @@ class PutBridge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveBridge:
+    """Remove the bridge with all its ports."""
+
     name: str
 
 
@@ -318,6 +328,8 @@ class PutPort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemovePort:
+    """Take the port out of its bridge."""
+
     bridge: str
     name: str
 
@@ -340,12 +352,16 @@ class SetArpIgnore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddAddress:
+    """Give the link an address."""
+
     link: str
     address: str  # CIDR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveAddress:
+    """Take the address from the link."""
+
     link: str
     address: str  # CIDR
 

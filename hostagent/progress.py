@@ -17,6 +17,8 @@ _PAUSE_S_MIN, _PAUSE_S_MAX = 0.5, 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Failure:
+    """A step that failed, and when it is tried again."""
+
     step: Step
     sentence: str
     attempts: int

@@ -59,6 +59,8 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relay:
+    """A port whose guest has left, and whose frames are sent on for a while."""
+
     port_uuid: UUID
     phase: Phase
     vtep: str

@@ -79,6 +79,8 @@ _ANY_ADDRESS, _OWN_ADDRESSES = 0, 1  # values of arp_ignore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Uplink:
+    """An uplink bridge as it should be."""
+
     name: str
     pnics: tuple[str, ...]
     bonding: _Bonding

@@ -26,6 +26,8 @@ class Failure(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
+    """Where things are on this host, from the options before the command."""
+
     state_dir: Path
     socket: Path
     ovs_rundir: Path

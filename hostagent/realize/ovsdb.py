@@ -345,6 +345,8 @@ class OvsDb:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Job:
+    """Steps of one transaction, and who waits for it."""
+
     steps: tuple[OvsStep, ...]
     done: asyncio.Future[None]
     deadline: float  # time.monotonic()

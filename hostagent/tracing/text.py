@@ -66,6 +66,8 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
+    """What vswitchd says of one frame: the flows it met and the ports by which it left."""
+
     met: tuple[Met, ...]
     exits: tuple[Exit, ...]
 

@@ -95,6 +95,8 @@ class _Sent(NamedTuple):
 
 @dataclass(slots=True)
 class _Path:
+    """What is known of one path; times are those of the caller's clock."""
+
     key: PathKey
     mtu: PathMtu
     born: float | None = None  # when it was first asked

@@ -17,12 +17,16 @@ class LearnedSource(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NestedMac:
+    """A further MAC behind a port's VIF: of a guest within the guest, or a host of a physical segment."""
+
     mac: str
     ips: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedAddress:
+    """One address that a port without defined addresses was seen to use."""
+
     address: str
     source: LearnedSource
     since: str = ""
@@ -32,6 +36,8 @@ class LearnedAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedMac:
+    """A MAC that was seen behind a port that is allowed "nested"."""
+
     mac: str
     since: str = ""
     refused: str = ""
@@ -39,6 +45,8 @@ class LearnedMac:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
+    """What was learned of a port: MACs behind it, and addresses of those of its MACs that have none defined."""
+
     port_uuid: UUID
     network_uuid: UUID
     addresses: tuple[LearnedAddress, ...] = ()

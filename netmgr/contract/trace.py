@@ -35,6 +35,8 @@ class TraceProtocol(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceFrame:
+    """A frame that nobody sends: what a switch is asked about."""
+
     eth_src: str
     eth_dst: str
     protocol: TraceProtocol
@@ -46,6 +48,8 @@ class TraceFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceQuestion:
+    """What would the host's switch do with a frame? Nothing is sent, nothing is counted."""
+
     request_id: int = 0
     network_uuid: UUID
     vif_uuid: UUID | None = None
@@ -55,6 +59,8 @@ class TraceQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceStep:
+    """One flow that the frame met, in the order in which it met them."""
+
     table: str
     priority: int = 0
     match: str = ""
@@ -64,6 +70,8 @@ class TraceStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceEnd:
+    """Where one copy of the frame leaves the switch, or where it ended."""
+
     kind: TraceEndKind
     vif_uuid: UUID | None = None
     ovs_port: str = ""
@@ -74,6 +82,8 @@ class TraceEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceAnswer:
+    """Answer to a TraceQuestion."""
+
     request_id: int = 0
     refusal: str = ""
     steps: tuple[TraceStep, ...] = ()

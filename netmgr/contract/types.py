@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
+from netmgr.contract.groups import TICKETS_MAX, Direction, Ethertype, SecurityGroup, SecurityRule, Ticket, Tickets
 from netmgr.contract.learned import Learned, LearnedAddress, LearnedMac, LearnedSource, NestedMac
 from netmgr.contract.trace import (
     TraceAnswer,
@@ -149,16 +150,6 @@ class ReleaseReason(StrEnum):
     RESUMED = "resumed"
 
 
-class Direction(StrEnum):
-    INGRESS = "ingress"
-    EGRESS = "egress"
-
-
-class Ethertype(StrEnum):
-    IPV4 = "ipv4"
-    IPV6 = "ipv6"
-
-
 class Kind(StrEnum):
     """Kinds of pushed object, in the order in which a host needs them."""
 
@@ -177,6 +168,8 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportZone:
+    """A set of hosts that networks may span."""
+
     uuid: UUID
     name: str
     kind: ZoneKind = ZoneKind.OVERLAY
@@ -184,6 +177,8 @@ class TransportZone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficClasses:
+    """Shares of a PNIC's bandwidth, what each class is sure of when all want more than there is. All 0: not shaped."""
+
     tenant_percent: int = 0
     control_percent: int = 0
     management_percent: int = 0
@@ -197,6 +192,8 @@ class TrafficClasses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpaqueSwitch:
+    """A forwarding element that every host of its zones realizes as one bridge."""
+
     uuid: UUID
     name: str
     zone_uuids: tuple[UUID, ...]
@@ -209,6 +206,8 @@ class OpaqueSwitch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpaqueNetwork:
+    """A virtual layer 2 on a transport zone."""
+
     uuid: UUID
     name: str
     type: NetworkType = NetworkType.VXLAN
@@ -222,6 +221,8 @@ class OpaqueNetwork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogicalPort:
+    """A network's attachment point for one VIF."""
+
     uuid: UUID
     name: str
     network_uuid: UUID
@@ -240,29 +241,9 @@ class LogicalPort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SecurityRule:
-    direction: Direction
-    ethertype: Ethertype = Ethertype.IPV4
-    protocol: str = "any"
-    port_min: int = 0
-    port_max: int = 0
-    icmp_type: int = -1
-    icmp_code: int = -1
-    remote_cidr: str = ""
-    remote_group: UUID | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecurityGroup:
-    uuid: UUID
-    name: str
-    stateful: bool = True
-    rules: tuple[SecurityRule, ...] = ()
-    members: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
+    """Who is where. The network manager is the only author, by compare-and-swap on the version."""
+
     port_uuid: UUID
     network_uuid: UUID
     holder_host: UUID | None = None
@@ -275,27 +256,9 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
-    protocol: int
-    source: str
-    destination: str
-    source_port: int = 0
-    destination_port: int = 0
-    outbound: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tickets:
-    port_uuid: UUID
-    tickets: tuple[Ticket, ...] = ()
-
-
-TICKETS_MAX = 1000
-"""Of one port, at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Withdrawal:
+    """A network is hidden from one host or all: running VIFs keep forwarding, no VM starts there or moves there."""
+
     uuid: UUID
     network_uuid: UUID
     host_uuid: UUID | None = None
@@ -306,12 +269,16 @@ class Withdrawal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VtepAssignment:
+    """VTEP address of one host on one switch, as assigned."""
+
     switch_uuid: UUID
     address: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelPeer:
+    """Another host of a switch, as a place where tunnels end."""
+
     switch_uuid: UUID
     host_uuid: UUID
     host_name: str
@@ -320,6 +287,8 @@ class TunnelPeer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
+    """What the manager knows of the host it speaks to."""
+
     uuid: UUID
     name: str
     zone_uuids: tuple[UUID, ...] = ()
@@ -329,6 +298,8 @@ class HostConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pnic:
+    """A physical NIC as the kernel shows it."""
+
     name: str
     mac: str = ""
     speed_mbps: int = 0
@@ -345,6 +316,8 @@ class PeerState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerStatus:
+    """What probes through the tunnel tell of the way from one host to another."""
+
     vtep: str
     host_uuid: UUID | None = None
     type: NetworkType
@@ -356,6 +329,8 @@ class PeerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchStatus:
+    """How one switch fares on one host, as realized."""
+
     switch_uuid: UUID
     status: Status
     health: int
@@ -368,6 +343,8 @@ class SwitchStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkStatus:
+    """How one network fares on one host, sent where it is not plainly up."""
+
     network_uuid: UUID
     status: Status
     health: int
@@ -376,6 +353,8 @@ class NetworkStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VifStatus:
+    """How one VIF fares on one host."""
+
     vif_uuid: UUID
     port_uuid: UUID | None = None
     network_uuid: UUID | None = None
@@ -388,12 +367,16 @@ class VifStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
+    """Something of the agent's that somebody else changed on the host, and that is as wanted again."""
+
     what: str
     at_unix: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostReport:
+    """Whole status of a host; replaces the earlier one."""
+
     pnics: tuple[Pnic, ...] = ()
     switches: tuple[SwitchStatus, ...] = ()
     networks: tuple[NetworkStatus, ...] = ()
@@ -404,6 +387,8 @@ class HostReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
+    """May this host plug this VIF?"""
+
     request_id: int = 0
     vif_uuid: UUID
     network_uuid: UUID | None = None
