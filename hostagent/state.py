@@ -1,15 +1,15 @@
 """What the agent knows when it starts: SQLite on the host's disk.
 
-Theory of operation. Everything the manager pushed is kept as it came (kind, UUID, version, message), with the store
-it came from; so an agent that starts without a manager realizes its last word, and one that reconnects says what it
-has and is sent the difference. Beside it: the VIF mapping table, notes of migrations that libvirt announced, and for
-every port the highest version of its location ever seen, which outlives the object: a manager restored from a backup
-can't revive a claim that was fenced since (rule 13).
+Theory of operation. Everything the manager pushed is kept (`kept_objects`), with the store it came from; so an agent
+that starts without a manager realizes its last word, and one that reconnects says what it has and is sent the
+difference. Beside it: the VIF mapping table, notes of migrations that libvirt announced, and for every port the highest
+version of its location ever seen, which outlives the object: a manager restored from a backup can't revive a claim that
+was fenced since (rule 13).
 
 Writes are durable (WAL, `synchronous=FULL`) and made in one transaction a batch: at once, or beside the loop
 (`write_beside`), where memory is ahead of the disk for a moment. All values are held in memory, reads never touch the
-disk. A database that SQLite or the codec can't read is moved aside with a sentence and an empty
-one begun: the manager sends everything again, and what is realized stays until it has.
+disk. A database that can't be read is moved aside with a sentence and an empty one begun: the manager sends everything
+again, and what is realized stays until it has.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from uuid import UUID
 import structlog
 from google.protobuf.message import DecodeError
 
+from hostagent import kept_objects
 from hostagent.indexed import Indexed
 from hostagent.journal import Journal, Statement
 from hostagent.records import Records, VifRecord, read_ct_zones, read_vifs, vif_row
-from netmgr.contract.codec import ContractError, decode_body, encode_object
-from netmgr.contract.proto import objects_pb2
+from netmgr.contract.codec import ContractError
 from netmgr.contract.types import (
     Constructs,
     HostConfig,
@@ -54,12 +54,10 @@ __all__ = ["State", "StateError", "VifRecord"]
 
 log = structlog.get_logger(__name__)
 
-_SCHEMA_VERSION = 1
-_SCHEMA = """
+_SCHEMA_VERSION = 2
+_SCHEMA = f"""
+{kept_objects.TABLE}
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE objects (
-    kind TEXT NOT NULL, uuid TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, uuid)
-) WITHOUT ROWID;
 CREATE TABLE seen (port_uuid TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE vifs (
     vif_uuid TEXT PRIMARY KEY, port_uuid TEXT NOT NULL, network_uuid TEXT NOT NULL, mac TEXT NOT NULL,
@@ -338,8 +336,7 @@ class State:
                 self._write("REPLACE INTO seen VALUES (?, ?)", (str(ref.uuid), body.version))
         same = self._versions[ref.kind].get(ref.uuid) == item.version and self._table(ref.kind).get(ref.uuid) == body
         if not same:
-            raw = encode_object(item).SerializeToString()
-            self._write("REPLACE INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
+            self._write("REPLACE INTO objects VALUES (?, ?, ?)", kept_objects.row(item))
             self._remember(item)
         return not same
 
@@ -348,8 +345,7 @@ class State:
         body = self._table(ref.kind).get(ref.uuid)
         if body is None or self._versions[ref.kind].get(ref.uuid) == version:
             return
-        raw = encode_object(Object(version=version, body=body)).SerializeToString()
-        self._write("REPLACE INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
+        self._write("REPLACE INTO objects VALUES (?, ?, ?)", kept_objects.row(Object(version=version, body=body)))
         self._versions[ref.kind][ref.uuid] = version
 
     def _held_version(self, ref: Ref) -> int:
@@ -442,6 +438,11 @@ class State:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+            elif version == 1:
+                with db:
+                    db.execute("BEGIN")
+                    kept_objects.from_messages(db)
+                    db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
             elif version != _SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"made by another version of the agent (schema {version})")
             self._load(db)
@@ -457,18 +458,14 @@ class State:
         meta = dict(db.execute("SELECT key, value FROM meta"))
         self.store_id = meta.get("store_id", "")
         self.revision = int(meta.get("revision", "0"))
-        # A port and its location come one after the other, and share what they have in common.
         texts: dict[str, int] = {}
         tables: dict[Kind, dict[UUID, Any]] = {kind: {} for kind in Kind}
-        read = objects_pb2.Object.FromString
-        for text, raw in db.execute("SELECT uuid, body FROM objects ORDER BY uuid, kind DESC"):
-            message = read(raw)
-            body = decode_body(message)
+        for text, version, body in kept_objects.read(db):
             of, uuid = kind_of(body), identity_of(body)
             if isinstance(body, Location):
                 texts[text] = body.version
             tables[of][uuid] = body
-            self._versions[of][uuid] = message.version
+            self._versions[of][uuid] = version
         for of, rows in tables.items():
             table = self._for_change(of)
             table.fill(rows) if isinstance(table, Indexed) else table.update(rows)

@@ -130,7 +130,7 @@ class _Run:
         if _REMOTE[0] in self._wanted:
             self._in_turns(_REMOTE[:1], ready, self._count, NetworkRig.vif_first_frame)
         if any(name in self._wanted for name in _RESTARTS):
-            self._in_turns(_RESTARTS, ready, min(self._count, _CROWDS_MAX), NetworkRig.restart)
+            self._in_turns(_RESTARTS, ready, self._count, NetworkRig.restart)
 
     def _with_libvirt(self, deployments: Sequence[NetworkRig]) -> None:
         """What libvirt adds on hosts of ours; it is no part of the others."""

@@ -16,9 +16,9 @@ PACKAGES = ("netmgr", "hostagent", "vmctl")
 
 # Pure rooms: standard library without clock, chance, threads and I/O; the contract; each other.
 PURE = {
-    "netmgr": ("contract/learned.py", "contract/link_local.py", "contract/nested.py", "contract/reading.py",
-               "contract/trace.py", "contract/types.py", "free_numbers", "model", "rules", "allocate", "span",
-               "arbiter"),
+    "netmgr": ("contract/groups.py", "contract/learned.py", "contract/link_local.py", "contract/nested.py",
+               "contract/reading.py", "contract/trace.py", "contract/types.py", "free_numbers", "model", "rules",
+               "allocate", "span", "arbiter"),
     "hostagent": ("addresses", "dhcp", "early_ofports", "exits", "explain", "fastpath", "flow", "flow_set",
                   "flow_words", "flows", "group_memory", "health", "held", "indexed", "learning", "migration", "model",
                   "names", "pipeline", "plan", "port_views", "presence", "qos",

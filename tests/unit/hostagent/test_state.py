@@ -202,11 +202,12 @@ def test_a_damaged_database_is_moved_aside_and_an_empty_one_begun(tmp_path: Path
     assert bool(moved) == bool(damage)  # an empty file is a new database
 
 
-def test_an_object_that_this_version_cannot_read_does_not_stop_the_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["value = x'ffffff'", "value = x'9201c0'", "kind = 'weather'"])
+def test_an_object_that_this_version_cannot_read_does_not_stop_the_start(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "state.db"
     State(path).take([_zone()], revision=5)
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE objects SET body = x'ffffff'")
+        db.execute(f"UPDATE objects SET {damage}")
     assert State(path).zones == {}
 
 
