@@ -14,12 +14,13 @@ too: while it is the same, and the tap and its number are all that has come, eve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 from uuid import UUID
 
 from hostagent.fastpath import arrival_basis, arrival_flows, arrival_inputs
+from hostagent.first_words import in_two
 from hostagent.host import Host
 from hostagent.indexed import Overlaid
 from hostagent.model import ChangeFlows, Desired, Observed, Unread
@@ -37,11 +38,13 @@ _ANY_MOMENT_S = 1.0  # from when it was known to come
 
 
 class Compiled(NamedTuple):
-    """A change of flows, the same as bytes where they could be packed beforehand, and the ports that it lets in."""
+    """A change of flows, the same as bytes where they could be packed beforehand, the ports that it lets in, and the
+    change that follows if that was not all."""
 
     change: ChangeFlows
     bundle: Bundle | None
     entries: frozenset[int]
+    rest: ChangeFlows | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +95,7 @@ class Anticipated:
                 inputs=inputs,
                 basis=basis,
                 ofport=ofport,
-                compiled=tuple(map(self._packed, changes)),
+                compiled=tuple(self._packed(change, wanted.ips) for change in changes),
                 since=time.monotonic(),
             )
 
@@ -129,8 +132,9 @@ class Anticipated:
         """It was made use of: a bundle is sent once."""
         self._kept.pop(port, None)
 
-    def _packed(self, change: ChangeFlows) -> Compiled:
-        return Compiled(change, self._host.switches.pack(change.bridge, change.add), entries_of(change.add))
+    def _packed(self, change: ChangeFlows, addresses: Collection[str]) -> Compiled:
+        first, rest = in_two(change, addresses) or (change, None)
+        return Compiled(first, self._host.switches.pack(first.bridge, first.add), entries_of(first.add), rest)
 
     def _is_plugged(self, vif: UUID) -> bool:
         bridges = self._host.bridges()

@@ -16,7 +16,8 @@ leaves with the word itself, and vswitchd reads it in the round of its loop in w
 not granted leaves with OVSDB's word, too.
 
 A port stays dark until its flows are in: they go as one bundle, and what they depend on (the network's way in, the
-tap's number, the grant) is there before.
+tap's number, the grant) is there before. Where a guest waits for them they go in two, and to frames of some types the
+port stays dark until the second is in (`first_words`).
 
 While a tap is being plugged its guest, the switch and the manager need the processors; a turn of the loop has nothing
 to do for it, and would be in the way of either word. `pause_s` and `calm_s` are for how long the loop may wait: briefly
@@ -39,6 +40,7 @@ import structlog
 from hostagent.anticipated import Anticipated, Compiled
 from hostagent.claims import Claims
 from hostagent.fastpath import arrival_flows
+from hostagent.first_words import FIRST, entered_by
 from hostagent.flow import Flow
 from hostagent.guests import Guests
 from hostagent.held import Held
@@ -378,8 +380,8 @@ class Arrivals:
 
     def _fire(self, ready: _Ready) -> asyncio.Task[None]:
         # What comes from now on is given back at once, too: the switch takes it after these flows.
-        bridge = ready.compiled.change.bridge
-        frames = self._held.lit(bridge, ready.armed.word.ofport, now=time.monotonic())
+        bridge, types = ready.compiled.change.bridge, FIRST if ready.compiled.rest is not None else None
+        frames = self._held.lit(bridge, ready.armed.word.ofport, now=time.monotonic(), types=types)
         return self._host.switches.fire(bridge, ready.armed, frames)
 
     def _follow(self, changes: Sequence[tuple[Compiled, asyncio.Task[None] | None]], ports: int) -> None:
@@ -389,13 +391,13 @@ class Arrivals:
 
     def _let_in(self, bridge: str, flows: Sequence[Flow]) -> None:
         """The switch has *flows*, from here or from the loop: what was held is given back, unless it has been."""
-        for ofport in entries_of(flows):
-            frames = self._held.lit(bridge, ofport, now=time.monotonic())
+        for ofport, types in entered_by(flows).items():
+            frames = self._held.lit(bridge, ofport, now=time.monotonic(), types=types)
             self._host.switches.resubmit(bridge, ofport, frames)
 
     async def _send(self, changes: Sequence[tuple[Compiled, asyncio.Task[None] | None]], ports: int) -> None:
         """See to it that all *changes* are confirmed; those that are on their way have a task."""
-        for (change, _, entries), under_way in changes:
+        for (change, _, entries, rest), under_way in changes:
             sending = asyncio.ensure_future(under_way or self._change(change))
             if under_way is None:
                 await asyncio.sleep(0)  # the flows are written, unless others are under way
@@ -404,6 +406,8 @@ class Arrivals:
                     self._host.switches.resubmit(change.bridge, ofport, frames)
             try:
                 await sending
+                if rest is not None:
+                    await self._change(rest)
             except RealizeError as error:
                 log.warning("arrival: left to the loop", reason=error.sentence)
                 continue
@@ -412,7 +416,7 @@ class Arrivals:
         self._done()
 
     async def _change(self, change: ChangeFlows) -> None:
-        await self._host.switches.change_flows(change.bridge, delete=(), add=change.add)
+        await self._host.switches.change_flows(change.bridge, delete=change.delete, add=change.add)
 
     def _keep_calm(self, seconds: float) -> None:
         self._calm_until = max(self._calm_until, time.monotonic() + seconds)

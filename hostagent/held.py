@@ -8,6 +8,8 @@ the first few are kept, and handed to the switch as if they had just come in by 
 their way: it takes them after these, and they pass all tables, as every frame. So nothing passes that would not have
 passed a moment later, and nothing twice: what comes here was delivered to nobody.
 
+A port may be lit for some types of frames first (`first_words`): others are kept until it is lit for all.
+
 While the switch still remembers, frames come here of a port that is lit already. They are handed back at once, for a
 moment, and not without end. And should a guest that stays dark say too much, nothing of the bridge is held for a while.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hostagent.first_words import type_of
 from hostagent.learning import HUSH_S
 
 __all__ = ["Held"]
@@ -37,6 +40,11 @@ class _Port:
     frames: list[bytes] = field(default_factory=list)
     lit: float | None = None
     after: int = 0
+    types: frozenset[int] | None = None  # of frames that it is lit for; None: all
+
+    def passes(self, frame: bytes) -> bool:
+        """Whether the flows that are in let *frame* pass."""
+        return self.lit is not None and (self.types is None or type_of(frame) in self.types)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +73,8 @@ class Held:
             flood.hushed_until = now + HUSH_S
             return False
         port = self._ports.get((bridge, ofport))
-        if port is not None and port.lit is not None:
+        if port is not None and port.passes(frame):
+            assert port.lit is not None
             port.after += 1
             return port.after <= _AFTER_MAX and now < port.lit + _AFTER_S
         if port is None or now >= port.began + _LIFE_S:
@@ -86,11 +95,13 @@ class Held:
         frames, port.frames = tuple(port.frames), []
         return frames
 
-    def lit(self, bridge: str, ofport: int, *, now: float) -> tuple[bytes, ...]:
-        """Its flows are in: what the port has said and was not taken."""
+    def lit(self, bridge: str, ofport: int, *, now: float, types: frozenset[int] | None = None) -> tuple[bytes, ...]:
+        """Its flows are in, those for frames of *types* or (None) all: what of these the port has said and was not
+        taken."""
         frames = self.take(bridge, ofport, now=now)
-        self._put(bridge, ofport, _Port(began=now, lit=now))
-        return frames
+        port = self._put(bridge, ofport, _Port(began=now, lit=now, types=types))
+        port.frames = [frame for frame in frames if not port.passes(frame)]
+        return tuple(filter(port.passes, frames))
 
     def forget(self, bridge: str, ofport: int | None = None) -> None:
         """The number is given to a new port, or (None) the switch is gone: what was said was said by another."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from hostagent.flow import (
     FIELDS,
+    Controller,
     Ct,
     Flow,
     Goto,
@@ -30,11 +31,13 @@ __all__ = ["Outcome", "run"]
 
 @dataclass
 class Outcome:
-    """Ports that the frame left by, and for which VTEP; what was committed; the last flow met that did nothing."""
+    """Ports that the frame left by, and for which VTEP; what was committed; the flows that gave the agent a copy; the
+    last flow met that did nothing."""
 
     outputs: list[int] = field(default_factory=list)
     sent: list[tuple[int, int]] = field(default_factory=list)  # port, the tunnel's destination or 0
     commits: list[Ct] = field(default_factory=list)
+    copied: list[Flow] = field(default_factory=list)
     ended: Flow | None = None
 
 
@@ -84,6 +87,8 @@ class _Machine:
                     self.enter(action.table, {**frame, **self.tracked}, depth=depth)
                 case Ct():
                     self.outcome.commits.append(action)
+                case Controller():
+                    self.outcome.copied.append(flow)
                 case PushVlan():
                     frame["vlan_tci"] = 0x1000
                 case PopVlan():

@@ -96,6 +96,19 @@ def test_nothing_is_given_to_a_port_that_another_may_have_said(end: str):
     assert held.lit(OTHER, 7, now=1.1) == (b"b",)
 
 
+def test_of_a_port_that_is_lit_for_some_types_the_others_are_kept_until_it_is_lit_for_all():
+    held = Held()
+    four, six, more = (bytes(12) + kind + bytes(46) for kind in (b"\x08\x00", b"\x86\xdd", b"\x88\xcc"))
+    for frame in (six, four, more):
+        held.frame(BRIDGE, 7, frame, now=0)
+    assert held.lit(BRIDGE, 7, now=0.1, types=frozenset({0x0800})) == (four,)
+    assert held.frame(BRIDGE, 7, four, now=0.1), "at once"
+    assert not held.frame(BRIDGE, 7, six + b"2", now=0.1)
+    assert held.lit(BRIDGE, 7, now=0.11, types=frozenset({0x0800})) == (), "confirmed"
+    assert held.lit(BRIDGE, 7, now=0.12) == (six, more, six + b"2")
+    assert held.frame(BRIDGE, 7, six, now=0.12), "at once"
+
+
 def test_of_many_ports_the_newest_are_held():
     held = Held()
     for number in range(100):

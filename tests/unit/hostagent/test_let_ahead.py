@@ -14,9 +14,10 @@ import pytest
 
 from hostagent.arrivals import Arrivals
 from hostagent.early_ofports import EarlyOfports
-from hostagent.flow import Flow
+from hostagent.flow import Flow, Match
 from hostagent.model import Bridge, Desired, Observed
 from hostagent.names import switch_bridge
+from hostagent.pipeline.tables import Table
 from hostagent.presence import SeenVif
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.openflow_ports import Armed, PortWord
@@ -26,7 +27,8 @@ from tests.support.hostagent_worlds import bare, desired, location, named, netwo
 
 OSW = switch_bridge(named("s1"))
 MINE, PEER = port("mine", 1, ips=("10.1.0.1",)), port("peer", 2, ips=("10.1.0.2",))
-FRAME = bytes(60)
+FRAME = bytes(12) + b"\x08\x00" + bytes(46)
+OF_IPV6 = bytes(12) + b"\x86\xdd" + bytes(46)
 NEXT = 7  # the number that the switch will give next
 
 
@@ -61,6 +63,7 @@ class Rehearsal:
         self.observed: Observed = settled(self.wanted, bare())
         self.sent: list[tuple[Sequence[Flow], list[bytes]]] = []
         self.compiled: list[Sequence[Flow]] = []  # what was not packed beforehand
+        self.followed: list[tuple[Sequence[Flow], Sequence[Flow]]] = []  # what deleted and added a second part
         self.released: list[str] = []
         self.claimed: list[SeenVif] = []
         self.refused = False
@@ -165,7 +168,11 @@ class Rehearsal:
         return bool(new)
 
     async def _change(self, bridge: str, *, delete: Sequence[Flow], add: Sequence[Flow]) -> None:
-        self.compiled.append(add)
+        if delete:
+            self.followed.append((delete, add))
+            self.arrivals._let_in(bridge, add)
+        else:
+            self.compiled.append(add)
 
     async def _confirm(self) -> None:
         if self.refused:
@@ -357,6 +364,36 @@ def test_what_the_guest_has_said_goes_behind_them_and_what_it_says_then_at_once(
 
     assert rehearse(scene).sent[0][1] == []
     assert given == [FRAME]
+
+
+def test_what_waits_for_ipv6_follows_when_the_first_flows_are_confirmed_and_so_does_what_was_said_of_it():
+    given: list[bytes] = []
+
+    def scene(on: Rehearsal) -> None:
+        on.arrivals._host.switches.resubmit = lambda _bridge, _port, frames: given.extend(frames)  # type: ignore[method-assign]
+        on.row()
+        on.number()
+        on.arrivals.on_frame(OSW, NEXT, OF_IPV6)
+        on.arrivals.on_frame(OSW, NEXT, FRAME)
+        assert given == [FRAME]
+        assert on.followed == []
+
+    done = rehearse(scene)
+    ((first, frames),) = done.sent
+    ((delete, add),) = done.followed
+    assert frames == []
+    assert set(delete) == {flow for flow in first if flow.table == Table.CLASSIFY}
+    assert [flow.match for flow in add if flow.table == Table.CLASSIFY] == [(Match("in_port", NEXT),)]
+    assert given == [FRAME, OF_IPV6]
+
+
+def test_a_second_part_does_not_follow_a_first_that_was_refused():
+    def scene(on: Rehearsal) -> None:
+        on.refused = True
+        on.row()
+        on.number()
+
+    assert rehearse(scene).followed == []
 
 
 def test_a_look_that_shows_it_later_finds_nothing_to_do():
