@@ -18,21 +18,7 @@ import msgspec
 
 from netmgr.contract.codec import ContractError, decode_body
 from netmgr.contract.proto import objects_pb2
-from netmgr.contract.types import (
-    Constructs,
-    HostConfig,
-    Kind,
-    Learned,
-    Location,
-    LogicalPort,
-    Object,
-    OpaqueNetwork,
-    OpaqueSwitch,
-    SecurityGroup,
-    TransportZone,
-    Withdrawal,
-    ref_of,
-)
+from netmgr.contract.types import KINDS, Constructs, Learned, Location, LogicalPort, Object, ref_of
 
 __all__ = ["TABLE", "from_messages", "read", "row"]
 
@@ -42,18 +28,7 @@ CREATE TABLE objects (
 ) WITHOUT ROWID;
 """
 
-_TYPES: Final[dict[Kind, type]] = {
-    Kind.HOST: HostConfig,
-    Kind.ZONE: TransportZone,
-    Kind.SWITCH: OpaqueSwitch,
-    Kind.NETWORK: OpaqueNetwork,
-    Kind.WITHDRAWAL: Withdrawal,
-    Kind.SECURITY_GROUP: SecurityGroup,
-    Kind.PORT: LogicalPort,
-    Kind.LOCATION: Location,
-    Kind.LEARNED: Learned,
-}
-_READ: Final = {kind.value: msgspec.msgpack.Decoder(tuple[int, of]).decode for kind, of in _TYPES.items()}  # type: ignore[valid-type]
+_READ: Final = {kind.value: msgspec.msgpack.Decoder(tuple[int, of]).decode for of, kind in KINDS.items()}  # type: ignore[valid-type]
 _WRITE: Final = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 from uuid import UUID
 
 from netmgr.contract.groups import TICKETS_MAX, Direction, Ethertype, SecurityGroup, SecurityRule, Ticket, Tickets
@@ -26,6 +27,7 @@ from netmgr.contract.trace import (
 
 __all__ = [
     "CLAIMS_MAX",
+    "KINDS",
     "SWITCH_PORTS",
     "TICKETS_MAX",
     "Allowance",
@@ -432,7 +434,7 @@ class Ref:
     version: int = 0
 
 
-_KINDS: dict[type, Kind] = {
+KINDS: Final[Mapping[type, Kind]] = {
     HostConfig: Kind.HOST,
     TransportZone: Kind.ZONE,
     OpaqueSwitch: Kind.SWITCH,
@@ -443,11 +445,12 @@ _KINDS: dict[type, Kind] = {
     Location: Kind.LOCATION,
     Learned: Kind.LEARNED,
 }
+"""Under which kind a value is pushed, by its type."""
 
 
 def kind_of(body: Constructs) -> Kind:
     """The kind under which *body* is pushed."""
-    return _KINDS[type(body)]
+    return KINDS[type(body)]
 
 
 def identity_of(body: Constructs) -> UUID:
