@@ -14,7 +14,7 @@ too: while it is the same, and the tap and its number are all that has come, eve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 from uuid import UUID
@@ -29,7 +29,7 @@ from hostagent.names import switch_bridge
 from hostagent.realize.openflow_bundle import Bundle
 from hostagent.resolve import resolve
 from hostagent.state import State
-from hostagent.vifs import entries_of, vif_of
+from hostagent.vifs import entered_by, vif_of
 
 __all__ = ["Anticipated", "Compiled"]
 
@@ -38,12 +38,12 @@ _ANY_MOMENT_S = 1.0  # from when it was known to come
 
 
 class Compiled(NamedTuple):
-    """A change of flows, the same as bytes where they could be packed beforehand, the ports that it lets in, and the
-    change that follows if that was not all."""
+    """A change of flows, the same as bytes where they could be packed beforehand, the ports that it lets in with the
+    types of their frames (`entered_by`), and the change that follows if that was not all."""
 
     change: ChangeFlows
     bundle: Bundle | None
-    entries: frozenset[int]
+    entries: Mapping[int, frozenset[int] | None]
     rest: ChangeFlows | None = None
 
 
@@ -134,7 +134,7 @@ class Anticipated:
 
     def _packed(self, change: ChangeFlows, addresses: Collection[str]) -> Compiled:
         first, rest = in_two(change, addresses) or (change, None)
-        return Compiled(first, self._host.switches.pack(first.bridge, first.add), entries_of(first.add), rest)
+        return Compiled(first, self._host.switches.pack(first.bridge, first.add), entered_by(first.add), rest)
 
     def _is_plugged(self, vif: UUID) -> bool:
         bridges = self._host.bridges()

@@ -40,7 +40,6 @@ import structlog
 from hostagent.anticipated import Anticipated, Compiled
 from hostagent.claims import Claims
 from hostagent.fastpath import arrival_flows
-from hostagent.first_words import FIRST, entered_by
 from hostagent.flow import Flow
 from hostagent.guests import Guests
 from hostagent.held import Held
@@ -54,7 +53,7 @@ from hostagent.realize.errors import RealizeError
 from hostagent.realize.openflow_ports import Armed, PortWord
 from hostagent.realize.ovsdb_taps import NewTap
 from hostagent.state import State
-from hostagent.vifs import entries_of, uuid_of, vif_of
+from hostagent.vifs import entered_by, uuid_of, vif_of
 
 __all__ = ["Arrivals"]
 
@@ -368,7 +367,7 @@ class Arrivals:
         compiled = self._anticipated.take(wanted, desired=desired, observed=observed)
         if compiled is None:
             changes = arrival_flows(wanted, trunks=self._state.subports, desired=desired, observed=observed)
-            compiled = tuple(Compiled(one, None, entries_of(one.add)) for one in changes)
+            compiled = tuple(Compiled(one, None, entered_by(one.add)) for one in changes)
         if compiled:
             self._keep_calm(_NUMBER_S)
             self._follow([(one, self._send_now(one)) for one in compiled], len(wanted))
@@ -380,8 +379,8 @@ class Arrivals:
 
     def _fire(self, ready: _Ready) -> asyncio.Task[None]:
         # What comes from now on is given back at once, too: the switch takes it after these flows.
-        bridge, types = ready.compiled.change.bridge, FIRST if ready.compiled.rest is not None else None
-        frames = self._held.lit(bridge, ready.armed.word.ofport, now=time.monotonic(), types=types)
+        bridge, ofport = ready.compiled.change.bridge, ready.armed.word.ofport
+        frames = self._held.lit(bridge, ofport, now=time.monotonic(), types=ready.compiled.entries[ofport])
         return self._host.switches.fire(bridge, ready.armed, frames)
 
     def _follow(self, changes: Sequence[tuple[Compiled, asyncio.Task[None] | None]], ports: int) -> None:

@@ -10,15 +10,16 @@ before (`held`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
-from hostagent.flow import Flow, Match, canonical
+from hostagent.flow import Match, canonical
 from hostagent.model import ChangeFlows
 from hostagent.pipeline.tables import Table
+from hostagent.vifs import entered_by
 
-__all__ = ["FIRST", "entered_by", "in_two", "type_of"]
+__all__ = ["FIRST", "in_two", "type_of"]
 
 FIRST: Final = frozenset({0x0800, 0x0806, 0x8035})
 """Types of the frames that a guest is let in for first: IPv4, ARP, RARP."""
@@ -31,42 +32,20 @@ def in_two(change: ChangeFlows, addresses: Collection[str]) -> tuple[ChangeFlows
     port may use, none for any. None where it is to be made in one: the guest speaks IPv6 only, or it is no such change.
     """
     entries = [flow for flow in change.add if flow.table == Table.CLASSIFY]
-    if change.delete or len(entries) != 1 or _type_in(entries[0]) is not None:
+    if change.delete or len(entries) != 1 or [*entered_by(entries).values()] != [None]:
         return None
     if addresses and all(":" in address for address in addresses):
         return None
     (entry,) = entries
     waiting = [flow for flow in change.add if flow.table == Table.DROPPED or _IPV6 in flow.match]
-    for_first = [
-        replace(entry, match=canonical([*_conditions(entry), Match("eth_type", number)])) for number in sorted(FIRST)
-    ]
+    ours = [item for item in entry.match if isinstance(item, Match)]
+    for_first = [replace(entry, match=canonical([*ours, Match("eth_type", number)])) for number in sorted(FIRST)]
     late = {entry, *waiting}
     first = (*for_first, *(flow for flow in change.add if flow not in late))
     rest = (entry, *waiting)
     return replace(change, add=first), replace(change, delete=tuple(for_first), add=rest)
 
 
-def entered_by(flows: Iterable[Flow]) -> Mapping[int, frozenset[int] | None]:
-    """By port that *flows* let in: the types of its frames that they let in, None for all."""
-    found: dict[int, frozenset[int] | None] = {}
-    for flow in flows:
-        if flow.table != Table.CLASSIFY:
-            continue
-        for item in _conditions(flow):
-            if item.field == "in_port":
-                kind, before = _type_in(flow), found.get(item.value, frozenset())
-                found[item.value] = None if kind is None or before is None else before | {kind}
-    return found
-
-
 def type_of(frame: bytes) -> int:
     """The type of an Ethernet frame."""
     return int.from_bytes(frame[12:14])
-
-
-def _conditions(flow: Flow) -> list[Match]:
-    return [item for item in flow.match if isinstance(item, Match)]
-
-
-def _type_in(flow: Flow) -> int | None:
-    return next((item.value for item in _conditions(flow) if item.field == "eth_type"), None)

@@ -12,7 +12,7 @@ nothing is being measured; in whatever is not plain it says no, and the loop loo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from uuid import UUID
 
 from hostagent.indexed import rows_of
@@ -25,7 +25,7 @@ __all__ = ["at_rest_with"]
 
 
 def at_rest_with(
-    changed: Collection[UUID], *, networks: Iterable[OpaqueNetwork], rested: Desired, observed: Observed
+    changed: Collection[UUID], *, networks: Mapping[UUID, OpaqueNetwork], rested: Desired, observed: Observed
 ) -> bool:
     """Whether the host stays at rest, and accepts what came, when nothing is new but that networks, *changed*, came
     or went.
@@ -35,18 +35,17 @@ def at_rest_with(
     """
     if not isinstance(observed.libvirt_networks, Unread):
         return False  # libvirt is to be told of it
-    all_now = list(networks)
-    coming = [network for network in all_now if network.uuid in changed]
+    coming = [networks[uuid] for uuid in changed if uuid in networks]
     if any(network.uuid in rested.networks for network in coming):
         return False  # some are others than they were
     resolved = resolve(rested, observed)
     if resolved.rejections:
         return False  # the reason may be theirs too, or may go with them
-    here = {network.uuid for network in coming}
-    going = [rested.networks[uuid] for uuid in changed if uuid not in here and uuid in rested.networks]
+    going = [rested.networks[uuid] for uuid in changed if uuid in rested.networks]
     intents = resolved.switches
-    return all(_leaves_nothing(network, all_now, rested) for network in going) and all(
-        _asks_nothing(network, all_now, intents.get(network.switch_uuid), rested, observed) for network in coming
+    return all(_leaves_nothing(network, networks.values(), rested) for network in going) and all(
+        _asks_nothing(network, networks.values(), intents.get(network.switch_uuid), rested, observed)
+        for network in coming
     )
 
 

@@ -115,7 +115,7 @@ class Loop:
         assert self._rest is not None
         return at_rest_with(
             {ref.uuid for ref in changed},
-            networks=self._parts.state.networks.values(),
+            networks=self._parts.state.networks,
             rested=self._rest.desired,
             observed=self._rest.observed,
         )

@@ -28,7 +28,7 @@ from netmgr.contract.types import Location, LogicalPort, SecurityGroup, VifState
 
 __all__ = [
     "Taps",
-    "entries_of",
+    "entered_by",
     "is_stateful",
     "lit_ofports",
     "obstacle_to",
@@ -176,12 +176,17 @@ def is_stateful(port: LogicalPort, groups: Mapping[UUID, SecurityGroup]) -> bool
 @of_a_set
 def lit_ofports(flows: Set[Flow]) -> frozenset[int | None]:
     """The ports whose frames *flows*, all of a bridge, let in."""
-    return entries_of(flow_set(flows).of_table(Table.CLASSIFY))
+    return frozenset(entered_by(flow_set(flows).of_table(Table.CLASSIFY)))
 
 
-def entries_of(flows: Iterable[Flow]) -> frozenset[int]:
-    """The same of any *flows*."""
-    first = (flow for flow in flows if flow.table == Table.CLASSIFY)
-    return frozenset(
-        item.value for flow in first for item in flow.match if isinstance(item, Match) and item.field == "in_port"
-    )
+def entered_by(flows: Iterable[Flow]) -> dict[int, frozenset[int] | None]:
+    """By port that any *flows* let in: the types of its frames that they let in, None for all."""
+    found: dict[int, frozenset[int] | None] = {}
+    for flow in flows:
+        if flow.table != Table.CLASSIFY:
+            continue
+        met = {item.field: item.value for item in flow.match if isinstance(item, Match)}
+        if (port := met.get("in_port")) is not None:
+            kind, before = met.get("eth_type"), found.get(port, frozenset())
+            found[port] = None if kind is None or before is None else before | {kind}
+    return found

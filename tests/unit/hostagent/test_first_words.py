@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hostagent.first_words import FIRST, entered_by, in_two, type_of
+from hostagent.first_words import FIRST, in_two, type_of
 from hostagent.flow import Controller, Flow, mac_to_int
 from hostagent.flow_set import flow_set
 from hostagent.model import ChangeFlows, Observed
 from hostagent.pipeline.tables import Table
+from hostagent.vifs import entered_by
 from netmgr.contract.types import Allowance
 from tests.support.flow_machine import Outcome, run
 from tests.support.hostagent_worlds import obey, plug

@@ -45,7 +45,7 @@ def without(wanted: Desired, *gone: OpaqueNetwork) -> Desired:
 def said(rested: Desired, observed: Observed, *coming: OpaqueNetwork, going: tuple[OpaqueNetwork, ...] = ()) -> bool:
     now = without(with_networks(rested, *coming), *going)
     changed = [one.uuid for one in (*coming, *going)]
-    return at_rest_with(changed, networks=now.networks.values(), rested=rested, observed=observed)
+    return at_rest_with(changed, networks=now.networks, rested=rested, observed=observed)
 
 
 def planned(rested: Desired, observed: Observed, *coming: OpaqueNetwork, going: tuple[OpaqueNetwork, ...] = ()) -> bool:
@@ -130,7 +130,7 @@ def test_a_network_that_goes_while_others_are_like_it_leaves_the_host_at_rest() 
 
 def test_a_network_that_came_and_went_since_leaves_the_host_at_rest() -> None:
     rested = plain()
-    assert at_rest_with([NEW.uuid], networks=[OLD], rested=rested, observed=at_rest(rested))
+    assert at_rest_with([NEW.uuid], networks={OLD.uuid: OLD}, rested=rested, observed=at_rest(rested))
 
 
 @pytest.mark.parametrize(

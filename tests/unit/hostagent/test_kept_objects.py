@@ -32,6 +32,19 @@ def kept(*items: t.Object) -> sqlite3.Connection:
     return db
 
 
+def make_schema_1(path: Path, *items: t.Object) -> None:
+    """A database as agents had it that kept the contract's messages."""
+    State(path).take((), revision=12)
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE objects")
+        db.execute("CREATE TABLE objects (kind, uuid, body, PRIMARY KEY (kind, uuid)) WITHOUT ROWID")
+        for item in items:
+            ref = t.ref_of(item)
+            raw = encode_object(item).SerializeToString()
+            db.execute("INSERT INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
+        db.execute("PRAGMA user_version = 1")
+
+
 def pair(name: str) -> tuple[t.Object, t.Object]:
     """A port elsewhere, and where it is; equal parts are other objects."""
     uuid, mac = uuid4(), f"52:54:00:00:00:{len(name):02x}"
@@ -86,16 +99,7 @@ def test_a_value_that_can_not_be_read_is_named() -> None:
 def test_an_agent_that_kept_messages_is_upgraded_without_a_word_of_the_manager(tmp_path: Path) -> None:
     items = [*pair("a"), t.Object(version=1, body=t.TransportZone(uuid=uuid4(), name="z"))]
     path = tmp_path / "state.db"
-    State(path).take((), revision=12)
-    db = sqlite3.connect(path)
-    db.execute("DROP TABLE objects")
-    db.execute("CREATE TABLE objects (kind, uuid, body, PRIMARY KEY (kind, uuid)) WITHOUT ROWID")
-    for item in items:
-        ref = t.ref_of(item)
-        raw = encode_object(item).SerializeToString()
-        db.execute("INSERT INTO objects VALUES (?, ?, ?)", (ref.kind.value, str(ref.uuid), raw))
-    db.execute("PRAGMA user_version = 1")
-    db.commit()
+    make_schema_1(path, *items)
     for _ in range(2):  # and then as any other
         state = State(path)
         assert set(state.have()) == {t.ref_of(item) for item in items}
@@ -107,15 +111,8 @@ def test_an_agent_that_kept_messages_is_upgraded_without_a_word_of_the_manager(t
 
 def test_an_upgrade_that_is_cut_off_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.db"
-    State(path).take((), revision=12)
-    db = sqlite3.connect(path)
     zone = t.Object(version=1, body=t.TransportZone(uuid=uuid4(), name="z"))
-    db.execute("DROP TABLE objects")
-    db.execute("CREATE TABLE objects (kind, uuid, body, PRIMARY KEY (kind, uuid)) WITHOUT ROWID")
-    raw = encode_object(zone).SerializeToString()
-    db.execute("INSERT INTO objects VALUES ('zone', ?, ?)", (str(zone.body.uuid), raw))  # type: ignore[union-attr]
-    db.execute("PRAGMA user_version = 1")
-    db.commit()
+    make_schema_1(path, zone)
 
     def cut_off(item: t.Object) -> tuple[str, str, bytes]:
         raise KeyboardInterrupt
