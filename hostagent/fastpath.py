@@ -20,6 +20,7 @@ from hostagent.model import Bridge, ChangeFlows, Desired, MeterLimit, Observed, 
 from hostagent.names import network_key, switch_bridge
 from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from hostagent.resolve import SwitchIntent, resolve
+from hostagent.telling_links import telling_links
 from hostagent.vifs import lit_ofports, vif_of
 from netmgr.contract.types import OpaqueNetwork
 
@@ -116,7 +117,7 @@ def arrival_inputs(port: UUID, *, desired: Desired, observed: Observed) -> tuple
     bridge = switch_bridge(switch.uuid)
     return (
         (wanted, location, network, switch, desired.host, desired.offered_pnics),
-        (observed.bridges, observed.links, observed.paths, observed.libvirt_networks),
+        (observed.bridges, telling_links(desired, observed), observed.paths, observed.libvirt_networks),
         (observed.flows.get(bridge), observed.meters.get(bridge)),
         (desired.datapath, desired.alone, desired.hushed),
         (desired.learned.get(port), desired.phases.get(port), desired.relay_vteps.get(port)),

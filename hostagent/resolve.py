@@ -33,6 +33,7 @@ from hostagent.addresses import interface_of
 from hostagent.flow_set import flow_set
 from hostagent.model import Bridge, Desired, LibvirtNetwork, Link, Observed, OvsPort, Unread
 from hostagent.names import PNICS_KEY, exit_port, is_ours, network_key, switch_bridge, trunk_port, uplink_bridge
+from hostagent.telling_links import telling_links
 from hostagent.underlay.path_fit import Fit, by_tunnel, fit, overhead, peer_names
 from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
 
@@ -127,7 +128,7 @@ _memory: deque[_Known] = deque(maxlen=4)
 def _looked_at(desired: Desired, observed: Observed) -> _Objects:
     """All that `_resolve` looks at, but for libvirt's networks."""
     wanted = (desired.host, desired.switches, desired.networks, desired.offered_pnics)
-    return (*wanted, observed.bridges, observed.links, observed.paths)
+    return (*wanted, observed.bridges, telling_links(desired, observed), observed.paths)
 
 
 def _in_use(observed: Observed) -> _Objects:
@@ -228,9 +229,10 @@ def _switch_problems(
             f"{name}: wants a PNIC that matches {', '.join(switch.pnic_globs)}, but this host offers {offered}; "
             "offer one with `hostagent join --pnic`, or change the switch's PNICs"
         )
-    if isinstance(observed.links, Unread) or isinstance(observed.bridges, Unread):
+    found = telling_links(desired, observed)
+    if isinstance(found, Unread) or isinstance(observed.bridges, Unread):
         return  # what is ours and what is not cannot be told apart
-    links = {link.name: link for link in observed.links}
+    links = {link.name: link for link in found}
     ours = _own_uplink_of(observed)
     for pnic in pnics:
         yield from _pnic_problems(name, switch, links.get(pnic), pnic, ours.get(pnic, ""), observed)

@@ -22,9 +22,9 @@ PURE = {
     "hostagent": ("addresses", "dhcp", "early_ofports", "exits", "explain", "fastpath", "first_words", "flow",
                   "flow_set", "flow_words", "flows", "group_memory", "health", "held", "indexed", "learning",
                   "migration", "model", "names", "pipeline", "plan", "port_views", "presence", "qos",
-                  "resolve", "strays", "tracing", "subports", "tracking/tickets", "tracking/limits", "tracking/zones",
-                  "underlay/liveness", "underlay/path_fit", "underlay/path_mtu", "underlay/peers", "uplinks",
-                  "vif_report", "vifs"),
+                  "resolve", "strays", "subports", "telling_links", "tracing", "tracking/limits", "tracking/tickets",
+                  "tracking/zones", "underlay/liveness", "underlay/path_fit", "underlay/path_mtu", "underlay/peers",
+                  "uplinks", "vif_report", "vifs"),
     "vmctl": ("eligibility", "links", "migration", "model", "readiness", "placement", "switches/eligible",
               "switches/model", "switches/network_xml", "switches/nics", "switches/plan"),
 }  # fmt: skip
