@@ -1,11 +1,11 @@
 """Which of the flows that let a guest in go first. Pure.
 
 Theory of operation. To take a flow costs the switch ten to twenty microseconds, and a port has forty, half of them for
-IPv6 alone. What a guest says first is ARP or IPv4, mostly, and it waits. So the flows that such frames meet are sent
-first, and the port is entered by these types of frames only; when the switch has confirmed them the rest follows, with
-the entry for all, a few milliseconds later. To a frame of these types that makes no difference: what is left out is for
-IPv6, or counts what is dropped in any case. To a frame of another type the port is dark until then, so it is held, as
-before (`held`).
+IPv6 alone. What a guest says first is ARP or IPv4, mostly, and it waits. So the flows that such frames meet, a dozen,
+are sent first, and the port is entered by these types of frames only; when the switch has confirmed them the rest
+follows, with the entry for all, a few milliseconds later. To a frame of these types that makes no difference: what is
+left out is for other types, or counts what is dropped in any case. To a frame of another type the port is dark until
+then, so it is held, as before (`held`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from hostagent.vifs import entered_by
 
 __all__ = ["FIRST", "in_two", "type_of"]
 
-FIRST: Final = frozenset({0x0800, 0x0806, 0x8035})
-"""Types of the frames that a guest is let in for first: IPv4, ARP, RARP."""
+FIRST: Final = frozenset({0x0800, 0x0806})
+"""Types of the frames that a guest is let in for first: IPv4 and ARP."""
 
-_IPV6: Final = Match("eth_type", 0x86DD)
+_OTHERS: Final = frozenset(Match("eth_type", number) for number in (0x86DD, 0x8035))
+_UNMET: Final = frozenset({Table.DROPPED, Table.MADE})  # MADE is asked about IPv6 only
 
 
 def in_two(change: ChangeFlows, addresses: Collection[str]) -> tuple[ChangeFlows, ChangeFlows] | None:
@@ -37,7 +38,9 @@ def in_two(change: ChangeFlows, addresses: Collection[str]) -> tuple[ChangeFlows
     if addresses and all(":" in address for address in addresses):
         return None
     (entry,) = entries
-    waiting = [flow for flow in change.add if flow.table == Table.DROPPED or _IPV6 in flow.match]
+    # of a port with defined addresses only link-local ones of IPv6 come to CLAIMS
+    unmet = _UNMET | {Table.CLAIMS} if addresses else _UNMET
+    waiting = [flow for flow in change.add if flow.table in unmet or not _OTHERS.isdisjoint(flow.match)]
     ours = [item for item in entry.match if isinstance(item, Match)]
     for_first = [replace(entry, match=canonical([*ours, Match("eth_type", number)])) for number in sorted(FIRST)]
     late = {entry, *waiting}

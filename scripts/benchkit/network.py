@@ -51,7 +51,8 @@ _REMOTE = ("vif_first_frame_10000", *_RESTARTS)
 _REMOTE_PORTS = 10_000
 _MEMORY = ("agent_memory", "manager_memory")
 _CROWDS_MAX = 5
-_QUICK_MAX = 100  # samples of what takes milliseconds, and of rates of which two percent are to be told apart
+_MOMENT_MAX = 250  # samples of what takes milliseconds; OVN's vary by half of their median
+_QUICK_MAX = 100  # of the same with libvirt, and of rates of which two percent are to be told apart
 _SHORT_MAX = 40  # of other rates, and at fifty hosts of what takes a part of a second
 
 
@@ -84,6 +85,7 @@ class _Run:
         self._alone = alone
         self._count = samples
         # these vary by as much as is to be judged, or by more: a rate by 6 % of its mean
+        self._moment = max(samples, min(25 * samples, _MOMENT_MAX))
         self._quick = max(samples, min(10 * samples, _QUICK_MAX))
         self._short = max(samples, min(4 * samples, _SHORT_MAX))
         self._output = output
@@ -104,14 +106,14 @@ class _Run:
             deployments = self._rigs(labs, OursDeployment, OvnDeployment)
             self._memory(deployments)
             if "network_create" in self._wanted:
-                self._in_turns(["network_create"], deployments, self._quick, NetworkRig.network_create)
+                self._in_turns(["network_create"], deployments, self._moment, NetworkRig.network_create)
             if any(name in self._wanted for name in _LIBVIRT):
                 self._with_libvirt(deployments)
             with_bare = any(name in self._wanted for name in (*_FIRST_FRAMES, *_RATES))
             carriers = [*deployments, *(self._rigs(labs, BareBridge) if with_bare else ())]
             for name in _FIRST_FRAMES:
                 if name in self._wanted:
-                    self._in_turns([name], carriers, self._quick, _method(name))
+                    self._in_turns([name], carriers, self._moment, _method(name))
             for name in _GROUP_RATES:
                 if name in self._wanted:
                     self._in_turns([name], deployments, self._short, _method(name))
