@@ -229,8 +229,9 @@ class _Run:
                 try:
                     found = sample(rig)
                 except LabError as error:
-                    self._failures.setdefault(names[0], []).append(f"{rig.name}, sample {number}: {error}")
-                    _say(f"{number:3}/{count} {names[0]:18} {rig.name:12} FAILED: {error}")
+                    sentence = "; ".join([str(error), *_revived(rig)])
+                    self._failures.setdefault(names[0], []).append(f"{rig.name}, sample {number}: {sentence}")
+                    _say(f"{number:3}/{count} {names[0]:18} {rig.name:12} FAILED: {sentence}")
                     continue
                 for name, value in zip(names, [found] if isinstance(found, float | int) else found, strict=True):
                     if name in self._wanted:
@@ -239,6 +240,14 @@ class _Run:
 
     def _note(self, measure: str, who: str, value: float) -> None:
         self._samples.setdefault(measure, {}).setdefault(who, []).append(value)
+
+
+def _revived(rig: NetworkRig) -> list[str]:
+    """What is to be said of a side whose sample failed: a switch that has ended is started again, once a sample."""
+    try:
+        return [f"ovs-vswitchd had ended on {host}, and was started again" for host in rig.revive()]
+    except LabError as error:
+        return [str(error)]
 
 
 def _method(name: str) -> Callable[[NetworkRig], float]:

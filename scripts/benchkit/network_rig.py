@@ -34,6 +34,7 @@ _FIRST_ADDRESS = IPv4Address("10.30.0.20")
 _PREFIX = 16
 _REACHED_S, _CROWD_S = 30.0, 120.0
 _TIMED_OUT = 124  # timeout(1)
+_SWITCH = DAEMONS["ovs-vswitchd"]
 _SPAN_S = 1  # of a sample of a rate: what disturbs the machine comes in seconds, and many short ones share it evenly
 _REST_S = 5.0  # from an agent in sync to one that has given back what its start needed
 
@@ -78,6 +79,13 @@ class NetworkRig:
         plug(self.carrier, _SPEAKER, [self._vif(_SPEAKER)])
         far = [self._port() for _ in range(number)]
         self.deployment.put_elsewhere(self.network, far, hearers=(_SPEAKER, _LISTENER))
+
+    def revive(self) -> list[str]:
+        """Start the switches again that have ended by themselves, as their units would; the hosts of these."""
+        ended = [host for host in self.lab.hosts if self.lab.node(host).daemon(_SWITCH.pidfile) is None]
+        for host in ended:
+            self.lab.start_daemon(host, _SWITCH.name)
+        return ended
 
     # --- one sample of each ----------------------------------------------------------------------------------------
 
@@ -218,7 +226,7 @@ class NetworkRig:
                 self._keep_switch(host, set(cores))
 
     def _keep_switch(self, host: str, cores: set[int]) -> None:
-        switch = self.carrier.daemon_of(host, DAEMONS["ovs-vswitchd"].pidfile)
+        switch = self.carrier.daemon_of(host, _SWITCH.pidfile)
         for thread in os.listdir(f"/proc/{switch.pid}/task"):
             os.sched_setaffinity(int(thread), cores)
 
