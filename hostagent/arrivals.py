@@ -41,6 +41,7 @@ from hostagent.anticipated import Anticipated, Compiled
 from hostagent.claims import Claims
 from hostagent.fastpath import arrival_flows
 from hostagent.flow import Flow
+from hostagent.giving_way import GivingWay
 from hostagent.guests import Guests
 from hostagent.held import Held
 from hostagent.host import Host
@@ -64,6 +65,7 @@ _SIGN_S = 0.002  # from netlink's word of an awaited tap to OVSDB's or the switc
 _NUMBER_S = 0.01  # from a tap in OVSDB to the switch's number for it
 _HEAR_S = 0.0015  # for which the number of a tap is waited for at once, with nothing else done
 _REST_S = 0.0025  # after flows that left in that time: until the guest is heard, the processors are for others
+_AWAITED_S = 1.0  # from when a guest's flows are compiled: if it has not come by then, it takes its time
 _CALM_S = 0.005  # from flows on the switch to what can wait
 _QUIET_S = 0.01  # from a change to when its consequences are on the switch, mostly
 _LEFT_S = 0.0005  # from a claim to when it is on its way
@@ -120,6 +122,7 @@ class Arrivals:
         self._calm_until = 0.0
         self._anticipated = Anticipated(host=host, state=state, desired=desired, motion=motion)
         self._held = Held()
+        self._giving_way = GivingWay()
         host.switches.added = self._let_in
         self._hushed: frozenset[str] = frozenset()
         self._later: asyncio.Handle | None = None
@@ -241,6 +244,7 @@ class Arrivals:
 
     def close(self) -> None:
         self._wait_no_more()
+        self._giving_way.end()
         for handle in (self._soon, self._later):
             if handle is not None:
                 handle.cancel()
@@ -254,6 +258,8 @@ class Arrivals:
         # Of many those that were granted last: of the others the tap has come by now, or never will.
         for port in islice(coming, _TOGETHER_MAX):
             self._anticipated.prepare(port, granted=True)
+        if self._anticipated.awaits():
+            self._giving_way.begin(_AWAITED_S)
 
     def _hear_number(self, coming: _Coming, compiled: Compiled, name: str) -> None:
         """The switch's word is about to come, or is there. We look for it without a rest: to be woken on the switch's
@@ -411,6 +417,8 @@ class Arrivals:
                 log.warning("arrival: left to the loop", reason=error.sentence)
                 continue
             log.info("arrival: flows confirmed", bridge=change.bridge, ports=ports, flows=len(change.add))
+        if not self._anticipated.awaits():
+            self._giving_way.end()
         self._keep_calm(_CALM_S)
         self._done()
 

@@ -70,7 +70,6 @@ def run_daemon(
         raise DaemonError(str(error)) from None
     sys.setswitchinterval(_SWITCH_S)
     _spare_the_collector()
-    _let_others_finish()
     asyncio.run(_run(settings, identity, view_port, mtu_again_s, connections_max))
 
 
@@ -179,16 +178,6 @@ def _spare_the_collector() -> None:
     gc.set_threshold(*_COLLECTION)
     with suppress(AttributeError):  # as above
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)  # threads that wait for the network need no heap of their own each
-
-
-def _let_others_finish() -> None:
-    """Whoever is woken may interrupt who woke it, and the kernel likes to run both on one processor, be another idle.
-    Here that is ovsdb-server, which has yet to tell vswitchd what it has told us, or vswitchd amid its round: what they
-    go on with is what a guest waits for, too. So they finish first (SCHED_BATCH, sched(7)); a processor that is free is
-    ours as ever. What an operator has chosen for the service stays."""
-    with suppress(OSError):  # a sandbox may forbid it
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _notify(state: str) -> None:

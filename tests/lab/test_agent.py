@@ -181,14 +181,6 @@ def test_an_agent_killed_and_started_again_loses_no_packet(agents: Agents, manag
             assert within(15, lambda: agents.show("h1")["sync"]["connected"])
 
 
-def test_an_agent_lets_those_who_wake_it_finish(agents: Agents) -> None:
-    """ovsdb-server and vswitchd, on the processor that they share with it."""
-    (pid,) = agents.lab.exec("h1", ["cat", "/run/lab/hostagent.pid"]).stdout.split()
-    threads = agents.lab.exec("h1", ["chrt", "--all-tasks", "--pid", pid]).stdout
-    policies = {line.rpartition(" ")[2] for line in threads.splitlines() if "policy" in line}
-    assert policies == {"SCHED_BATCH"}
-
-
 def test_an_agent_that_is_upgraded_changes_flows_without_losing_a_packet(agents: Agents) -> None:
     """It finds flows that its version does not make, and lacks some that it does."""
     lab = agents.lab

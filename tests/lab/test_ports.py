@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
@@ -118,13 +119,37 @@ def test_shadow_is_dark_until_failover_lights_it_and_peers_follow_at_once(ports:
     ports.lab.detach("standby")
 
 
+def announce(ports: Ports, host: str, name: str, number: int) -> str:
+    """A port and, as libvirt's hook does, the word that its guest is about to come to *host*; its VIF."""
+    vif, network = str(uuid4()), ports.netmgr("network", "show", "blue")["uuid"]
+    create(ports, name, number, "--vif", vif)
+    asked = {"verb": "port-created", "network_uuid": network, "vif_uuid": vif, "mac": mac(number), "vm_name": name}
+    answer = question(ports.lab.path(host, "/run/hostagent/hostagent.sock"), {**asked, "vm_uuid": str(uuid4())})
+    assert answer["ok"], answer
+    return vif
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_while_a_guest_is_awaited_the_agent_interrupts_nobody(ports: Ports, comes: bool) -> None:
+    agent = ports.lab.node("h2").daemon("/run/lab/hostagent.pid")
+    assert agent is not None
+    ports.plug("h2", "before", 42)  # the number that comes next is known from the last one
+    assert within(2, lambda: ports.vif("h2", "before"))
+    assert within(3, lambda: os.sched_getscheduler(agent.pid) == os.SCHED_OTHER)
+    vif = announce(ports, "h2", "awaited", 43)
+    assert within(1, lambda: os.sched_getscheduler(agent.pid) == os.SCHED_BATCH)
+    if comes:
+        ports.plug("h2", "awaited", 43, vif=vif)
+        assert within(2, lambda: ports.vif("h2", "awaited").get("state", "") == "lit")
+    assert within(3, lambda: os.sched_getscheduler(agent.pid) == os.SCHED_OTHER)
+    for endpoint in ("before", "awaited") if comes else ("before",):
+        ports.lab.detach(endpoint)
+    ports.lab.exec("mgr", ["netmgr", "port", "delete", "awaited", "--force"])
+
+
 def test_what_an_awaited_guest_says_before_it_is_lit_is_not_lost(ports: Ports) -> None:
     """The agent is too late on purpose. A guest asks by ARP once a second: what it said first must have been held."""
-    vif, network = str(uuid4()), ports.netmgr("network", "show", "blue")["uuid"]
-    create(ports, "early", 41, "--vif", vif)
-    asked = {"verb": "port-created", "network_uuid": network, "vif_uuid": vif, "mac": mac(41), "vm_name": "early"}
-    answer = question(ports.lab.path("h2", "/run/hostagent/hostagent.sock"), {**asked, "vm_uuid": str(uuid4())})
-    assert answer["ok"], answer
+    vif = announce(ports, "h2", "early", 41)
     assert within(2, lambda: f"{mac(41)} " in ports.lab.exec("h2", ["ovs-ofctl", "dump-flows", ports.bridge]).stdout)
     # the peer needn't ask for the guest: a question is flooded, and the flood reaches a new tap with the loop's turn
     known = ["ip", "neigh", "replace", "10.10.0.41", "lladdr", mac(41), "dev", "eth0", "nud", "permanent"]
