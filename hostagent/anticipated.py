@@ -31,10 +31,10 @@ from hostagent.resolve import resolve
 from hostagent.state import State
 from hostagent.vifs import entered_by, vif_of
 
-__all__ = ["Anticipated", "Compiled"]
+__all__ = ["ANY_MOMENT_S", "Anticipated", "Compiled"]
 
 _KEPT_MAX = 16  # ports; the oldest goes
-_ANY_MOMENT_S = 1.0  # from when it was known to come
+ANY_MOMENT_S = 1.0  # from when it was known to come
 
 
 class Compiled(NamedTuple):
@@ -115,7 +115,7 @@ class Anticipated:
 
     def awaits(self, bridge: str | None = None, ofport: int = 0) -> bool:
         """Whether a tap is awaited any moment (which *bridge* would give the number *ofport*)."""
-        since = time.monotonic() - _ANY_MOMENT_S
+        since = time.monotonic() - ANY_MOMENT_S
         awaited = [one for one in self._kept.values() if one.ofport and one.since > since]
         return any(bridge in (None, one.compiled[0].change.bridge) and ofport in (0, one.ofport) for one in awaited)
 

@@ -37,7 +37,7 @@ from uuid import UUID
 
 import structlog
 
-from hostagent.anticipated import Anticipated, Compiled
+from hostagent.anticipated import ANY_MOMENT_S, Anticipated, Compiled
 from hostagent.claims import Claims
 from hostagent.fastpath import arrival_flows
 from hostagent.flow import Flow
@@ -65,7 +65,6 @@ _SIGN_S = 0.002  # from netlink's word of an awaited tap to OVSDB's or the switc
 _NUMBER_S = 0.01  # from a tap in OVSDB to the switch's number for it
 _HEAR_S = 0.0015  # for which the number of a tap is waited for at once, with nothing else done
 _REST_S = 0.0025  # after flows that left in that time: until the guest is heard, the processors are for others
-_AWAITED_S = 1.0  # from when a guest's flows are compiled: if it has not come by then, it takes its time
 _CALM_S = 0.005  # from flows on the switch to what can wait
 _QUIET_S = 0.01  # from a change to when its consequences are on the switch, mostly
 _LEFT_S = 0.0005  # from a claim to when it is on its way
@@ -259,7 +258,7 @@ class Arrivals:
         for port in islice(coming, _TOGETHER_MAX):
             self._anticipated.prepare(port, granted=True)
         if self._anticipated.awaits():
-            self._giving_way.begin(_AWAITED_S)
+            self._giving_way.begin(ANY_MOMENT_S)
 
     def _hear_number(self, coming: _Coming, compiled: Compiled, name: str) -> None:
         """The switch's word is about to come, or is there. We look for it without a rest: to be woken on the switch's

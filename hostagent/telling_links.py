@@ -22,8 +22,9 @@ def telling_links(desired: Desired, observed: Observed) -> tuple[Link, ...] | Un
     if isinstance(observed.links, Unread):
         return observed.links
     vteps = desired.host.vteps if desired.host is not None else ()
-    known = next((one for one in _telling if one.links is observed.links), None)
-    if known is None or known.pnics != desired.offered_pnics or known.vteps != vteps:
+    asked = (desired.offered_pnics, vteps)
+    known = next((one for one in _telling if one.links is observed.links and (one.pnics, one.vteps) == asked), None)
+    if known is None:
         addresses = {interface_of(one.address).ip for one in vteps}
         found = tuple(
             link
