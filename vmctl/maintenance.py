@@ -68,6 +68,8 @@ class Maintainer:
         plan = self.plan(host)
         known = self._placer.maintenance(host)
         state = Maintenance(host=host, since=known.since if known else now_text(), evacuating=True)
+        if host in self._working and self._runs[host].over:  # its end is just being written; this would be lost in it
+            await asyncio.wait({self._working[host]})
         await self._placer.put_maintenance(state)
         if host not in self._working:
             self._runs[host] = Run(subject=host, plan=plan)
