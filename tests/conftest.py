@@ -67,6 +67,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Dealing | No
     return Dealing(config, log)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why the first run of a test failed that was run once more: it may have been no deadline."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        terminalreporter.section(f"first run of {report.nodeid}", "_")
+        terminalreporter.line(report.longreprtext)
+        for title, text in report.sections:
+            terminalreporter.section(title, "-")
+            terminalreporter.line(text)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip, or in CI fail, a test whose surroundings are missing; have patience with one that is run once more."""
     _PATIENCE.undo()
