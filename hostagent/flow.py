@@ -23,6 +23,7 @@ __all__ = [
     "FIELDS",
     "IN_PORT",
     "LOCAL",
+    "NORMAL",
     "Action",
     "Controller",
     "Ct",
@@ -56,13 +57,16 @@ IN_PORT: Final = 0xFFFFFFF8
 
 LOCAL: Final = 0xFFFFFFFE
 
+NORMAL: Final = 0xFFFFFFFA
+"""Output as a plain learning switch would."""
+
 ETH_TYPE_VLAN: Final = 0x8100
 """IEEE 802.1Q's tag; `PushVlan` writes it."""
 
 ETH_TYPE_MPLS: Final = 0x8847
 """MPLS unicast; `PushMpls` writes it."""
 
-_PORT_NAMES: Final = {IN_PORT: "IN_PORT", LOCAL: "LOCAL", 0xFFFFFFFD: "CONTROLLER"}
+_PORT_NAMES: Final = {IN_PORT: "IN_PORT", LOCAL: "LOCAL", NORMAL: "NORMAL", 0xFFFFFFFD: "CONTROLLER"}
 
 
 class Field(NamedTuple):

@@ -27,11 +27,12 @@ from hostagent.model import (
     Link,
     Observed,
     PathStatus,
+    PutNormal,
     RemoveNetwork,
     Step,
     Unread,
 )
-from hostagent.names import is_switch_bridge
+from hostagent.names import is_switch_bridge, is_uplink_bridge
 from hostagent.readings import LinkReadings, NetworkReadings
 from hostagent.realize.domains import DomainEvent, Domains
 from hostagent.realize.errors import RealizeError
@@ -43,6 +44,7 @@ from hostagent.realize.ovsdb_writes import OvsdbWrites
 from hostagent.realize.unixctl import socket_of, unixctl
 from hostagent.strays import Stray, believed
 from hostagent.switches import Switches
+from hostagent.uplink_flows import UplinkFlows
 
 __all__ = ["Events", "Host", "HostPaths"]
 
@@ -108,6 +110,7 @@ class Host:
         self._ovsdb = OvsDb(paths.ovsdb, on_change=partial(events.dirty, "ovsdb"), on_tap=events.tap)
         self._ovsdb_writes = OvsdbWrites(paths.ovs_database)
         self._links = LinkReadings(partial(events.dirty, "links"))
+        self._uplinks = UplinkFlows(paths.ovs_rundir, changed=partial(events.dirty, "flows"))
         self.libvirt = LibvirtLink(paths.libvirt_uri) if paths.libvirt_uri != NO_LIBVIRT else None
         self.domains: Domains | None = None
         self._networks: NetworkReadings | None = None
@@ -119,6 +122,7 @@ class Host:
         self._ovsdb.start()
         self._ovsdb_writes.start()
         self._links.start()
+        self._uplinks.start()
         if self.libvirt is not None:
             self.libvirt.start()
 
@@ -127,6 +131,7 @@ class Host:
         self._ovsdb_writes.close()
         await self._ovsdb.close()
         await self._links.close()
+        await self._uplinks.close()
         if self._networks is not None:
             await self._networks.close()
         if self.libvirt is not None:
@@ -139,10 +144,12 @@ class Host:
         bridges = self.bridges()
         if isinstance(bridges, tuple):
             self.switches.follow(bridge.name for bridge in bridges if is_switch_bridge(bridge.external_ids))
+            self._uplinks.follow(bridge.name for bridge in bridges if is_uplink_bridge(bridge.external_ids))
         links = await self._links.now()
         if self._networks is not None:
             self._networks.refresh()
         await self.switches.read_stale()
+        await self._uplinks.now()
         return self._observed(self.bridges(), links)
 
     async def read_links(self) -> tuple[Link, ...] | Unread:
@@ -190,6 +197,7 @@ class Host:
         if self._networks is not None:
             self._networks.forget()
         self.switches.forget()
+        self._uplinks.forget()
 
     @property
     def reading_networks(self) -> bool:
@@ -310,6 +318,8 @@ class Host:
             await self.switches.change_flows(step.bridge, delete=step.delete, add=step.add)
             if step.delete:
                 self.switches.removed_from(step.bridge)
+        elif isinstance(step, PutNormal):
+            await self._uplinks.put_normal(step.bridge)
         elif isinstance(step, ChangeMeters):
             await self.switches.change_meters(step)
         else:
@@ -328,5 +338,6 @@ class Host:
             flows={name: self.switches.flows(name) for name in ours},
             meters=self.switches.meters(),
             loose_qos=self._ovsdb.read_loose_qos(),
+            silent_uplinks=self._uplinks.silent,
             paths=self.paths,
         )

@@ -53,6 +53,7 @@ __all__ = [
     "Phase",
     "Plug",
     "PutBridge",
+    "PutNormal",
     "PutPort",
     "PutQos",
     "Qos",
@@ -282,6 +283,7 @@ class Observed:
     flows: Mapping[str, Set[Flow] | Unread] = field(default_factory=dict)  # by bridge; only our bridges are read
     meters: Mapping[str, frozenset[MeterLimit]] = field(default_factory=dict)  # by bridge; absent: not read
     loose_qos: tuple[UUID, ...] = ()  # rows of ours that no port has any more
+    silent_uplinks: frozenset[str] = frozenset()  # bridges whose flow for all that no other takes is gone
     paths: tuple[PathStatus, ...] = ()  # what probes tell of the underlay; empty where nobody asks
 
 
@@ -404,6 +406,13 @@ class ChangeFlows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PutNormal:
+    """Have an uplink bridge switch what no other of its flows takes, as a bridge does that nobody controls."""
+
+    bridge: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeMeters:
     """Make the meters *put*, and delete those of the numbers *remove*: flows that use them must be gone before."""
 
@@ -453,6 +462,7 @@ Step = (
     | KeepNetwork
     | RemoveNetwork
     | ChangeFlows
+    | PutNormal
     | ChangeMeters
     | PutQos
     | RemoveQos

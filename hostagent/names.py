@@ -28,6 +28,7 @@ __all__ = [
     "is_ours",
     "is_switch_bridge",
     "is_tap_of",
+    "is_uplink_bridge",
     "network_key",
     "ovs_type",
     "patch_port",
@@ -137,6 +138,11 @@ def is_ours(external_ids: Mapping[str, str]) -> bool:
 def is_switch_bridge(external_ids: Mapping[str, str]) -> bool:
     """True when they are of an integration bridge of ours."""
     return is_ours(external_ids) and SWITCH_KEY in external_ids
+
+
+def is_uplink_bridge(external_ids: Mapping[str, str]) -> bool:
+    """Whether these are the external_ids of an uplink bridge of ours."""
+    return is_ours(external_ids) and PNICS_KEY in external_ids
 
 
 def is_tap_of(mac: str, *, tap: str) -> bool:

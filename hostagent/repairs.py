@@ -31,6 +31,7 @@ from hostagent.model import (
     Observed,
     OvsPort,
     PutBridge,
+    PutNormal,
     PutPort,
     PutQos,
     SetArpIgnore,
@@ -163,6 +164,11 @@ def _flows(step: ChangeFlows, rested: Observed, observed: Observed) -> str:
     return f"flows of bridge {step.bridge}: {', '.join(deeds)}"
 
 
+def _normal(step: PutNormal, rested: Observed, observed: Observed) -> str:
+    had = step.bridge in _bridges(rested) and step.bridge not in rested.silent_uplinks
+    return f"flows of bridge {step.bridge}: 1 deleted" if had else ""
+
+
 def _meters(step: ChangeMeters, rested: Observed, observed: Observed) -> str:
     had = rested.meters.get(step.bridge, frozenset())
     if any(meter not in had for meter in step.put) or any(meter.number in step.remove for meter in had):
@@ -185,6 +191,7 @@ _DAMAGES: dict[type, Callable[..., str]] = {
     SetArpIgnore: _arp,
     AddAddress: _address,
     ChangeFlows: _flows,
+    PutNormal: _normal,
     ChangeMeters: _meters,
     PutQos: _qos,
 }

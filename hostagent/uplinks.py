@@ -2,7 +2,8 @@
 
 An uplink bridge is a plain learning switch that holds a set of PNICs; its LOCAL port carries the VTEP address of each
 switch that uses the set (userspace tunnels need exactly that). The PNIC was given to us at join, so its link is ours to
-bring up; its MTU is the operator's. LOCAL's MTU is ours: the largest that a switch on it asks for.
+bring up; its MTU is the operator's. LOCAL's MTU is ours: the largest that a switch on it asks for. Open vSwitch gives
+such a bridge its one flow, and does not give it back when it was deleted (`uplink_flows`).
 
 A switch with networks on VLANs is patched to it by a trunk of exactly these VLANs, so that nothing else of the physical
 network gets in. LOCAL, where tunnels end, is in no VLAN: whoever is on one, guests too, must not be heard there. Open
@@ -38,6 +39,7 @@ from hostagent.model import (
     Observed,
     OvsPort,
     PutBridge,
+    PutNormal,
     PutPort,
     RemoveAddress,
     RemoveBridge,
@@ -136,6 +138,8 @@ def uplink_steps(resolved: Resolved, own: Mapping[str, Bridge], observed: Observ
     for uplink in _uplinks(resolved):
         bridge = own.get(uplink.name)
         yield from _bridge_and_addresses(uplink, bridge, links, datapath)
+        if bridge is not None and uplink.name in observed.silent_uplinks:
+            yield PutNormal(bridge=uplink.name)
 
 
 def bridge_step(

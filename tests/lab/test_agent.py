@@ -96,7 +96,9 @@ def test_a_command_prints_what_the_agent_says_at_its_socket(agents: Agents, word
 
 
 @pytest.mark.datapath
-@pytest.mark.parametrize("what", ["flows", "tunnel", "foreign flow", "VTEP", "fail mode"])
+@pytest.mark.parametrize(
+    "what", ["flows", "tunnel", "foreign flow", "VTEP", "fail mode", "uplink flow", "uplink drops"]
+)
 def test_what_somebody_breaks_is_mended_within_two_seconds(agents: Agents, what: str) -> None:
     management = f"unix:/run/openvswitch/{agents.bridge}.mgmt"
     bridges = agents.lab.exec("h1", ["ovs-vsctl", "list-br"]).stdout.split()
@@ -107,6 +109,8 @@ def test_what_somebody_breaks_is_mended_within_two_seconds(agents: Agents, what:
         "foreign flow": ["ovs-ofctl", "-OOpenFlow15", "add-flow", management, "priority=65535,actions=drop"],
         "VTEP": ["ip", "address", "flush", "dev", uplink, "scope", "global"],
         "fail mode": ["ovs-vsctl", "set-fail-mode", agents.bridge, "standalone"],
+        "uplink flow": ["ovs-ofctl", "del-flows", f"unix:/run/openvswitch/{uplink}.mgmt"],
+        "uplink drops": ["ovs-ofctl", "mod-flows", f"unix:/run/openvswitch/{uplink}.mgmt", "actions=drop"],
     }[what]
     agents.lab.exec("h1", command)
     began = time.monotonic()
@@ -119,6 +123,8 @@ def test_what_somebody_breaks_is_mended_within_two_seconds(agents: Agents, what:
         "foreign flow": f"flows of bridge {agents.bridge}: 1 added",
         "VTEP": f"address 10.200.0.1/24 was removed from {uplink}",
         "fail mode": f"bridge {agents.bridge} was changed",
+        "uplink flow": f"flows of bridge {uplink}: 1 deleted",
+        "uplink drops": f"flows of bridge {uplink}: 1 deleted",
     }[what]
 
     def manager_knows() -> bool:

@@ -26,6 +26,7 @@ from hostagent.model import (
     Observed,
     OvsPort,
     PutBridge,
+    PutNormal,
     PutPort,
     PutQos,
     RemoveAddress,
@@ -177,6 +178,7 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
     assert not isinstance(observed.bridges, Unread)
     bridges = {bridge.name: bridge for bridge in observed.bridges}
     flows, meters, loose = dict(observed.flows), dict(observed.meters), observed.loose_qos
+    silent = observed.silent_uplinks
     links = {} if isinstance(observed.links, Unread) else {link.name: link for link in observed.links}
     known = () if isinstance(observed.libvirt_networks, Unread) else observed.libvirt_networks
     networks = {one.uuid: one for one in known}
@@ -275,6 +277,9 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
             before = flows[step.bridge]
             assert isinstance(before, frozenset)
             assert not any(Meter(number) in flow.actions for flow in before for number in step.remove), "flows go too"
+        case PutNormal():
+            assert step.bridge in bridges
+            silent -= {step.bridge}
         case PutQos():
             bridge = bridges[step.bridge]
             assert all(one.qos is None or one.qos.ours for one in bridge.ports if one.name == step.name)
@@ -299,4 +304,5 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
         flows=flows,
         meters=meters,
         loose_qos=loose,
+        silent_uplinks=silent,
     )

@@ -24,6 +24,7 @@ from hostagent.model import (
     OvsPort,
     Plug,
     PutBridge,
+    PutNormal,
     PutPort,
     RemoveAddress,
     RemoveBridge,
@@ -489,6 +490,13 @@ def test_deleted_ports_and_flows_are_put_back():
     after = settled(ONE, robbed_host)
     assert {p.name for b in after.bridges for p in b.ports} == {p.name for b in there.bridges for p in b.ports}
     assert len(after.flows[OSW]) == len(there.flows[OSW])
+
+
+def test_an_uplink_bridge_that_lost_its_flow_gets_it_back_and_one_that_is_not_ours_does_not():
+    there = settled(ONE, bare())
+    silent = replace(there, silent_uplinks=frozenset({UPL, "upl-other"}))
+    assert plan(desired=ONE, observed=silent) == (PutNormal(bridge=UPL),)
+    assert obey(silent, plan(desired=ONE, observed=silent)) == replace(there, silent_uplinks=frozenset({"upl-other"}))
 
 
 def test_a_strangers_flow_on_our_bridge_is_deleted():

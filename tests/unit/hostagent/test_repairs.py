@@ -21,6 +21,7 @@ from hostagent.model import (
     Observed,
     OvsPort,
     PutBridge,
+    PutNormal,
     PutPort,
     PutQos,
     Qos,
@@ -107,6 +108,7 @@ def ports(*now: OvsPort) -> Observed:
             "meters of bridge osw-1: 1 deleted or changed, 1 added",
         ),
         (PutQos(bridge="osw-1", name="tap1", qos=SHAPED), RESTED, "shaping of port tap1 was changed"),
+        (PutNormal(bridge="osw-1"), RESTED, "flows of bridge osw-1: 1 deleted"),
     ],
 )
 def test_what_the_host_had_at_rest_and_must_get_again_was_taken_by_somebody(
@@ -127,6 +129,7 @@ def test_what_the_host_had_at_rest_and_must_get_again_was_taken_by_somebody(
         SetLink(name="eth7"),
         AddAddress(link="upl-1", address="10.0.0.2/24"),
         AddAddress(link="eth7", address="10.0.0.1/24"),
+        PutNormal(bridge="upl-1"),
         ChangeFlows(bridge="osw-1", delete=(), add=(flow(3),)),
         ChangeFlows(bridge="osw-1", delete=(flow(1),), add=()),
         ChangeFlows(bridge="osw-2", delete=(), add=(flow(1),)),
