@@ -27,9 +27,9 @@ check: ## lint, format, types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: ## our network beside OVN's and a bare bridge: how soon, how fast, how large; SAMPLES=10 MANY=1 (docs/bench.md)
+bench: ## our network beside OVN's and a bare bridge: how soon, how fast, how large; half an hour; SAMPLES=10 FEW=1
 	@scripts/install.sh --bench
-	@scripts/bench-network $(if $(SAMPLES),--samples $(SAMPLES)) $(if $(MANY),--many)
+	@scripts/bench-network $(if $(SAMPLES),--samples $(SAMPLES)) $(if $(FEW),--few)
 
 bench-migration: ## a live migration seen by the network: ours, OVN, MAC learning, the floor; MOVES=20 (docs/bench.md)
 	@scripts/install.sh --bench
