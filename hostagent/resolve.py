@@ -34,7 +34,7 @@ from hostagent.flow_set import flow_set
 from hostagent.model import Bridge, Desired, LibvirtNetwork, Link, Observed, OvsPort, Unread
 from hostagent.names import PNICS_KEY, exit_port, is_ours, network_key, switch_bridge, trunk_port, uplink_bridge
 from hostagent.telling_links import telling_links
-from hostagent.underlay.path_fit import Fit, by_tunnel, fit, overhead, peer_names
+from hostagent.underlay.path_fit import Fit, by_tunnel, fit, overhead, paths_of, peer_names
 from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
 
 __all__ = ["Resolved", "SwitchIntent", "claims_of", "definition_problems", "resolve", "tunnel_key"]
@@ -378,11 +378,11 @@ def _fits(desired: Desired, observed: Observed, networks: Mapping[UUID, tuple[Op
     if not observed.paths:
         return {}
     names, nothing = peer_names(desired), Fit()
-    groups = by_tunnel(observed.paths)
+    groups, uplinks = by_tunnel(observed.paths), _uplinks(desired)
     found = {}
-    for switch, carried in networks.items():
+    for carried in networks.values():
         for network in carried:
-            group = groups.get((switch, network.type))
+            group = paths_of(network, groups, uplinks)
             one = fit(network, group, names) if group is not None else nothing
             if one != nothing:
                 found[network.uuid] = one
@@ -401,9 +401,7 @@ def _by_seniority(desired: Desired, observed: Observed) -> tuple[_ByRank, bool]:
 
     Whether a network is in use is looked at only where it matters: there may be many flows.
     """
-    uplinks = {
-        uuid: uplink_bridge(_choose_pnics(switch, desired.offered_pnics)) for uuid, switch in desired.switches.items()
-    }
+    uplinks = _uplinks(desired)
     claims = {network.uuid: claims_of(network, uplinks) for network in desired.networks.values()}
     times = Counter(claim for several in claims.values() for claim in several)
     contested = {claim for claim, number in times.items() if number > 1}
@@ -414,6 +412,13 @@ def _by_seniority(desired: Desired, observed: Observed) -> tuple[_ByRank, bool]:
 
     by_rank = [(network, claims[network.uuid]) for network in sorted(desired.networks.values(), key=rank)]
     return by_rank, bool(contested)
+
+
+def _uplinks(desired: Desired) -> dict[UUID, str]:
+    """By switch: the uplink bridge of its PNICs."""
+    return {
+        uuid: uplink_bridge(_choose_pnics(switch, desired.offered_pnics)) for uuid, switch in desired.switches.items()
+    }
 
 
 def claims_of(network: OpaqueNetwork, uplinks: Mapping[UUID, str]) -> tuple[_Claim, ...]:

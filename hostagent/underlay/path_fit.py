@@ -4,7 +4,7 @@ A switch has an MTU that the underlay should pass; whether it does is measured, 
 small for a network than fit it, the fault is most likely on this host's side, and the network is not accepted here.
 Where fewer are, it is the others', who find the same of all their paths: the network is accepted and the paths are
 named. As long as nothing is known of any path, and something soon will be, the network waits. With no peer that answers
-there is nothing to measure, and only what this host knows of itself counts.
+there is nothing to measure, and only what this host knows of itself counts; nor where there are VLANs only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uuid import UUID
 from hostagent.model import Desired, PathStatus
 from netmgr.contract.types import NetworkType, OpaqueNetwork, PeerState
 
-__all__ = ["Fit", "Paths", "by_tunnel", "fit", "overhead", "peer_name", "peer_names"]
+__all__ = ["Fit", "Paths", "by_tunnel", "fit", "overhead", "paths_of", "peer_name", "peer_names"]
 
 _NAMED = 3
 _ANY = 1 << 16
@@ -47,6 +47,19 @@ def by_tunnel(paths: Iterable[PathStatus]) -> dict[tuple[UUID, NetworkType], Pat
         key: Paths(tuple(group), min((path.mtu_passed for path in group if path.state in alive), default=_ANY))
         for key, group in groups.items()
     }
+
+
+def paths_of(
+    network: OpaqueNetwork, groups: Mapping[tuple[UUID, NetworkType], Paths], uplinks: Mapping[UUID, str]
+) -> Paths | None:
+    """Those of *groups* that tell how large packets of *network* may be; None where nothing does.
+
+    A VLAN has no path of its own to be asked on; tunnels on the same PNICs have. *uplinks* is by switch.
+    """
+    if network.type.tunneled:
+        return groups.get((network.switch_uuid, network.type))
+    beside = sorted(key for key in groups if uplinks.get(key[0]) == uplinks.get(network.switch_uuid))
+    return groups[beside[0]] if beside else None
 
 
 def fit(network: OpaqueNetwork, paths: Paths, names: Mapping[str, str]) -> Fit:

@@ -29,7 +29,11 @@ _NAMED = 3  # peers that a sentence names before it counts the rest
 
 
 def wanted_paths(desired: Desired, resolved: Resolved) -> tuple[WantedPath, ...]:
-    """The paths to ask on, sorted."""
+    """The paths to ask on, sorted: for packets as large as any switch on the same PNICs asks for, as one that has VLANs
+    only has nobody to ask."""
+    mtus: dict[str, int] = {}
+    for intent in resolved.switches.values():
+        mtus[intent.uplink] = max(mtus.get(intent.uplink, 0), intent.switch.mtu if not intent.blocked else 0)
     vteps = {uuid: intent.vtep_address for uuid, intent in resolved.switches.items() if not intent.blocked}
     shared: set[PathKey] = set()
     networks = {network.uuid.int: network for network in desired.networks.values()}
@@ -50,7 +54,7 @@ def wanted_paths(desired: Desired, resolved: Resolved) -> tuple[WantedPath, ...]
     return tuple(
         WantedPath(
             key=key,
-            mtu=resolved.switches[key.switch].switch.mtu,
+            mtu=mtus[resolved.switches[key.switch].uplink],
             shared=key in shared,
             group=group_of(vteps[key.switch], key.vtep),
         )

@@ -85,7 +85,8 @@ class Street:
 
 @pytest.fixture(scope="module")
 def street() -> Iterator[Street]:
-    with Lab(hosts=3, with_libvirt=False, with_vmctl=False) as lab:
+    settings = {"HOSTAGENT_RUN_MTU_EVERY": "3"}
+    with Lab(hosts=3, with_libvirt=False, with_vmctl=False, agent_settings=settings) as lab:
         yield Street(lab)
 
 
@@ -243,3 +244,28 @@ def test_with_the_last_vlan_network_the_patch_goes_and_nothing_else(street: Stre
     assert within(5, lambda: street.verified("h1"))
     assert street.reach("t1", "10.20.0.2")
     assert street.reach("e1", "10.20.0.51")
+
+
+@pytest.mark.datapath
+def test_a_vlan_network_that_the_street_is_too_narrow_for_is_rejected_with_the_reason(street: Street) -> None:
+    """Nothing answers on a VLAN by itself; the tunnels on the same PNICs have measured the way."""
+    street.netmgr("switch", "set", "sw-street", "--mtu", "1650")
+    street.lab.exec("fabric", ["ip", "link", "set", "h2-pnic0", "mtu", "1590"])
+    try:
+        measured = lambda: {peer["mtu_passed"] for peer in street.show("h2")["peers"]}  # noqa: E731
+        assert within(60, lambda: measured() in ({1590}, {1594})), measured()
+        (passes,) = measured()
+        words = ["network", "create", "broad", "--zone", "street", "--segment-id", "300", "--mtu", "1650"]
+        said = street.netmgr(*words, "--wait", "realized", "--timeout", "10", code=1)
+        assert "host h2: rejected: network broad: its MTU of 1650 needs packets of 1650 bytes" in said
+        assert f"but at most {passes} to h1" in said
+        assert f"or lower the network's to {passes}" in said
+        assert {one["name"]: one["status"] for one in street.show("h2")["networks"]}["office"] == "up"
+        street.lab.exec("fabric", ["ip", "link", "set", "h2-pnic0", "mtu", "1700"])
+        assert within(
+            40, lambda: {one["name"]: one["status"] for one in street.show("h2")["networks"]}.get("broad") == "up"
+        )
+    finally:
+        street.lab.exec("fabric", ["ip", "link", "set", "h2-pnic0", "mtu", "1700"])
+        street.lab.exec("mgr", ["netmgr", "network", "delete", "broad"], check=False)
+        street.netmgr("switch", "set", "sw-street", "--mtu", "1500")

@@ -50,6 +50,33 @@ def test_verdict(paths: list[PathStatus], problem: bool, warning: bool, waits: b
     assert (bool(found.problem), bool(found.warning), found.measuring) == (problem, warning, waits)
 
 
+@pytest.mark.parametrize(
+    ("paths", "problem"),
+    [
+        ([path(2, 1500)], ""),
+        (
+            [path(2, 1499), path(3, 1499)],
+            "network lan: its MTU of 1500 needs packets of 1500 bytes to pass the underlay",
+        ),
+        ([path(2, 1499, kind=NetworkType.NVGRE)], "at most 1499 to 10.0.0.2 do"),
+        ([path(2, state=PeerState.UNHEARD)], ""),
+        ([], ""),
+    ],
+)
+@pytest.mark.parametrize(("of", "pnics"), [("s1", ("eth1",)), ("street", ("eth1",)), ("apart", ("eth2",))])
+def test_a_vlan_is_judged_by_what_tunnels_on_the_same_pnics_have_found(
+    paths: list[PathStatus], problem: str, of: str, pnics: tuple[str, ...]
+) -> None:
+    lan = network("lan", on=of, segment=100, kind=NetworkType.VLAN, mtu=1500)
+    other = network("other", segment=5009, mtu=1400)
+    switches = {"s1": SWITCH, of: switch(of, mtu=1600, pnics=pnics)}
+    world = desired(switches=list(switches.values()), networks=[other, lan], pnics=("eth1", "eth2"))
+    problem = problem if of != "apart" else ""
+    seen = replace(settled(world, bare("eth1", "eth2")), paths=tuple(paths))
+    found = [sentence for ref, sentence in rejections(desired=world, observed=seen) if ref.uuid == lan.uuid]
+    assert [problem in sentence for sentence in found] == ([True] if problem else [])
+
+
 def test_the_sentence_names_peer_wanted_found_and_what_to_do() -> None:
     group = by_tunnel([path(2, 1500), path(9, 1400)])[named("s1"), NetworkType.VXLAN]
     assert fit(BLUE, group, NAMES).problem == (
