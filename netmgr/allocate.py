@@ -1,6 +1,7 @@
 """Numbers that netmgr chooses: segment ids, VTEP addresses, MACs. Pure; the transaction makes the choice exclusive.
 
 A segment id (VNI, VSID or VLAN) is free on a switch when no network there has it and none that had it is in quarantine.
+A VLAN is on a wire, so it must be free on every switch that shares PNICs with this one.
 A VTEP address is free in a switch's pool when no other host has it. Both take the lowest, so that a rebuilt system gets
 the same numbers.
 """
@@ -13,14 +14,24 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
 from uuid import UUID
 
-from netmgr.contract.types import Location, NetworkType, OpaqueNetwork, OpaqueSwitch, Teaming, VtepAssignment
+from netmgr.contract.types import (
+    Kind,
+    Location,
+    NetworkType,
+    OpaqueNetwork,
+    OpaqueSwitch,
+    Teaming,
+    VtepAssignment,
+    ZoneKind,
+)
 from netmgr.free_numbers import FreeNumbers
-from netmgr.model import HostRecord, NetmgrError, World
+from netmgr.model import FREED_SEGMENT, FreedSegment, HostRecord, NetmgrError, World
 
 __all__ = [
     "SEGMENT_ID_FIRST",
     "SEGMENT_ID_MAX",
     "VLAN_MAX",
+    "freed_neighbours",
     "mac_of",
     "next_version",
     "pool_room",
@@ -40,7 +51,8 @@ VLAN_MAX = 4094  # 0 and 4095 are none (IEEE 802.1Q)
 def segment_id(world: World, switch: OpaqueSwitch, network_type: NetworkType) -> int:
     """The lowest free segment id on *switch*, from 5000 on; below that only when all others are taken.
 
-    For a network on a VLAN: the lowest VLAN from 2 on that neither this switch nor one with which it shares PNICs uses.
+    For a network on a VLAN: the lowest VLAN from 2 on that neither this switch nor one with which it shares PNICs uses,
+    and that hosts carry for neither any more.
 
     Raises:
         NetmgrError: 409 when there is none.
@@ -50,6 +62,7 @@ def segment_id(world: World, switch: OpaqueSwitch, network_type: NetworkType) ->
     if not network_type.tunneled:
         bounds = ((VLAN_FIRST, VLAN_MAX), (1, VLAN_FIRST - 1))
         used = {network.segment_id for network in vlan_neighbours(world, switch)}
+        used |= {freed.segment_id for freed in freed_neighbours(world, switch)}
     free = world.free_segments.get(switch.uuid) or FreeNumbers()
     for first, last in bounds:
         candidate = free.lowest(first=first)
@@ -75,10 +88,52 @@ def vlan_neighbours(world: World, switch: OpaqueSwitch) -> list[OpaqueNetwork]:
     return sorted((one for one in found if not one.type.tunneled), key=lambda one: one.name)
 
 
+def freed_neighbours(world: World, switch: OpaqueSwitch) -> list[FreedSegment]:
+    """VLANs in quarantine that networks of other switches had, which hosts may still carry on PNICs of *switch*.
+
+    A host that has not confirmed the removal carries the VLAN where it was then, so one that has left the zone since
+    counts too. Which PNICs a switch had that is deleted, or was changed since, nobody knows: its VLANs count anywhere.
+    Nor is it written down what a segment id was: a VNI as low as a VLAN counts, but of a switch that never had VLANs.
+    """
+    mine = {host.uuid: pnics for host in world.hosts.values() if (pnics := _pnics_of(host, switch))}
+    found: list[FreedSegment] = []
+    for other_uuid, freed in _freed_by_others(world, switch).items():
+        other = world.switches.get(other_uuid)
+        if other is None:
+            found += freed
+            continue
+        changed_at = world.versions[Kind.SWITCH, other_uuid]
+        shared: set[UUID] = set()
+        if any(world.zones[uuid].kind is ZoneKind.VLAN for uuid in other.zone_uuids):
+            shared = {uuid for uuid, pnics in mine.items() if pnics & _fitting(world.hosts[uuid], other)}
+        now = any(_is_on(world.hosts[uuid], other) for uuid in shared)
+        for one in freed:
+            removed_at = world.versions[FREED_SEGMENT, one.uuid]
+            if now or changed_at >= removed_at or not shared.isdisjoint(one.host_uuids):
+                found.append(one)
+    return sorted(found, key=lambda one: one.network_name)
+
+
+def _freed_by_others(world: World, switch: OpaqueSwitch) -> dict[UUID, list[FreedSegment]]:
+    """What may be VLANs in quarantine, by switch."""
+    freed: dict[UUID, list[FreedSegment]] = {}
+    for one in world.freed_segments.values():
+        if one.switch_uuid != switch.uuid and one.segment_id <= VLAN_MAX:
+            freed.setdefault(one.switch_uuid, []).append(one)
+    return freed
+
+
 def _pnics_of(host: HostRecord, switch: OpaqueSwitch) -> set[str]:
     """The PNICs that carry *switch* on *host*; none outside of its zones. The host itself decides by the same rule."""
-    if not set(host.zone_uuids) & set(switch.zone_uuids):
-        return set()
+    return _fitting(host, switch) if _is_on(host, switch) else set()
+
+
+def _is_on(host: HostRecord, switch: OpaqueSwitch) -> bool:
+    return bool(set(host.zone_uuids) & set(switch.zone_uuids))
+
+
+def _fitting(host: HostRecord, switch: OpaqueSwitch) -> set[str]:
+    """The PNICs that would carry *switch* on *host* in one of its zones."""
     fitting = sorted(name for name in host.pnics if any(fnmatchcase(name, glob) for glob in switch.pnic_globs))
     return set(fitting[:1] if switch.teaming is Teaming.SINGLE else fitting)
 

@@ -15,9 +15,9 @@ from collections.abc import Hashable, Iterable
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from netmgr.allocate import SEGMENT_ID_MAX, VLAN_MAX, pool_room, vlan_neighbours
+from netmgr.allocate import SEGMENT_ID_MAX, VLAN_MAX, freed_neighbours, pool_room, vlan_neighbours
 from netmgr.contract.types import LogicalPort, NetworkType, OpaqueNetwork, OpaqueSwitch, TransportZone, ZoneKind
-from netmgr.model import GroupRecord, HostRecord, NetmgrError, World, all_ips, kind_of_row
+from netmgr.model import FreedSegment, GroupRecord, HostRecord, NetmgrError, World, all_ips, kind_of_row
 from netmgr.rules.encapsulation import network_mtu_max
 from netmgr.rules.usage import NAMES_SHOWN_MAX, named, ports_held
 
@@ -328,23 +328,42 @@ def _check_segment(world: World, network: OpaqueNetwork, switch: OpaqueSwitch, w
             status=409,
         )
     if not network.type.tunneled and network.uuid not in world.networks:
-        other = next((n for n in vlan_neighbours(world, switch) if n.segment_id == network.segment_id), None)
-        if other is not None:
-            raise NetmgrError(
-                f"{what}: VLAN {network.segment_id} is that of network {other.name} on switch "
-                f"{world.switches[other.switch_uuid].name}, which has PNICs in common with switch {switch.name}; give "
-                "another, or none and one is chosen",
-                status=409,
-            )
+        _check_vlan(world, network, switch, what)
     freed_by = world.unique.get(("freed", switch.uuid, network.segment_id))
     if freed_by is not None:
         freed = world.freed_segments[freed_by]
-        hosts = [world.hosts[uuid].name for uuid in freed.host_uuids if uuid in world.hosts]
         raise NetmgrError(
             f"{what}: segment id {network.segment_id} was that of network {freed.network_name}, whose removal not "
-            f"every host has confirmed yet (it was on {named(hosts) or 'none'}); wait for them, or give another",
+            f"every host has confirmed yet (it was on {_carriers(world, freed)}); wait for them, or give another",
             status=409,
         )
+
+
+def _check_vlan(world: World, network: OpaqueNetwork, switch: OpaqueSwitch, what: str) -> None:
+    """No network of another switch has, or may still have, the VLAN on the same wire."""
+    other = next((n for n in vlan_neighbours(world, switch) if n.segment_id == network.segment_id), None)
+    if other is not None:
+        raise NetmgrError(
+            f"{what}: VLAN {network.segment_id} is that of network {other.name} on switch "
+            f"{world.switches[other.switch_uuid].name}, which has PNICs in common with switch {switch.name}; give "
+            "another, or none and one is chosen",
+            status=409,
+        )
+    freed = next((f for f in freed_neighbours(world, switch) if f.segment_id == network.segment_id), None)
+    if freed is not None:
+        had_it = world.switches.get(freed.switch_uuid)
+        where = f"switch {had_it.name}" if had_it is not None else "a switch that is deleted"
+        raise NetmgrError(
+            f"{what}: VLAN {network.segment_id} was that of network {freed.network_name} on {where}, which may have "
+            f"had PNICs in common with switch {switch.name}, and not every host has confirmed the removal yet (it was "
+            f"on {_carriers(world, freed)}); wait for them, or give another",
+            status=409,
+        )
+
+
+def _carriers(world: World, freed: FreedSegment) -> str:
+    """The hosts that had the removed network, for a sentence."""
+    return named(world.hosts[uuid].name for uuid in freed.host_uuids if uuid in world.hosts) or "none"
 
 
 def _check_ip(network: OpaqueNetwork, ip: str, what: str) -> None:

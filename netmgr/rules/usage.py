@@ -1,7 +1,7 @@
 """Who uses what, and so what may be removed and what may be used again: pure functions of `World`.
 
 `check_*_removal` is silent, or raises `NetmgrError` (409) that names the users. A removed network's segment id is in
-quarantine until no host can still carry it.
+quarantine until no host can still carry it. A VLAN stays there when its switch goes: others may share the wire.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from uuid import UUID
 
+from netmgr.allocate import VLAN_MAX
 from netmgr.contract.types import LogicalPort, OpaqueNetwork, OpaqueSwitch, TransportZone
 from netmgr.model import FreedSegment, HostRecord, NetmgrError, World
 
@@ -112,6 +113,7 @@ def freed_segments_to_release(world: World, *, acked: Mapping[UUID, int]) -> lis
 
     A host that was in the network's zone must have acknowledged the removal. Any other may have left the zone just
     before, so it must have acknowledged its own last change. A host that is no longer enrolled does not count.
+    What can't be a VLAN ends with its switch.
     """
     return [freed for freed in world.freed_segments.values() if _is_clear(world, freed, acked)]
 
@@ -138,7 +140,7 @@ def _sub_port_words(world: World, uuid: UUID) -> str:
 
 
 def _is_clear(world: World, freed: FreedSegment, acked: Mapping[UUID, int]) -> bool:
-    if freed.switch_uuid not in world.switches:
+    if freed.switch_uuid not in world.switches and freed.segment_id > VLAN_MAX:
         return True
     removed_at = world.versions["freed_segment", freed.uuid]
     for host_uuid in world.hosts:

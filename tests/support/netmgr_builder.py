@@ -25,6 +25,11 @@ class Builder:
         )
         return row
 
+    def remove(self, row: Row) -> None:
+        self.world.apply(
+            Change(revision=self.world.revision + 1, kind=kind_of_row(row), uuid=uuid_of_row(row), row=None)
+        )
+
     def zone(self, name: str) -> TransportZone:
         return self.put(TransportZone(uuid=uuid4(), name=name))
 

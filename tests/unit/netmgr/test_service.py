@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from netmgr import service
 from netmgr.contract.types import Location
 from netmgr.model import HostRecord, NetmgrError, World
+from netmgr.service.apply import apply
+from netmgr.service.document import Document
 from netmgr.service.specs import (
     HostPatch,
     NetworkPatch,
@@ -184,6 +188,55 @@ def test_removed_network_takes_unattached_ports_and_quarantines_its_segment(stor
     assert service.create_network(store, NetworkSpec(name="green", zone="a"), acked=acked).segment_id == 5000
     with store.read() as world:
         assert not world.freed_segments
+
+
+def street(store: Store) -> UUID:
+    """VLAN zones s and t on switches sw-s and sw-t over the same PNIC of host h1; network office, VLAN 100, on s."""
+    for name in ("s", "t"):
+        service.create_zone(store, ZoneSpec(name=name, kind="vlan"))
+        service.create_switch(store, SwitchSpec(name=f"sw-{name}", zones=[name], mtu=1500))
+    host = enrol(store, "h1", "s", "t", pnics=("eth0", "eth1"))
+    service.create_network(store, NetworkSpec(name="office", zone="s", segment_id=100))
+    return host
+
+
+@pytest.mark.parametrize("switch_too", [False, True])
+def test_freed_vlan_is_a_neighbours_only_when_hosts_have_confirmed(
+    store: Store, ready_url: str, switch_too: bool
+) -> None:
+    host = street(store)
+    service.delete_network(store, "office")
+    with store.read() as world:
+        removed_at = world.revision
+    if switch_too:
+        service.delete_switch(store, "sw-s")
+    wanted = NetworkSpec(name="shop", zone="t", segment_id=100)
+    with closing(Store.open(ready_url)) as another:  # it has not seen how things came about
+        for asked in (store, another):
+            with pytest.raises(NetmgrError, match=r"VLAN 100 was that of network office .* \(it was on h1\)"):
+                service.create_network(asked, wanted, acked={host: removed_at - 1})
+    assert service.create_network(store, wanted, acked={host: removed_at}).segment_id == 100
+    with store.read() as world:
+        assert not world.freed_segments
+
+
+@pytest.mark.parametrize(("name", "where"), [("sw-new", "a switch that is deleted"), ("sw-s", "switch sw-s")])
+def test_freed_vlan_is_in_quarantine_in_the_document_that_frees_it(store: Store, name: str, where: str) -> None:
+    """Though the same document makes another switch of sw-s, or gives it another PNIC."""
+    host = street(store)
+    with store.read() as world:
+        acked = {host: world.revision}
+    values: dict[str, Any] = {
+        "switches": [
+            {"name": name, "zones": ["s"], "pnic_globs": ["eth1"], "mtu": 1500},
+            {"name": "sw-t", "zones": ["t"], "pnic_globs": ["eth0"], "mtu": 1500},
+        ],
+        "networks": [{"name": "shop", "zone": "t", "segment_id": 100}],
+    }
+    with pytest.raises(NetmgrError, match=f"VLAN 100 was that of network office on {where}"):
+        apply(store, parse(Document, values, where="document"), acked=acked, prune=True)
+    values["networks"][0]["segment_id"] = 101
+    apply(store, parse(Document, values, where="document"), acked=acked, prune=True)
 
 
 def test_network_needs_a_switch_in_its_zone(store: Store) -> None:

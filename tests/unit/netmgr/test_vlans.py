@@ -37,6 +37,22 @@ class Street:
         values = {"zone_uuid": switch.zone_uuids[0], "switch_uuid": switch.uuid, "type": NetworkType.VLAN}
         return OpaqueNetwork(uuid=uuid4(), name=name, segment_id=vlan, **{**values, **changes})
 
+    def free_office(self) -> None:
+        """As the service does when office is deleted."""
+        self.build.remove(self.office)
+        self.build.put(
+            FreedSegment(
+                uuid=self.office.uuid,
+                network_name="office",
+                switch_uuid=self.one.uuid,
+                segment_id=self.office.segment_id,
+                host_uuids=(self.h1.uuid,),
+            )
+        )
+
+    def chosen(self, switch: OpaqueSwitch) -> int:
+        return allocate.segment_id(self.build.world, switch, NetworkType.VLAN)
+
     def check(self, network: OpaqueNetwork) -> None:
         rules.check_network(self.build.world, network)
 
@@ -127,7 +143,9 @@ def test_the_lowest_vlan_from_2_on_is_chosen_that_no_neighbour_has(street: Stree
     assert chosen(street.one) == chosen(street.two) == 2
     street.build.put(street.network("two", 2))
     street.build.put(FreedSegment(uuid=uuid4(), network_name="old", switch_uuid=street.one.uuid, segment_id=3))
-    assert (chosen(street.one), chosen(street.two)) == (4, 3)
+    assert chosen(street.one) == chosen(street.two) == 4
+    elsewhere = street.build.put(replace(street.two, pnic_globs=("eth1",)))
+    assert (chosen(street.one), chosen(elsewhere)) == (4, 2)
     for vlan in range(4, 4095):
         if vlan != street.office.segment_id:
             street.build.put(street.network(f"n{vlan}", vlan))
@@ -135,3 +153,81 @@ def test_the_lowest_vlan_from_2_on_is_chosen_that_no_neighbour_has(street: Stree
     street.build.put(street.network("n1", 1))
     with pytest.raises(NetmgrError, match="all 4094 VLANs are taken"):
         chosen(street.one)
+
+
+def check_office_is_quarantined_on_two(street: Street, *words: str) -> None:
+    """VLAN 100, which office had, is nobody's on switch sw-t: not when asked for, and not by choice."""
+    expected = ("VLAN 100 was that of network office", "(it was on h1)", "PNICs in common with switch sw-t", *words)
+    refused(lambda: street.check(street.network("n", on=street.two)), *expected, status=409)
+    for vlan in range(2, 100):
+        street.build.put(street.network(f"n{vlan}", vlan, on=street.two))
+    assert street.chosen(street.two) == 101
+
+
+def test_a_freed_vlan_is_in_quarantine_on_all_switches_that_share_a_pnic(street: Street) -> None:
+    street.free_office()
+    street.check(street.network("n", 101, on=street.two))
+    check_office_is_quarantined_on_two(street, "on switch sw-s")
+
+
+def test_a_freed_vlan_is_free_on_switches_of_other_wires(street: Street) -> None:
+    street.build.put(replace(street.two, pnic_globs=("eth1",)))
+    street.free_office()
+    street.check(street.network("n", on=street.two))
+
+
+def test_the_end_of_a_quarantine_is_its_end_on_all_switches(street: Street) -> None:
+    street.free_office()
+    street.build.remove(street.build.world.freed_segments[street.office.uuid])
+    street.check(street.network("n", on=street.two))
+
+
+def test_a_network_that_is_there_is_not_refused_for_a_neighbours_quarantine(street: Street) -> None:
+    late = street.build.put(street.network("late", on=street.two))
+    street.free_office()
+    street.check(replace(late, mtu=1400))
+
+
+def test_a_host_that_leaves_a_zone_takes_no_vlan_out_of_quarantine(street: Street) -> None:
+    street.free_office()
+    street.build.put(replace(street.h1, zone_uuids=(street.t.uuid,)))
+    check_office_is_quarantined_on_two(street, "on switch sw-s")
+
+
+def test_a_switch_that_changes_its_pnics_takes_no_vlan_out_of_quarantine(street: Street) -> None:
+    street.free_office()
+    street.build.put(replace(street.one, pnic_globs=("eth1",)))
+    check_office_is_quarantined_on_two(street, "on switch sw-s")
+
+
+def test_a_deleted_switch_takes_no_vlan_out_of_quarantine(street: Street) -> None:
+    street.free_office()
+    street.build.remove(street.one)
+    acked = {street.h1.uuid: 1, street.h2.uuid: 1000}
+    assert rules.freed_segments_to_release(street.build.world, acked=acked) == []
+    check_office_is_quarantined_on_two(street, "on a switch that is deleted")
+    acked[street.h1.uuid] = 1000
+    assert len(rules.freed_segments_to_release(street.build.world, acked=acked)) == 1
+
+
+def test_a_freed_vni_is_no_vlan(street: Street) -> None:
+    """Where that is known: a switch of tunnels alone had no VLANs."""
+    tunnels = street.build.switch("sw-a", street.overlay)
+    street.build.put(replace(street.h1, zone_uuids=(*street.h1.zone_uuids, street.overlay.uuid)))
+    street.build.put(FreedSegment(uuid=uuid4(), network_name="old", switch_uuid=tunnels.uuid, segment_id=101))
+    street.check(street.network("n", 101))
+
+
+def test_a_freed_vlan_is_no_vni_of_another_switch(street: Street) -> None:
+    tunnels = street.build.switch("sw-a", street.overlay)
+    street.build.put(replace(street.h1, zone_uuids=(*street.h1.zone_uuids, street.overlay.uuid)))
+    street.free_office()
+    street.build.remove(street.one)
+    street.check(street.network("n", 100, on=tunnels, type=NetworkType.VXLAN, mtu=1450))
+
+
+def test_a_vni_of_a_deleted_switch_is_released_at_once(street: Street) -> None:
+    """VTEPs and locations keep tunnels of two switches apart; only wires are shared."""
+    freed = FreedSegment(uuid=uuid4(), network_name="old", switch_uuid=uuid4(), segment_id=5000)
+    street.build.put(freed)
+    assert rules.freed_segments_to_release(street.build.world, acked={}) == [freed]
