@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +12,7 @@ from hostagent.identity import Identity
 from hostagent.model import Unread
 from hostagent.names import network_key, switch_bridge
 from hostagent.state import State
-from hostagent.tap_drops import REFUSED, read_refused
+from hostagent.tap_drops import OVERFLOWED, REFUSED, read_overflowed, read_refused
 from hostagent.underlay.path_fit import peer_names
 from hostagent.view import host_view
 from netmgr.contract.proto import opaque_view_pb2
@@ -183,11 +184,11 @@ def _parent_name(port: LogicalPort | None, state: State) -> str:
 
 
 async def drops_of(agent: Agent) -> list[dict[str, Any]]:
-    """Frames that ended on this host, by port and reason, counted by the switch since its flow came;
-    and what the kernel refused at VIFs' taps before.
+    """Frames that ended on this host, by port and reason, counted by the switch since its flow or meter came;
+    and what the kernel dropped at VIFs' taps: what it refused before, and what their limits had no room for.
 
     Raises:
-        RealizeError: a switch did not answer.
+        RealizeError: a switch did not answer, or the kernel.
     """
     networks = {network_key(network.uuid): network.name for network in agent.desired().networks.values()}
     bridges = agent.host.cached().bridges
@@ -208,10 +209,11 @@ async def drops_of(agent: Agent) -> list[dict[str, Any]]:
         for bridge, drops in (await agent.host.switches.drops()).items()
         for drop in drops
     ]
-    return denied + _refused(agent, read_refused())
+    overflowed = await asyncio.to_thread(read_overflowed)  # beside the loop: the kernel may be slow to answer
+    return denied + _at_taps(agent, read_refused(), REFUSED) + _at_taps(agent, overflowed, OVERFLOWED)
 
 
-def _refused(agent: Agent, counted: Mapping[str, int]) -> list[dict[str, Any]]:
+def _at_taps(agent: Agent, counted: Mapping[str, int], reason: str) -> list[dict[str, Any]]:
     desired = agent.desired()
     of_vif = {port.vif_uuid: desired.networks.get(port.network_uuid) for port in desired.ports.values()}
     return [
@@ -220,7 +222,7 @@ def _refused(agent: Agent, counted: Mapping[str, int]) -> list[dict[str, Any]]:
             "port": vif.ovs_port,
             "network": network.name if (network := of_vif.get(vif.vif_uuid)) is not None else "",
             "packets": counted[vif.ovs_port],
-            "reason": REFUSED,
+            "reason": reason,
         }
         for vif in agent.guests.vifs
         if counted.get(vif.ovs_port)

@@ -109,7 +109,10 @@ class Switches:
         Raises:
             RealizeError: a switch did not answer.
         """
-        return {name: drops_of(await switch.count()) for name, switch in sorted(self._switches.items())}
+        return {
+            name: drops_of(await switch.count(), await switch.meter_drops())
+            for name, switch in sorted(self._switches.items())
+        }
 
     async def count(self, bridge: str) -> tuple[Counted, ...]:
         """The flows of *bridge*, each with what has met it.

@@ -170,7 +170,8 @@ def _without_counters(flow: dict[str, Any]) -> dict[str, Any]:
 def drops(settings: Settings, form: str) -> None:
     """Frames that ended on this host, by port and reason, as the switch counts them, and the kernel at taps.
 
-    A reason without a port is one that all ports share. A count begins anew when its flow is replaced.
+    A reason without a port is one that all ports share. A count begins anew when its flow is replaced, or the rate
+    limit changed that it is of.
     """
     found = ask_agent(settings, "drops")["drops"]
     if form == "table":

@@ -1,7 +1,8 @@
 """Where frames ended, and why: from the counters of flows to drops by port and reason.
 
 Each drop of the pipeline is a flow, so the switch counts them itself. What a VIF must not say is counted in DROPPED, a
-flow for each port and reason; other tables end in a drop that serves all ports, and name the reason alone.
+flow for each port and reason; other tables end in a drop that serves all ports, and name the reason alone. What a limit
+drops ends in no flow, but in a meter, whose number is that of its tap.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from hostagent.flow import Flow, Match
+from hostagent.flow import Flow, Match, Meter
 from hostagent.pipeline.tables import REASON, SWITCH_COOKIE, TAG_IN_TAG, TAG_IN_TUNNEL, TAP, Denied, Table
 
-__all__ = ["Counted", "Drop", "drops_of", "reason_of"]
+__all__ = ["OVER_LIMIT", "Counted", "Drop", "drops_of", "reason_of"]
 
 
 class Counted(NamedTuple):
@@ -59,15 +60,26 @@ _TABLES: Final[Mapping[int, str]] = {
 }
 
 
-def drops_of(counted: Iterable[Counted]) -> tuple[Drop, ...]:
-    """What of *counted* are drops that happened: by port, the most first; of equal ones by reason."""
+OVER_LIMIT: Final = "rate limit, out of the guest"
+
+
+def drops_of(counted: Iterable[Counted], metered: Mapping[int, int] | None = None) -> tuple[Drop, ...]:
+    """What of *counted* are drops that happened, and what meters have dropped: by port, the most first; of equal ones
+    by reason. *metered* has packets by number of the meter; whose network it is, the flows tell that use it."""
     sums: dict[tuple[int, int, str], int] = {}
+    networks: dict[int, int] = {}
     for flow, packets, _ in counted:
+        for action in flow.actions:
+            if isinstance(action, Meter):
+                networks[action.number] = flow.cookie
         reason = reason_of(flow) if packets else ""
         if reason:
             network = 0 if flow.cookie == SWITCH_COOKIE else flow.cookie
             key = (_value(flow, "in_port") or _tap(flow), network, reason)
             sums[key] = sums.get(key, 0) + packets
+    for number, packets in (metered or {}).items():
+        if packets:
+            sums[number, networks.get(number, 0), OVER_LIMIT] = packets
     return tuple(sorted(_drops(sums), key=lambda drop: (drop.ofport, -drop.packets, drop.reason, drop.network)))
 
 

@@ -33,20 +33,16 @@ from hostagent.pipeline.drops import Counted
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.openflow_bundle import Bundle, pack
 from hostagent.realize.openflow_codec import (
-    ADD,
-    MODIFY,
     decode_counted,
     decode_match,
-    decode_meters,
     decode_stats,
     dump_key,
     encode_flow_mod,
-    encode_meter_deletion,
-    encode_meter_mod,
     encode_packet_out,
 )
 from hostagent.realize.openflow_errors import error_name
 from hostagent.realize.openflow_forms import Form
+from hostagent.realize.openflow_meters import ASK_DROPS, ASK_METERS, drops_in, meter_changes, meters_in
 from hostagent.realize.openflow_monitor import FLOW_MONITOR, monitor_request, tells_change
 from hostagent.realize.openflow_ports import PORT_STATUS, Armed, PortWord, port_word
 from hostagent.realize.openflow_wire import HELLO, VERSION, Wire, message
@@ -56,7 +52,7 @@ __all__ = ["OpenFlowConnection", "OpenFlowError"]
 _ERROR, _ECHO_REQUEST, _ECHO_REPLY, _EXPERIMENTER, _SET_CONFIG, _PACKET_IN = 1, 2, 3, 4, 9, 10
 _PACKET_OUT: Final = 13
 _MULTIPART_REQUEST, _MULTIPART_REPLY, _BARRIER_REQUEST, _BARRIER_REPLY, _METER_MOD = 18, 19, 20, 21, 29
-_FLOW_DESC, _METER_DESC = 1, 10
+_FLOW_DESC: Final = 1
 _MORE: Final = 1
 _METER_EXISTS: Final = (12, 1)
 _NICIRA, _CT_FLUSH_ZONE = 0x2320, 29
@@ -275,9 +271,7 @@ class OpenFlowConnection:
         Raises:
             OpenFlowError: the switch refused one, or went away.
         """
-        bodies = [encode_meter_deletion(number) for number in remove]
-        # a meter that is there must be changed, one that is not must be added; the switch says which was which
-        bodies += [encode_meter_mod(command, limit) for limit in put for command in (ADD, MODIFY)]
+        bodies = meter_changes(put=put, remove=remove)
         first_xid = self._reserve(len(bodies))
         messages = b"".join(
             message(_METER_MOD, xid, body) for xid, body in zip(itertools.count(first_xid), bodies, strict=False)
@@ -295,9 +289,15 @@ class OpenFlowConnection:
         Raises:
             OpenFlowError: no whole answer.
         """
-        request = struct.pack("!HH4xI4x", _METER_DESC, 0, 0xFFFFFFFF)
-        parts: list[bytes] = await self._ask(_MULTIPART_REQUEST, request, timeout_s, "reading meters")
-        return frozenset(limit for part in parts for limit in decode_meters(part))
+        return meters_in(await self._ask(_MULTIPART_REQUEST, ASK_METERS, timeout_s, "reading meters"))
+
+    async def meter_drops(self, *, timeout_s: float = 10.0) -> dict[int, int]:
+        """By number: the packets that each meter of the bridge has dropped since it was made or changed.
+
+        Raises:
+            OpenFlowError: no whole answer.
+        """
+        return drops_in(await self._ask(_MULTIPART_REQUEST, ASK_DROPS, timeout_s, "reading what meters dropped"))
 
     def packets_out(self, packets: Iterable[tuple[tuple[Action, ...], bytes]]) -> None:
         """Have the switch do the actions with each frame; nobody waits, and a refusal is not told."""

@@ -41,26 +41,20 @@ from hostagent.flow import (
     WriteMetadata,
     canonical,
 )
-from hostagent.model import MeterLimit
 
 __all__ = [
     "ADD",
     "DELETE_STRICT",
-    "MODIFY",
     "decode_counted",
     "decode_match",
-    "decode_meters",
     "decode_stats",
     "dump_key",
     "encode_flow_mod",
     "encode_match",
-    "encode_meter_deletion",
-    "encode_meter_mod",
     "encode_packet_out",
 ]
 
 ADD: Final = 0
-MODIFY: Final = 1
 DELETE_STRICT: Final = 4
 
 _CONTROLLER: Final = 0xFFFFFFFD
@@ -70,8 +64,6 @@ _NX_VENDOR: Final = 0x2320
 _FLOW_MOD: Final = struct.Struct("!QQBBHHHIIIHH")
 _FLOW_DESC: Final = struct.Struct("!H2xBxHHHHHQ")
 _PACKETS, _BYTES = 0x8002 << 7 | 4, 0x8002 << 7 | 5  # class and number of OXS fields
-_METER_KBPS_BURST, _METER_STATS = 1 | 4, 8
-_METER_DELETE, _BAND_DROP = 2, 1
 _EXTRAS: Final = ("idle_timeout", "hard_timeout", "flags", "importance")
 
 
@@ -207,33 +199,6 @@ _DESCRIBED: Final = struct.Struct("!BxHHHHHQ")  # of `_FLOW_DESC`, what comes af
 _REGISTERS: Final = {f"reg{number}": number for number in range(16)}
 _PAIRS: Final = tuple(f"xreg{number}" for number in range(8))
 _WHOLE_PAIR: Final = (1 << 64) - 1
-
-
-# --- meters -------------------------------------------------------------------------------------------------------
-
-
-def encode_meter_mod(command: int, limit: MeterLimit) -> bytes:
-    """Body of a meter-mod that adds *limit*, or changes the meter of its number to it."""
-    band = struct.pack("!HHII4x", _BAND_DROP, 16, limit.rate_kbps, limit.burst_kbit)
-    return struct.pack("!HHI", command, _METER_KBPS_BURST, limit.number) + band
-
-
-def encode_meter_deletion(number: int) -> bytes:
-    """Body of a meter-mod that deletes meter *number*, and with it all flows that use it."""
-    return struct.pack("!HHI", _METER_DELETE, 0, number)
-
-
-def decode_meters(body: bytes) -> Iterator[MeterLimit]:
-    """The meters in the body of one OFPMP_METER_DESC reply; one that is not of our form has no rate."""
-    at = 0
-    while at < len(body):
-        length, flags, number = struct.unpack_from("!HHI", body, at)
-        kind = rate = burst = 0
-        if length == 24 and flags & ~_METER_STATS == _METER_KBPS_BURST:
-            kind, _, rate, burst = struct.unpack_from("!HHII", body, at + 8)
-        ours = kind == _BAND_DROP
-        yield MeterLimit(number=number, rate_kbps=rate if ours else 0, burst_kbit=burst if ours else 0)
-        at += max(length, 8)
 
 
 # --- matches ------------------------------------------------------------------------------------------------------

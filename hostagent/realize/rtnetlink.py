@@ -1,4 +1,5 @@
 """Dumps of links and addresses by rtnetlink(7), decoded here: what the agent reads after every change of any link.
+And, when a person asks, of what HTB has dropped.
 
 Only what is asked for is decoded, because the whole of a link has a hundred attributes and this runs beside every guest
 that comes or goes. A dump that the kernel marks as interrupted is asked for again. One setting is made here too.
@@ -9,22 +10,32 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-__all__ = ["RawLink", "dump_addresses", "dump_links", "flags_request", "links_told", "set_arp_ignore"]
+__all__ = [
+    "RawLink",
+    "dump_addresses",
+    "dump_htb_drops",
+    "dump_links",
+    "flags_request",
+    "htb_drops",
+    "links_told",
+    "set_arp_ignore",
+]
 
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
-_LINK, _ADDRESS = struct.Struct("=BxHiII"), struct.Struct("=BBBBI")
-_NEWLINK, _GETLINK, _SETLINK, _NEWADDR, _GETADDR = 16, 18, 19, 20, 22
+_LINK, _ADDRESS, _DISCIPLINE = struct.Struct("=BxHiII"), struct.Struct("=BBBBI"), struct.Struct("=BxHiIII")
+_NEWLINK, _GETLINK, _SETLINK, _NEWADDR, _GETADDR, _NEWQDISC, _GETQDISC = 16, 18, 19, 20, 22, 36, 38
 _REQUEST = 0x1
 _ERROR, _DONE = 2, 3
 _REQUEST_DUMP, _REQUEST_ACKNOWLEDGED, _INTERRUPTED = 0x1 | 0x300, 0x1 | 0x4, 0x10
 _LINK_ADDRESS, _LINK_NAME, _LINK_MTU, _LINK_QDISC, _LINK_MASTER, _LINK_CARRIER = 1, 3, 4, 6, 10, 33
 _LINK_FAMILIES, _INET, _INET_CONF, _ARP_IGNORE = 26, 2, 1, 19  # IFLA_AF_SPEC holds AF_INET's, that its IFLA_INET_CONF
 _ADDRESS_PEER, _ADDRESS_LOCAL = 1, 2
+_DISCIPLINE_KIND, _DISCIPLINE_COUNTERS, _OF_QUEUE, _DROPS_AT = 1, 7, 3, 8  # TCA_STATS2 holds TCA_STATS_QUEUE
 _NESTED, _NESTED_MASK = 0x8000, 0x3FFF
 _TRIES = 5
 _TIMEOUT_S = 5.0
@@ -81,6 +92,27 @@ def dump_addresses() -> dict[int, list[str]]:
         if address and len(address) in (4, 16):
             addresses.setdefault(index, []).append(f"{ip_address(address)}/{length}")
     return addresses
+
+
+def dump_htb_drops() -> dict[int, int]:
+    """By index of each link that HTB shapes: frames that its queues had no room for, since it was made.
+
+    Raises:
+        OSError: the kernel refused, or did not answer.
+    """
+    return htb_drops(_dump(_GETQDISC, _NEWQDISC, _DISCIPLINE.pack(0, 0, 0, 0, 0, 0)))
+
+
+def htb_drops(disciplines: Iterable[bytes]) -> dict[int, int]:
+    """The same from what the kernel tells of each queueing discipline; HTB counts what its own queues drop, too."""
+    drops = {}
+    for body in disciplines:
+        found = _attributes(body, _DISCIPLINE.size)
+        if _text(found.get(_DISCIPLINE_KIND, b"")) == "htb":
+            _, _, index, *_ = _DISCIPLINE.unpack_from(body)
+            queue = _attributes(found.get(_DISCIPLINE_COUNTERS, b""), 0).get(_OF_QUEUE, b"")
+            drops[index] = _number(queue[_DROPS_AT : _DROPS_AT + 4])
+    return drops
 
 
 def set_arp_ignore(index: int, value: int) -> None:

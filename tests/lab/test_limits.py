@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,6 +107,13 @@ class Pair:
     def _in_order(self, host: str) -> bool:
         return self.lab.exec(host, ["hostagent", "verify"], check=False).returncode == 0
 
+    def limited(self, host: str) -> set[tuple[str, str, str]]:
+        """Port, network and reason of the drops that *host* tells of a rate limit."""
+        told = json.loads(self.lab.exec(host, ["hostagent", "drops", "-o", "json"]).stdout)
+        rows = [drop for drop in told if drop["reason"].startswith("rate limit")]
+        assert all(row["packets"] > 0 for row in rows)
+        return {(row["port"], row["network"], row["reason"]) for row in rows}
+
     def stream(self, source: str, sink: str, address: str) -> Stream:
         made = Stream(self.lab, source, sink, address)
         made.go()
@@ -181,6 +189,23 @@ def test_a_limit_holds_whichever_way_and_goes_without_trace(pair: Pair) -> None:
         assert received > 0.9 * OFFERED
     for host in ("h1", "h2"):
         assert "opaque-owner" not in pair.lab.exec(host, ["ovs-vsctl", "list", "qos"]).stdout
+
+
+def test_what_a_limit_drops_is_listed_at_its_port_and_at_no_other(pair: Pair) -> None:
+    for port, limit in (("blue/one", "egress"), ("blue/two", "ingress")):
+        pair.set("port", "set", port, f"--{limit}-kbps", "1000")
+    limited, other = pair.together(("one", "two", "10.10.0.2"), ("two", "one", "10.10.0.1"))
+    limited.end()
+    other.end()
+    assert pair.limited("h1") == {("ep-one", "blue", "rate limit, out of the guest")}
+    pair.set("port", "set", "blue/one", "--egress-kbps", "0")
+    assert pair.limited("h1") == set(), "the meter has gone, and its count with it"
+    limited, other = pair.together(("one", "two", "10.10.0.2"), ("one", "three", "10.10.0.3"))
+    limited.end()
+    other.end()
+    assert pair.limited("h2") == {("ep-two", "blue", "rate limit, into the guest")}
+    pair.set("port", "set", "blue/two", "--ingress-kbps", "0")
+    assert pair.limited("h2") == set()
 
 
 def test_tenants_and_control_go_before_management_which_keeps_its_share(pair: Pair) -> None:

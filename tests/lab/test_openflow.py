@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -674,6 +675,35 @@ def test_meters_are_made_changed_read_back_and_removed(switch):
             assert "rate=400000000" in text
 
     asyncio.run(run())
+
+
+@pytest.mark.datapath
+def test_what_meters_drop_is_counted_as_the_oracle_counts_it(switch):
+    tight, wide = MeterLimit(number=7, rate_kbps=64, burst_kbit=80), MeterLimit(number=9, rate_kbps=64, burst_kbit=600)
+    flows = frozenset(
+        Flow(table=0, priority=1, cookie=1, match=match(eth_src=source), actions=(Meter(meter.number), Output(2)))
+        for source, meter in ((1, tight), (2, wide))
+    )
+    frames = [bytes(6) + number.to_bytes(6, "big") + b"\x08\x00" + bytes(986) for number in (1, 2)]
+
+    async def run() -> tuple[dict[int, int], str]:
+        switch.ofctl("del-meters", BRIDGE)
+        async with connected(switch) as connection:
+            assert await connection.meter_drops() == {}
+            await connection.change_meters(put=(tight, wide), remove=())
+            await replace_all(connection, flows)
+            assert await connection.meter_drops() == {7: 0, 9: 0}
+            await asyncio.to_thread(switch.receive, "p1", *frames * 30)
+            counted, told = await connection.meter_drops(), switch.ofctl("meter-stats", BRIDGE)
+            await connection.change_meters(put=(), remove=(7, 9))
+            assert await connection.meter_drops() == {}
+            return counted, told
+
+    counted, told = asyncio.run(run())
+    oracle = re.findall(r"meter:(\d+) .*\n0: packet_count:(\d+)", told)
+    assert counted == {int(number): int(packets) for number, packets in oracle}, told
+    assert 10 <= counted[7] < 30
+    assert counted[9] == 0
 
 
 def test_a_dump_gives_known_flows_by_themselves_and_forgets_what_went(switch: DummySwitch) -> None:

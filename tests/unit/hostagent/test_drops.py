@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hostagent.flow import Flow, Goto, SetField, match
+from hostagent.flow import Flow, Goto, Meter, SetField, match
 from hostagent.pipeline.drops import Counted, Drop, drops_of, reason_of
 from hostagent.pipeline.guard import guard_flows
 from hostagent.pipeline.policy import Policy, port_policy_flows
@@ -44,6 +44,17 @@ def test_drops_are_summed_by_port_and_reason_and_what_forwards_is_none():
         Drop(0, 0, "source MAC does not live at the VTEP it came from", 4),
         Drop(7, 5, "source MAC is not the port's", 9),
         Drop(7, 5, "VLAN tag", 2),
+    )
+
+
+def test_what_a_meter_drops_is_its_ports_and_of_the_network_whose_flow_uses_it():
+    enters = [
+        Flow(table=Table.CLASSIFY, priority=100, cookie=cookie, match=match(in_port=tap), actions=(Meter(tap),))
+        for tap, cookie in ((7, 5), (8, 6))
+    ]
+    assert drops_of([Counted(flow, 99, 1) for flow in enters], {7: 3, 8: 0, 9: 2}) == (
+        Drop(7, 5, "rate limit, out of the guest", 3),
+        Drop(9, 0, "rate limit, out of the guest", 2),  # its flow has gone meanwhile
     )
 
 
