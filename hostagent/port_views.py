@@ -140,7 +140,7 @@ def _own_views(inputs: Inputs) -> Iterator[tuple[UUID, PortView]]:
 
 def _remote(port: LogicalPort | None, location: Location, mac: int, text: str) -> PortView:
     """A port that this host has no part in: most are."""
-    live = location.holder_host is not None and not location.parked
+    live = location.holder_host is not None and _takes_part(port, location)
     return PortView(
         mac=mac,
         mac_text=text,
@@ -148,8 +148,13 @@ def _remote(port: LogicalPort | None, location: Location, mac: int, text: str) -
         holder_vtep=location.holder_vtep if location.holder_host is not None else "",
         incoming_vtep=location.incoming_vtep if location.incoming_host is not None else "",
         live=live,
-        bound=live and port is not None and port.admin_up,
+        bound=live and port is not None,
     )
+
+
+def _takes_part(port: LogicalPort | None, location: Location) -> bool:
+    """Whether a port that a host holds is to be heard there: it is not parked, nor set down as far as that is known."""
+    return not location.parked and (port is None or port.admin_up)
 
 
 def _view(
@@ -172,7 +177,7 @@ def _view(
     if state is VifState.INCOMING:
         phase = Phase.INCOMING  # its machine may not have heard yet
     elsewhere = location.holder_host is not None and not here
-    live = elsewhere and not location.parked
+    live = elsewhere and _takes_part(port, location)
     return PortView(
         mac=mac,
         mac_text=text,
@@ -187,7 +192,7 @@ def _view(
         incoming_vtep=location.incoming_vtep if location.incoming_host not in (None, host) else "",
         relay_vtep=_relay_vtep(location, phase, host, relay),
         live=live,
-        bound=(live and port is not None and port.admin_up) or (state is VifState.LIT and ofport > 0),
+        bound=(live and port is not None) or (state is VifState.LIT and ofport > 0),
     )
 
 

@@ -121,7 +121,7 @@ class PortView(NamedTuple):
     holder_vtep: str = ""  # of another host that holds it
     incoming_vtep: str = ""  # of another host that it is going to
     relay_vtep: str = ""
-    live: bool = False  # held elsewhere, and not parked
+    live: bool = False  # held elsewhere, neither parked nor set down
     bound: bool = False  # its guest answers for its addresses, here or elsewhere
 
     @property

@@ -168,7 +168,7 @@ def remote_port(
     *known* are flows to take, by themselves, instead of new ones that equal them.
     """
     held = location.holder_host is not None
-    live = held and not location.parked
+    live = held and not location.parked and (port is None or port.admin_up)
     mac = mac_to_int(port.mac if port is not None else location.mac)
     place = _place(
         location.holder_vtep if held else "",
@@ -176,7 +176,7 @@ def remote_port(
         live,
     )
     addresses: tuple[Address, ...] = ()
-    if port is not None and port.admin_up and live:
+    if port is not None and live:
         addresses = (*single_addresses(port.ips), *addresses_of(learned, ips=port.ips))
         if len(addresses) > 1:
             addresses = tuple(dict.fromkeys(addresses))

@@ -230,6 +230,10 @@ class Fabric:
         vif = named(f"vif {name}")
         one.switch.add_port(one.bridge, f"{name}-{host}", f"external_ids:iface-id={vif}")
 
+    def set_down(self, name: str) -> None:
+        """As `netmgr port set NAME --down`."""
+        self.ports[named(name)] = replace(self.ports[named(name)], admin_up=False)
+
     def relocate(self, name: str, **changes: str | bool | None) -> None:
         """Change the location of a port: `holder`, `incoming` (names of hosts, None for nobody), `parked`."""
         location = self.locations[named(name)]

@@ -74,6 +74,19 @@ def test_flooding_skips_a_host_whose_only_port_is_parked(fabric):
     assert fabric.hear("b", "h2") == []
 
 
+def test_flooding_skips_a_host_whose_only_port_is_set_down(fabric):
+    fabric.network("n", 5001)
+    fabric.port("a", 1, "n", "h1")
+    fabric.port("b", 2, "n", "h2")
+    fabric.port("c", 3, "n", "h3")
+    fabric.set_down("b")
+    fabric.settle()
+    fabric.say("a", "h1", frame(1, ALL))
+    assert fabric.crossed("h1") == 1
+    assert len(fabric.hear("c", "h3")) == 1
+    assert fabric.hear("b", "h2") == []
+
+
 def test_networks_never_meet_though_macs_and_hosts_are_the_same(fabric):
     fabric.network("n", 5001)
     fabric.network("o", 5002)

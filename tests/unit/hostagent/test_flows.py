@@ -19,7 +19,7 @@ from hostagent.names import network_key, switch_bridge
 from hostagent.pipeline.tables import CANARY, SWITCH_COOKIE, Table
 from hostagent.resolve import resolve
 from netmgr.contract.learned import Learned, LearnedAddress, LearnedSource
-from netmgr.contract.types import NetworkType
+from netmgr.contract.types import NestedMac, NetworkType
 from tests.support.hostagent_worlds import (
     bare,
     desired,
@@ -108,6 +108,18 @@ def test_without_a_manager_a_guest_that_was_stopped_elsewhere_may_run_again_and_
     assert len(copies) == flooded
     owners = [flow for flow in flows if flow.table == Table.BINDING]
     assert len(owners) == (1 if parked else 2)  # nobody answers for a guest that may be stopped
+
+
+@pytest.mark.parametrize("nested", [(), (NestedMac(mac="02:00:00:00:00:77"),)], ids=["one MAC", "nested"])
+def test_a_host_whose_only_port_is_set_down_is_sent_no_broadcasts(nested):
+    here = port("here", 1)
+    far = [replace(port("far", 2, admin_up=up), nested=nested) for up in (True, False)]
+    copies = []
+    for other in far:
+        wanted = world((here, location(here, "h1")), (other, location(other, "h2")))
+        flows = compiled(wanted, plug(host_of(wanted), OSW, "tap0", here.vif_uuid, 50))
+        copies.append([flow for flow in flows if flow.table == Table.FLOOD and "tun_dst" in str(flow)])
+    assert [len(found) for found in copies] == [1, 0]
 
 
 @pytest.mark.parametrize("ips", [(), ("10.1.0.1", "fd00::1")], ids=["learning", "defined"])
