@@ -14,9 +14,9 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
-from hostagent.flow import Match, canonical
+from hostagent.flow import Flow, Match, canonical
 from hostagent.model import ChangeFlows
-from hostagent.pipeline.tables import Table
+from hostagent.pipeline.tables import ADDRESS4, Table
 from hostagent.vifs import entered_by
 
 __all__ = ["FIRST", "in_two", "type_of"]
@@ -25,6 +25,7 @@ FIRST: Final = frozenset({0x0800, 0x0806})
 """Types of the frames that a guest is let in for first: IPv4 and ARP."""
 
 _OTHERS: Final = frozenset(Match("eth_type", number) for number in (0x86DD, 0x8035))
+_IPV6_ADDRESS: Final = Match(ADDRESS4, 0)
 _UNMET: Final = frozenset({Table.DROPPED, Table.MADE})  # MADE is asked about IPv6 only
 
 
@@ -40,13 +41,19 @@ def in_two(change: ChangeFlows, addresses: Collection[str]) -> tuple[ChangeFlows
     (entry,) = entries
     # of a port with defined addresses only link-local ones of IPv6 come to CLAIMS
     unmet = _UNMET | {Table.CLAIMS} if addresses else _UNMET
-    waiting = [flow for flow in change.add if flow.table in unmet or not _OTHERS.isdisjoint(flow.match)]
+    waiting = [flow for flow in change.add if flow.table in unmet or _is_of_others(flow)]
     ours = [item for item in entry.match if isinstance(item, Match)]
     for_first = [replace(entry, match=canonical([*ours, Match("eth_type", number)])) for number in sorted(FIRST)]
     late = {entry, *waiting}
     first = (*for_first, *(flow for flow in change.add if flow not in late))
     rest = (entry, *waiting)
     return replace(change, add=first), replace(change, delete=tuple(for_first), add=rest)
+
+
+def _is_of_others(flow: Flow) -> bool:
+    """Whether only frames of other types meet it. These also ask for the port's IPv6 addresses, which must not be known
+    before it is known that their owner answers for them itself, as a router does."""
+    return (flow.table == Table.BINDING and _IPV6_ADDRESS in flow.match) or not _OTHERS.isdisjoint(flow.match)
 
 
 def type_of(frame: bytes) -> int:

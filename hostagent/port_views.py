@@ -145,6 +145,7 @@ def _remote(port: LogicalPort | None, location: Location, mac: int, text: str) -
         mac=mac,
         mac_text=text,
         ips=port.ips if port is not None else (),
+        allow=port.allow if port is not None else (),
         holder_vtep=location.holder_vtep if location.holder_host is not None else "",
         incoming_vtep=location.incoming_vtep if location.incoming_host is not None else "",
         live=live,

@@ -11,6 +11,9 @@ is flooded as ever. An answer says the MAC only, never the place, so it is as tr
 - An address that several live ports have (a floating one, or an error) belongs to whoever announced it last, which
   only the guests know: it is not answered here. Neither is a prefix.
 - Questions sent to one MAC are answered like broadcast ones: a live binding is a better witness than a cache.
+- Of a port that is allowed to be a router nobody else answers a solicitation. An advertisement says whether its sender
+  is a router, and who hears that one is none any more forgets it as default router (RFC 4861, 7.2.5); only the guest
+  knows what it is. So the solicitation goes to it alone; it costs one flow a MAC. ARP says no such thing.
 
 An ND answer takes two stages, because the switch writes the target option only into what already is an advertisement
 (its type is set in REPLY, its option in ADVERTISE). The option is the question's, turned around; the one question that
@@ -24,7 +27,7 @@ flooded (RFC 6085 lets a multicast IPv6 packet go to a unicast MAC).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from ipaddress import ip_interface
 
@@ -33,7 +36,7 @@ from hostagent.flow import address_of as to_int
 from hostagent.pipeline.icmpv6 import Icmpv6, neighbour_discovery
 from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, Table
 
-__all__ = ["Address", "answer_flows", "binding", "single_addresses"]
+__all__ = ["Address", "answer_flows", "binding", "left_to_owner", "single_addresses"]
 
 _ARP_REQUEST = match(eth_type=0x0806, arp_op=1)
 _SOLICITATION = neighbour_discovery(Icmpv6.SOLICITATION)
@@ -42,6 +45,7 @@ _ALL_NODES = "ff02::1"
 _ALL_NODES_MAC = 0x3333_0000_0001
 _SOLICITED, _OVERRIDE = 0x4000_0000, 0x2000_0000
 _TARGET_OPTION = 2
+_TO_OWNER = (Move(OWNER_MAC, "eth_dst", 48), Goto(Table.FORWARD))
 
 Address = tuple[int, int]
 """IP version and number."""
@@ -53,11 +57,13 @@ def answer_flows(
     learned: Iterable[tuple[int, tuple[Address, ...]]] = (),
     *,
     writes_nd: bool,
+    routers: Collection[int] = (),
     others: bool = False,
 ) -> Iterator[Flow]:
     """The flows of network *key*: MACs of its live ports and their addresses. A learned one yields to a defined one.
 
-    *writes_nd*: the datapath can turn a solicitation into an advertisement. *others*: there are bindings beside these.
+    *writes_nd*: the datapath can turn a solicitation into an advertisement. *routers*: MACs that may be a router's.
+    *others*: there are bindings beside these.
     """
     owners: dict[Address, int] = {}
     shared: set[Address] = set()
@@ -71,6 +77,9 @@ def answer_flows(
     for (version, number), mac in owners.items():
         if (version, number) not in shared:
             yield _binding(key, version, number, mac)
+    if routers:
+        solicited = {mac for address, mac in owners.items() if address[0] == 6 and address not in shared}
+        yield from (left_to_owner(key, mac) for mac in solicited.intersection(routers))
     if others or len(owners) > len(shared):
         yield from _responder(key, writes_nd)
 
@@ -101,6 +110,12 @@ def binding(key: int, version: int, number: int, mac: int) -> Flow:
 
 
 _binding = lru_cache(maxsize=1 << 12)(binding)
+
+
+def left_to_owner(key: int, mac: int) -> Flow:
+    """REPLY: who solicits an address of *mac* is heard by its owner and nobody else, on any datapath."""
+    items = canonical([_network(key), Match(OWNER_MAC, mac), *_SOLICITATION])
+    return Flow(table=Table.REPLY, priority=105, cookie=key, match=items, actions=_TO_OWNER)
 
 
 @lru_cache(maxsize=4096)
@@ -135,7 +150,7 @@ def _responder_rows(key: int, writes_nd: bool) -> Iterator[Flow]:
         Output(IN_PORT),
     )
     if not writes_nd:
-        yield row(Table.REPLY, 100, _SOLICITATION, Move(OWNER_MAC, "eth_dst", 48), Goto(Table.FORWARD))
+        yield row(Table.REPLY, 100, _SOLICITATION, *_TO_OWNER)
         return
     from_owner = (
         Move(OWNER_MAC, "eth_src", 48),

@@ -186,8 +186,9 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
     live = [port for port in network.ports if port.bound]
     defined = ((port.mac, single_addresses(port.ips)) for port in live if port.ips)
     learned = ((port.mac, port.learned) for port in live if port.learned)
-    others = network.elsewhere.answered
-    yield from answer_flows(network.key, defined, learned, writes_nd=network.writes_nd, others=others)
+    routers = frozenset(port.mac for port in live if Allowance.ROUTER in port.allow)
+    others, writes_nd = network.elsewhere.answered, network.writes_nd
+    yield from answer_flows(network.key, defined, learned, writes_nd=writes_nd, routers=routers, others=others)
     if not network.hushed and any(_learns(port) for port in network.ports):
         yield from lease_flows(network.key)
     yield from _flood(network)

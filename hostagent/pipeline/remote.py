@@ -1,8 +1,9 @@
 """Ports that a host has no part in: of a large network most are, and each costs two flows.
 
-LOCATE says at which VTEP its MAC is, BINDING which MAC has its address. Both depend on nothing but the port, its
-location, the addresses learned of it and how the network leaves the bridge, so they are made once and kept as long as
-these stay: that one more port comes costs its two flows, and nothing of the others is looked at (`Remotes`).
+LOCATE says at which VTEP its MAC is, BINDING which MAC has its address; one that may be a router has a third, in REPLY,
+for it answers solicitations itself. All depend on nothing but the port, its location, the addresses learned of it and
+how the network leaves the bridge, so they are made once and kept as long as these stay: that one more port comes costs
+its flows, and nothing of the others is looked at (`Remotes`).
 
 What follows from a MAC or an address that two ports have concerns both: then all ports of the network are looked at
 together (`Remotes.distinct`).
@@ -18,7 +19,7 @@ from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from hostagent.flow import Flow, mac_to_int
-from hostagent.pipeline.answer import Address, binding, single_addresses
+from hostagent.pipeline.answer import Address, binding, left_to_owner, single_addresses
 from hostagent.pipeline.locate import locate
 from netmgr.contract.link_local import is_link_local
 from netmgr.contract.types import Allowance, Learned, Location, LogicalPort
@@ -182,6 +183,8 @@ def remote_port(
             addresses = tuple(dict.fromkeys(addresses))
     located = locate(key, mac, place.holder_vtep, place.incoming_vtep, own_vtep) if own_vtep is not None else ()
     flows = (*located, *[binding(key, version, number, mac) for version, number in addresses])
+    if addresses and port is not None and Allowance.ROUTER in port.allow and any(one[0] == 6 for one in addresses):
+        flows = (*flows, left_to_owner(key, mac))
     if known:
         flows = tuple([known.get(flow, flow) for flow in flows])
     return Remote(port, location, learned, mac, addresses, place, flows)

@@ -110,7 +110,7 @@ class Table(IntEnum):
     EGRESS = 41  # ports with security groups: what the guest says is judged
     ANSWER = 42  # who has …? of a VIF: the owner is looked up
     EGRESS_TRACKED = 43  # the connection tracker has seen it: replies pass, the rest meets the rules
-    REPLY = 44  # a known owner's answer, sent back to the asker
+    REPLY = 44  # a known owner's answer, sent back to the asker; or the question, to an owner who answers itself
     EGRESS_VERDICT = 45  # what the rules said is done
     ADVERTISE = 46  # of an ND answer: the last touch
     LEASES = 48  # what DHCP servers say to clients: a copy to the agent of a host with learning ports

@@ -20,6 +20,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
 from hostagent.model import Phase
+from netmgr.contract.types import Allowance
 from tests.lab.pipeline.conftest import mac
 
 pytestmark = pytest.mark.lab
@@ -121,6 +122,34 @@ def test_a_solicitation_of_a_known_address_is_answered_at_once_or_by_its_owner_a
     assert_advertisement(guests.hear("a", "h1"), to=1, of=owner, ip=V6[owner])
     assert guests.crossed("h1") == 0
     assert heard_elsewhere(guests, "a") == []
+
+
+@pytest.mark.parametrize("where", ["h1", "h2"], ids=["on the same host", "on another host"])
+def test_who_may_be_a_router_hears_who_solicits_it_and_says_itself_whether_it_is_one(guests, where):
+    """RFC 4861, 7.2.5: who hears that its default router is no router any more forgets it. ARP says no such thing."""
+    guests.port("r", 7, "n", where, ips=(V4[7], V6[7]), allow=(Allowance.ROUTER,))
+    guests.settle()
+    for asker, host, question in (
+        ("a", "h1", solicit(1, V6[7])),
+        ("a", "h1", solicit(1, V6[7], dst=V6[7])),
+        ("a", "h1", solicit(1, V6[7], option=False)),
+        ("d", "h3", solicit(4, V6[7], sender="::", option=False)),  # duplicate address detection
+    ):
+        guests.say(asker, host, question)
+        assert guests.hear("r", where) == [to_owner(question, 7)]
+        assert guests.crossed(host) == (where != host)
+        assert heard_elsewhere(guests) == []
+    options = ICMPv6NDOptDstLLAddr(lladdr=mac(7))
+    said = IPv6(src=V6[7], dst=V6[1], hlim=255) / ICMPv6ND_NA(tgt=V6[7], R=1, S=1, O=1) / options
+    answer = bytes(Ether(src=mac(7), dst=mac(1)) / said)
+    guests.say("r", where, answer)
+    assert guests.hear("a", "h1") == [answer]
+    guests.say("a", "h1", ask(1, V4[7]))
+    assert_arp_reply(guests.hear("a", "h1"), to=1, of=7, ip=V4[7])
+    own = solicit(7, V6[7], sender="::", option=False)
+    guests.say("r", where, own)
+    assert guests.hear("r", where) == [], "it is not asked for its own address"
+    assert guests.hear("a", "h1") == [own]
 
 
 def test_a_port_without_addresses_is_answered_too(guests):

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostagent.first_words import FIRST, in_two, type_of
-from hostagent.flow import Controller, Flow, mac_to_int
+from hostagent.flow import IN_PORT, Controller, Flow, mac_to_int
 from hostagent.flow_set import flow_set
 from hostagent.model import ChangeFlows, Observed
-from hostagent.pipeline.tables import Table
+from hostagent.pipeline.tables import Origin, Table
 from hostagent.vifs import entered_by
 from netmgr.contract.types import Allowance
 from tests.support.flow_machine import Outcome, run
@@ -29,6 +29,7 @@ GUESTS = {
     "both": replace(MINE, ips=("10.1.0.1", "fd00::1")),
     "any address": replace(MINE, ips=()),
     "a router": replace(MINE, allow=tuple(Allowance)),
+    "a router of both": replace(MINE, ips=("10.1.0.1", "fd00::1"), allow=(Allowance.ROUTER,)),
 }
 
 
@@ -129,6 +130,27 @@ def test_the_frames_of_these_tests_do_pass() -> None:
     assert len(said("IPv4", four, whole=False).sent) == 1
     six = {**known, "eth_type": 0x86DD, "ipv6_src": int(ip_address("fd00::1")), "nw_proto": 17, "ip_frag": 0}
     assert len(said("both", six, whole=True).sent) == 1
+
+
+def test_a_neighbour_is_not_told_meanwhile_that_a_router_is_none() -> None:
+    solicitation = {
+        "in_port": OFPORT + 1,
+        "metadata": next(flow.cookie for flow in let_in("a router of both")[1].add),
+        "reg0": Origin.VIF,
+        "eth_dst": 0x3333FF000001,
+        "eth_type": 0x86DD,
+        "ipv6_src": int(ip_address("fd00::9")),
+        "nw_proto": 58,
+        "icmpv6_type": 135,
+        "icmpv6_code": 0,
+        "nd_target": int(ip_address("fd00::1")),
+        "nd_sll": mac_to_int(PEER.mac),
+    }
+    meanwhile, after = (
+        run(flows_after("a router of both", whole=whole), solicitation, table=Table.ANSWER) for whole in (False, True)
+    )
+    assert IN_PORT not in meanwhile.outputs
+    assert after.outputs == [OFPORT], "it is asked itself"
 
 
 @pytest.mark.parametrize("guest", GUESTS)

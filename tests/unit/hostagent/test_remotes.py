@@ -229,7 +229,7 @@ def changed(chance: random.Random, wanted: Desired) -> Desired:
     uuid = chance.choice(sorted(wanted.locations, key=str))
     known, where = wanted.ports.get(uuid), wanted.locations[uuid]
     other = chance.choice(sorted(wanted.ports.values(), key=lambda one: one.name))
-    what = chance.randrange(13)
+    what = chance.randrange(14)
     if what == 0:
         return with_more(wanted, remote(chance.randrange(100, 120)))
     if what == 1:
@@ -268,5 +268,6 @@ def changed(chance: random.Random, wanted: Desired) -> Desired:
         10: replace(known, nested=() if known.nested else (nested,)),
         11: replace(known, allow=() if known.allow else (Allowance.NESTED,)),
         12: replace(known, admin_up=not known.admin_up),
+        13: replace(known, ips=("fd00::6", "10.5.0.8"), allow=(Allowance.ROUTER,)),
     }
     return replace(wanted, ports={**wanted.ports, uuid: edits[what]})
