@@ -418,7 +418,7 @@ class Agent:
             self.probing.on_frame(frame)
         elif table == Table.CLASSIFY:
             self._arrivals.on_frame(bridge, in_port, frame)
-        elif table in (Table.GUARD, Table.CLAIMS, Table.RIVAL, Table.LEASES):
+        elif table in (Table.GUARD, Table.CLAIMS, Table.RIVAL, Table.CONTEST, Table.LEASES):
             self.discovery.on_frame(bridge, cookie, table, in_port, frame)
         elif self.guests.on_frame(bridge, in_port, frame):
             self._dirty_after_phases("frame")

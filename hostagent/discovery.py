@@ -2,11 +2,11 @@
 
 Theory of operation. The pipeline copies a claim to an address that is nobody's, or another port's; what a DHCP server
 says to clients, from which the one that is a guest here is found by its MAC; what a guest says to the server, since it
-may give its address up; of a port that is allowed further MACs, frames of MACs that are not known; and what was denied
-a guest because it is another port's. What a port claims is told upward, whole, when it is not what the manager has
-pushed of the port: so a word that was lost is said again on the next stream, and nothing is said twice. What the
-manager has decided comes back as `Learned`, which is on disk like all that it pushed; a host that starts, or that a
-guest has moved to, goes on from there.
+may give its address up; of a port that is allowed further MACs, frames of MACs that are not known; what was denied a
+guest because it is another port's; and probes for such an address. What a port claims is told upward, whole, when it is
+not what the manager has pushed of the port: so a word that was lost is said again on the next stream, and nothing is
+said twice. What the manager has decided comes back as `Learned`, which is on disk like all that it pushed; a host that
+starts, or that a guest has moved to, goes on from there.
 
 That an address or MAC is still used the switch knows: each has flows, whose counters are read once a minute.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
@@ -25,7 +25,7 @@ import structlog
 
 from hostagent.dhcp import read_given_up, read_leases
 from hostagent.indexed import held_here
-from hostagent.learning import HUSH_S, Claimed, Learning, read_claim
+from hostagent.learning import HUSH_S, Claimed, Learning, read_claim, read_probe
 from hostagent.model import Desired
 from hostagent.names import network_key
 from hostagent.pipeline.drops import Counted
@@ -87,10 +87,11 @@ class Discovery:
 
     def _revive(self, port: LogicalPort, pushed: Learned) -> None:
         learning, others = self._learning_macs(port), Allowance.NESTED in port.allow
-        told = [Claimed(one.address, one.source, one.mac) for one in pushed.addresses]
+        told = [Claimed(one.address, one.source, one.mac, one.probed) for one in pushed.addresses]
         macs = [one.mac for one in pushed.macs]
         refused = {one.address for one in pushed.addresses if one.refused}
-        claims = [one for one in told if one.mac in learning or (_is_own(port, one) and one.address not in refused)]
+        used = [one for one in told if not one.probed]
+        claims = [one for one in used if one.mac in learning or (_is_own(port, one) and one.address not in refused)]
         rivals = [one for one in told if one not in claims]
         more: list[Claimed | str] = [*rivals, *([] if others else macs)]
         self._learning.revive(port.uuid, claims, macs if others else (), more, now=time.monotonic())
@@ -106,7 +107,7 @@ class Discovery:
         else:
             port = self._ports.get(self._port_at(bridge, in_port) or UUID(int=0))
             if port is not None and len(frame) >= _HEADER_BYTES:
-                rival = table == Table.RIVAL
+                rival = table in (Table.RIVAL, Table.CONTEST)
                 self._on_guests_frame(port, network_key(port.network_uuid), frame, rival=rival)
         if self.hushed() != self._hushed:
             for uuid in self.hushed() - self._hushed:
@@ -133,7 +134,10 @@ class Discovery:
         self._learning.spend(port.uuid, now=now)
         source = frame[6:12].hex(":")
         own = (port.mac, *(one.mac for one in port.nested))
-        if rival and not (source not in own and Allowance.NESTED in port.allow):
+        probe = read_probe(frame) if rival else None
+        if probe is not None:  # the switch copies no others than those for another port's address
+            self._on_rivals_use(port, [replace(probe, mac=source if source != port.mac else "")], now)
+        elif rival and not (source not in own and Allowance.NESTED in port.allow):
             self._on_rivals_word(port, source if source not in own else "", frame, now)
         elif self._by_mac.get((network, source), (None, ""))[0] == port.uuid:
             _, mac = self._by_mac[network, source]
@@ -150,6 +154,9 @@ class Discovery:
         claimed = read_claim(frame)
         if claimed is not None and claimed.address not in (*port.ips, *(ip for one in port.nested for ip in one.ips)):
             found.append(claimed)
+        self._on_rivals_use(port, found, now)
+
+    def _on_rivals_use(self, port: LogicalPort, found: Iterable[Claimed | str], now: float) -> None:
         news = [one for one in found if self._learning.hear_rival(port.uuid, one, now=now)]
         if news:
             log.info("another port's", port=str(port.uuid), used=[str(one) for one in news])
@@ -204,14 +211,17 @@ class Discovery:
         learning = self._learning_macs(port)
         rivals, rival_macs = self._learning.rivals(uuid)
         claims = [one for one in self._learning.claims(uuid) if one.mac in learning or _is_own(port, one)]
-        told = {one.address for one in claims}
-        claims += [one for one in rivals if one.mac not in learning and one.address not in told]
+        for one in sorted(rivals, key=lambda rival: rival.probed):  # who uses an address has probed for it before
+            if (one.probed or one.mac not in learning) and one.address not in {claim.address for claim in claims}:
+                claims.append(one)
         macs = self._learning.macs(uuid) if Allowance.NESTED in port.allow else rival_macs
         pushed = self._learned.get(uuid) or Learned(port_uuid=uuid, network_uuid=port.network_uuid)
-        same = {one.address: one.mac for one in claims} == {one.address: one.mac for one in pushed.addresses}
+        same = {_word(one) for one in claims} == {_word(one) for one in pushed.addresses}
         if same and set(macs) == {one.mac for one in pushed.macs}:
             return
-        addresses = tuple(LearnedAddress(address=one.address, source=one.source, mac=one.mac) for one in claims)
+        addresses = tuple(
+            LearnedAddress(address=one.address, source=one.source, mac=one.mac, probed=one.probed) for one in claims
+        )
         seen = tuple(LearnedMac(mac=mac) for mac in macs)
         self._tell(Learned(port_uuid=uuid, network_uuid=port.network_uuid, addresses=addresses, macs=seen))
 
@@ -219,6 +229,11 @@ class Discovery:
 def _is_own(port: LogicalPort, claimed: Claimed) -> bool:
     """Whether it is one that a MAC with defined addresses may learn: link-local."""
     return is_link_local(claimed.address) and claimed.mac in ("", *(one.mac for one in port.nested))
+
+
+def _word(one: Claimed | LearnedAddress) -> tuple[str, str, bool]:
+    """What of an address the manager is told; what showed it first, and since when, it keeps itself."""
+    return one.address, one.mac, one.probed
 
 
 def _sums(uses: Iterator[tuple[tuple[str, int, str], int]]) -> dict[tuple[str, int, str], int]:

@@ -159,7 +159,11 @@ def _learned_facts(port: LogicalPort, desired: Desired) -> list[str]:
     seen = [one.mac for one in macs if not one.refused]
     facts += [f"MACs learned behind its VIF: {', '.join(seen)}."] if seen else []
     facts += [f"Learned from its guest: {', '.join(own)}."] if own else []
-    facts += [f"Its guest uses {one.address}, which is not its own: {one.refused}." for one in found if one.refused]
+    facts += [
+        f"Its guest {'has probed for' if one.probed else 'uses'} {one.address}, which is not its own: {one.refused}."
+        for one in found
+        if one.refused
+    ]
     facts += [f"Its guest uses MAC {one.mac}, which is not its own: {one.refused}." for one in macs if one.refused]
     facts += _rival_facts(port, desired)
     if port.uuid in desired.hushed:
@@ -168,7 +172,7 @@ def _learned_facts(port: LogicalPort, desired: Desired) -> list[str]:
 
 
 def _rival_facts(port: LogicalPort, desired: Desired) -> list[str]:
-    """Guests of other ports that use what is this one's; they get nothing of it."""
+    """Guests of other ports that use or want what is this one's; they get nothing of it."""
     own = desired.learned.get(port.uuid)
     mine = {port.mac, *port.ips}.union(*({one.mac, *one.ips} for one in port.nested))
     mine |= {one.mac for one in own.macs if not one.refused} if own is not None else set()
@@ -177,9 +181,13 @@ def _rival_facts(port: LogicalPort, desired: Desired) -> list[str]:
     for uuid, learned in desired.learned.items():
         other = desired.ports.get(uuid)
         if learned.network_uuid == port.network_uuid and uuid != port.uuid and other is not None:
-            used = {one.address for one in learned.addresses if one.refused}
+            probed = {one.address for one in learned.addresses if one.refused and one.probed}
+            used = {one.address for one in learned.addresses if one.refused} - probed
             used |= {one.mac for one in learned.macs if one.refused}
             facts += [f"The guest of port {other.name} uses its {text} too, and is denied it." for text in used & mine]
+            facts += [
+                f"The guest of port {other.name} has probed for its {text}, and is denied it." for text in probed & mine
+            ]
     return sorted(facts)
 
 

@@ -11,7 +11,9 @@ it does not know, and copies it to the agent, until the manager has said that th
 
 A guest may also use what is another port's, though nothing of that passes: a *rival*'s word, which the switch copies
 where it knows the MAC or address to be another's. It is kept beside what the port learns, and told like it, so that
-both ports can show it.
+both ports can show it. So is a *probe* for another port's address (RFC 5227, RFC 4862), which the switch copies where
+it answers it: the guest is told of the collision and gives up, so nothing else would show it. It is told as a probe,
+for the guest does not wait for the address.
 
 Three bounds keep a loud guest from anything but its own copies. A MAC has at most `ADDRESSES_MAX` addresses; more are
 not learned, and work as ever, by flooding. A port has at most `MACS_MAX` further MACs. Copies spend tokens; a port
@@ -37,7 +39,7 @@ from uuid import UUID
 
 from netmgr.contract.types import LearnedSource
 
-__all__ = ["ADDRESSES_MAX", "AGE_S", "HUSH_S", "MACS_MAX", "Claimed", "Learning", "read_claim"]
+__all__ = ["ADDRESSES_MAX", "AGE_S", "HUSH_S", "MACS_MAX", "Claimed", "Learning", "read_claim", "read_probe"]
 
 ADDRESSES_MAX: Final = 16
 MACS_MAX: Final = 64
@@ -53,11 +55,13 @@ K = TypeVar("K")
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """An address and what showed that a guest has it; `mac`, behind the VIF, has it; "" is the port's own."""
+    """An address and what showed that a guest has it; `mac`, behind the VIF, has it; "" is the port's own. `probed`:
+    the guest has only asked whether anybody has it."""
 
     address: str
     source: LearnedSource
     mac: str = ""
+    probed: bool = False
 
 
 def read_claim(frame: bytes) -> Claimed | None:
@@ -66,6 +70,18 @@ def read_claim(frame: bytes) -> Claimed | None:
     Probes, and duplicate address detection from `::`, claim nothing yet. Whatever is cut off, or is not an address
     that a host can have, claims nothing. *frame* is a guest's, so nothing of it is believed to be there.
     """
+    said = _read(frame)
+    return said if said is not None and not said.probed else None
+
+
+def read_probe(frame: bytes) -> Claimed | None:
+    """The address that *frame* probes for: the target of an ARP request from 0.0.0.0 (RFC 5227) or of a solicitation
+    from `::` (RFC 4862); None where it is no probe. As little is believed of it."""
+    said = _read(frame)
+    return said if said is not None and said.probed else None
+
+
+def _read(frame: bytes) -> Claimed | None:
     try:
         (kind,) = struct.unpack_from("!H", frame, 12)
         if kind == 0x0806:
@@ -78,16 +94,19 @@ def read_claim(frame: bytes) -> Claimed | None:
 
 
 def _read_arp(frame: bytes) -> Claimed | None:
-    hardware, protocol, lengths, _, sender = struct.unpack_from("!HHHH6x4s", frame, 14)
+    hardware, protocol, lengths, kind, sender = struct.unpack_from("!HHHH6x4s", frame, 14)
     if (hardware, protocol, lengths) != (1, 0x0800, 0x0604):
         return None
-    address = IPv4Address(sender)
+    address, probed = IPv4Address(sender), False
+    if address.is_unspecified and kind == 1:
+        address, probed = IPv4Address(struct.unpack_from("!4s", frame, 38)[0]), True
     fit = not (address.is_unspecified or address.is_multicast or address.is_loopback or address.is_reserved)
-    return Claimed(str(address), LearnedSource.ARP) if fit else None
+    return Claimed(str(address), LearnedSource.ARP, probed=probed) if fit else None
 
 
 def _read_nd(frame: bytes) -> Claimed | None:
-    """From what claims in the pipeline: the source of a solicitation, the target of an advertisement."""
+    """From what claims in the pipeline: the source of a solicitation, the target of an advertisement; and from
+    duplicate address detection."""
     next_header, source = struct.unpack_from("!6xBx16s", frame, 14)
     at = 54
     for _ in range(4):  # hop-by-hop and destination options; more of them is no neighbour discovery worth reading
@@ -100,9 +119,10 @@ def _read_nd(frame: bytes) -> Claimed | None:
     kind, code, target = struct.unpack_from("!BB6x16s", frame, at)
     if code or kind not in (135, 136):
         return None
-    address = IPv6Address(source if kind == 135 else target)
+    probed = kind == 135 and not any(source)
+    address = IPv6Address(source if kind == 135 and not probed else target)
     fit = not (address.is_unspecified or address.is_multicast or address.is_loopback)
-    return Claimed(str(address), LearnedSource.ND) if fit else None
+    return Claimed(str(address), LearnedSource.ND, probed=probed) if fit else None
 
 
 @dataclass(slots=True)
@@ -191,7 +211,7 @@ class Learning:
         return known.note(known.macs, mac, most=MACS_MAX, now=now)
 
     def hear_rival(self, port: UUID, what: Claimed | str, *, now: float) -> bool:
-        """The guest of *port* uses an address or a MAC that is another port's; True as of `hear`."""
+        """The guest of *port* uses an address or a MAC that is another port's, or probes for it; True as of `hear`."""
         known = self._of(port, now)
         return known.note(known.rivals, what, most=RIVALS_MAX, now=now)
 

@@ -7,13 +7,14 @@ is flooded as ever. An answer says the MAC only, never the place, so it is as tr
 
 - A port is not answered when it asks for an address of its own: announcements and duplicate address detection (RFC
   5227, RFC 4862) must reach others, and must not seem to collide. For an address of another port they are answered,
-  that is, told of the collision.
+  that is, told of the collision; the guest that probed gives up, and says no more. So the probe is copied to the agent
+  (CONTEST), for both ports to show it. Probes for what is nobody's have no copy.
 - An address that several live ports have (a floating one, or an error) belongs to whoever announced it last, which
   only the guests know: it is not answered here. Neither is a prefix.
 - Questions sent to one MAC are answered like broadcast ones: a live binding is a better witness than a cache.
 - Of a port that is allowed to be a router nobody else answers a solicitation. An advertisement says whether its sender
   is a router, and who hears that one is none any more forgets it as default router (RFC 4861, 7.2.5); only the guest
-  knows what it is. So the solicitation goes to it alone; it costs one flow a MAC. ARP says no such thing.
+  knows what it is. So the solicitation goes to it alone; it costs two flows a MAC. ARP says no such thing.
 
 An ND answer takes two stages, because the switch writes the target option only into what already is an advertisement
 (its type is set in REPLY, its option in ADVERTISE). The option is the question's, turned around; the one question that
@@ -45,6 +46,8 @@ _ALL_NODES = "ff02::1"
 _ALL_NODES_MAC = 0x3333_0000_0001
 _SOLICITED, _OVERRIDE = 0x4000_0000, 0x2000_0000
 _TARGET_OPTION = 2
+_PROBE = (*_SOLICITATION, *match(ipv6_src="::"))
+_CONTEST = Resubmit(Table.CONTEST)
 _TO_OWNER = (Move(OWNER_MAC, "eth_dst", 48), Goto(Table.FORWARD))
 
 Address = tuple[int, int]
@@ -79,7 +82,8 @@ def answer_flows(
             yield _binding(key, version, number, mac)
     if routers:
         solicited = {mac for address, mac in owners.items() if address[0] == 6 and address not in shared}
-        yield from (left_to_owner(key, mac) for mac in solicited.intersection(routers))
+        for mac in solicited.intersection(routers):
+            yield from left_to_owner(key, mac)
     if others or len(owners) > len(shared):
         yield from _responder(key, writes_nd)
 
@@ -112,10 +116,14 @@ def binding(key: int, version: int, number: int, mac: int) -> Flow:
 _binding = lru_cache(maxsize=1 << 12)(binding)
 
 
-def left_to_owner(key: int, mac: int) -> Flow:
-    """REPLY: who solicits an address of *mac* is heard by its owner and nobody else, on any datapath."""
-    items = canonical([_network(key), Match(OWNER_MAC, mac), *_SOLICITATION])
-    return Flow(table=Table.REPLY, priority=105, cookie=key, match=items, actions=_TO_OWNER)
+def left_to_owner(key: int, mac: int) -> tuple[Flow, Flow]:
+    """REPLY: who solicits an address of *mac*, or probes for it, is heard by its owner alone, on any datapath."""
+    asked = (_network(key), Match(OWNER_MAC, mac))
+    probes, solicits = (canonical([*asked, *message]) for message in (_PROBE, _SOLICITATION))
+    return (
+        Flow(table=Table.REPLY, priority=110, cookie=key, match=probes, actions=(_CONTEST, *_TO_OWNER)),
+        Flow(table=Table.REPLY, priority=105, cookie=key, match=solicits, actions=_TO_OWNER),
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -136,10 +144,7 @@ def _responder_rows(key: int, writes_nd: bool) -> Iterator[Flow]:
     ask = (SetField(OWNER_MAC, 0), Resubmit(Table.BINDING), Goto(Table.REPLY))
     yield row(Table.ANSWER, 100, _ARP_REQUEST, Move("arp_tpa", ADDRESS4, 32), *ask)
     yield row(Table.ANSWER, 100, _SOLICITATION, SetField(ADDRESS4, 0), Move("nd_target", ADDRESS6, 128), *ask)
-    yield row(
-        Table.REPLY,
-        100,
-        _ARP_REQUEST,
+    arp_answer = (
         Move("eth_src", "eth_dst", 48),
         Move(OWNER_MAC, "eth_src", 48),
         SetField("arp_op", 2),
@@ -149,7 +154,10 @@ def _responder_rows(key: int, writes_nd: bool) -> Iterator[Flow]:
         Move(ADDRESS4, "arp_spa", 32),
         Output(IN_PORT),
     )
+    yield row(Table.REPLY, 105, (*_ARP_REQUEST, *match(arp_spa=0)), _CONTEST, *arp_answer)
+    yield row(Table.REPLY, 100, _ARP_REQUEST, *arp_answer)
     if not writes_nd:
+        yield row(Table.REPLY, 102, _PROBE, _CONTEST, *_TO_OWNER)
         yield row(Table.REPLY, 100, _SOLICITATION, *_TO_OWNER)
         return
     from_owner = (
@@ -160,7 +168,8 @@ def _responder_rows(key: int, writes_nd: bool) -> Iterator[Flow]:
     yield row(
         Table.REPLY,
         100,
-        (*_SOLICITATION, *match(ipv6_src="::")),
+        _PROBE,
+        _CONTEST,
         SetField("eth_dst", _ALL_NODES_MAC),
         SetField("ipv6_dst", to_int(_ALL_NODES)),
         *from_owner,

@@ -59,6 +59,9 @@ _TABLES: Final[Mapping[int, str]] = {
     Table.SEND: "tunnel to the destination's host does not answer",
 }
 
+_ASKED: Final = frozenset({Table.MADE, Table.CONTEST})
+"""Subroutines with flows that do nothing: the frame goes on where they were asked."""
+
 
 OVER_LIMIT: Final = "rate limit, out of the guest"
 
@@ -85,7 +88,7 @@ def drops_of(counted: Iterable[Counted], metered: Mapping[int, int] | None = Non
 
 def reason_of(flow: Flow) -> str:
     """Why frames end in *flow*; empty for a flow that is no drop of ours."""
-    if flow.actions:
+    if flow.actions or flow.table in _ASKED:
         return ""
     if flow.table == Table.DROPPED:
         why = _value(flow, REASON)

@@ -5,7 +5,7 @@ about its MAC and asked BINDING whose the claimed address is, and MADE, as a lin
 is somebody's, seen or not. Then
 
 - *nobody's*: a copy to the agent, which learns it; the frame goes on. Probes and duplicate address detection name no
-  sender yet (0.0.0.0, `::`) and are not copied (`tables`).
+  sender yet (0.0.0.0, `::`) and are not copied here (`tables`).
 - *its own*: the frame goes on, uncopied. So an address costs copies until the network manager has said whose it is, a
   few milliseconds, and none after. Each learned address of the port has a flow of its own here, whose counter tells
   the agent that the guest still uses it.
@@ -20,7 +20,9 @@ manager may say that the MAC is the port's, and then it has flows as the port's 
 before.
 
 What a guest must not say is dropped by GUARD. Where it names another port's MAC or address (RIVAL), it is copied on the
-way, so that both ports can be told. Of MACs elsewhere on a VLAN nothing is known here, and nothing copied.
+way, so that both ports can be told. Of MACs elsewhere on a VLAN nothing is known here, and nothing copied. A probe for
+an address that is another port's is copied as well: where it is answered, by CONTEST (`answer`), or by RIVAL, where a
+port with defined addresses may not even ask.
 
 A port or network that is hushed has no copies made at all (`learning`). Copies go over the bridge's management
 connection, of which Open vSwitch queues at most 100 while nobody reads.
@@ -31,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from hostagent.flow import Action, Controller, Flow, Goto, Match, SetField, canonical, match
+from hostagent.flow import Action, Controller, Drop, Flow, Goto, Match, SetField, canonical, match
 from hostagent.pipeline.icmpv6 import Icmpv6, icmpv6
 from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, RIVAL_BYTES, UNTAGGED, Denied, Table
 
@@ -130,8 +132,8 @@ def unknown_flows(*, ofport: int, cookie: int) -> Iterator[Flow]:
 def rival_flows(*, ofport: int, mac: int, hushed: bool, network: int) -> tuple[Flow, ...]:
     """RIVAL: what others of *network* say with *mac* is copied, unless they are *hushed* themselves.
 
-    The flow that keeps a hushed port's from being copied is the port's, whatever the number of its MACs: the same each
-    time.
+    The flows that keep a hushed port's from being copied, in CONTEST too, are the port's, whatever the number of its
+    MACs: the same each time.
     """
     counted = Goto(Table.DROPPED)
     another = canonical([Match("metadata", network), Match(REASON, Denied.MAC), Match("eth_src", mac)])
@@ -140,7 +142,11 @@ def rival_flows(*, ofport: int, mac: int, hushed: bool, network: int) -> tuple[F
     if not hushed:
         return (flow,)
     its = canonical([Match("in_port", ofport)])
-    return flow, Flow(table=Table.RIVAL, priority=110, cookie=network, match=its, actions=(counted,))
+    return (
+        flow,
+        Flow(table=Table.RIVAL, priority=110, cookie=network, match=its, actions=(counted,)),
+        Flow(table=Table.CONTEST, priority=100, cookie=network, match=its, actions=Drop),
+    )
 
 
 def lease_flows(key: int) -> Iterator[Flow]:

@@ -1,9 +1,9 @@
 """Ports that a host has no part in: of a large network most are, and each costs two flows.
 
-LOCATE says at which VTEP its MAC is, BINDING which MAC has its address; one that may be a router has a third, in REPLY,
-for it answers solicitations itself. All depend on nothing but the port, its location, the addresses learned of it and
-how the network leaves the bridge, so they are made once and kept as long as these stay: that one more port comes costs
-its flows, and nothing of the others is looked at (`Remotes`).
+LOCATE says at which VTEP its MAC is, BINDING which MAC has its address; one that may be a router has two more, in
+REPLY, for it answers solicitations itself. All depend on nothing but the port, its location, the addresses learned of
+it and how the network leaves the bridge, so they are made once and kept as long as these stay: that one more port comes
+costs its flows, and nothing of the others is looked at (`Remotes`).
 
 What follows from a MAC or an address that two ports have concerns both: then all ports of the network are looked at
 together (`Remotes.distinct`).
@@ -184,7 +184,7 @@ def remote_port(
     located = locate(key, mac, place.holder_vtep, place.incoming_vtep, own_vtep) if own_vtep is not None else ()
     flows = (*located, *[binding(key, version, number, mac) for version, number in addresses])
     if addresses and port is not None and Allowance.ROUTER in port.allow and any(one[0] == 6 for one in addresses):
-        flows = (*flows, left_to_owner(key, mac))
+        flows = (*flows, *left_to_owner(key, mac))
     if known:
         flows = tuple([known.get(flow, flow) for flow in flows])
     return Remote(port, location, learned, mac, addresses, place, flows)

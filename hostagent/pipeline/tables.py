@@ -23,7 +23,7 @@ address serves both. REPLICATE is one too: the VTEPs of a network that do not fi
 
 What a VIF must not say goes to DROPPED with the reason in a register, and is counted there by port and reason. On the
 way, in RIVAL, it is looked up whether another port's MAC or address is used; then the agent gets a copy, so that both
-ports can be told.
+ports can be told. Of a probe for another port's address, which is no lie and is answered, CONTEST has the copy made.
 
 Cookies name the owner of a flow: the network's `metadata`, or `SWITCH_COOKIE` for what serves all networks.
 """
@@ -129,6 +129,7 @@ class Table(IntEnum):
     MEMBER = 203  # subroutine: is the other end's address a member of a group that rules speak of?
     RULE = 204  # subroutine: what a rule allows
     MADE = 205  # subroutine: a link-local address that nobody was seen to use is its MAC's if it is made of one
+    CONTEST = 206  # subroutine: a VIF probes for another port's address: a copy to the agent, so that both are told
     DROPPED = 240  # what a VIF must not say or hear, counted by port and reason
     CANARY = 250  # holds one flow that no packet meets
 
@@ -273,7 +274,16 @@ CANARY: Final = Flow(table=Table.CANARY, priority=1, cookie=SWITCH_COOKIE, match
 """Always wanted, never met: a bridge that lacks it has lost its flows."""
 
 _NEIGHBOURS: Final = (Icmpv6.SOLICITATION, Icmpv6.ADVERTISEMENT)
-_SUBROUTINES: Final = (Table.LOCATE, Table.BINDING, Table.REPLICATE, Table.GROUP, Table.MEMBER, Table.RULE, Table.MADE)
+_SUBROUTINES: Final = (
+    Table.LOCATE,
+    Table.BINDING,
+    Table.REPLICATE,
+    Table.GROUP,
+    Table.MEMBER,
+    Table.RULE,
+    Table.MADE,
+    Table.CONTEST,
+)
 ONWARD: Final = {
     Table.SIGNAL: Table.EGRESS,
     Table.EGRESS: Table.ANSWER,
@@ -301,10 +311,13 @@ def switch_flows(family: Family) -> frozenset[Flow]:
     made = canonical([Match(OWNER_MAC, 0), Match(ADDRESS4, 0), Match(ADDRESS6, MADE, MADE_MASK)])
     flows.append(_flow(Table.MADE, 100, made, (SetField(OWNER_MAC, SOMEBODY),)))  # those of a port know which are its
     flows += [_denied(Table.SOURCES, 90, Denied.SOURCE, match(eth_type=kind)) for kind in (0x0800, 0x86DD)]
-    # who solicits from an address claims it
-    asks = (SetField(OWNER_MAC, 0), SetField(ADDRESS4, 0), Move("ipv6_src", ADDRESS6, 128), Resubmit(Table.BINDING))
-    solicits = (*asks, SetField(REASON, Denied.SOURCE), Goto(Table.RIVAL))
-    flows.append(_flow(Table.SOURCES, 95, icmpv6(Icmpv6.SOLICITATION), solicits))
+    # who solicits from an address claims it; from none, it is the target that is wanted
+    detects = neighbour_discovery(Icmpv6.SOLICITATION, ipv6_src="::")
+    for priority, message, named in ((95, icmpv6(Icmpv6.SOLICITATION), "ipv6_src"), (96, detects, "nd_target")):
+        asks = (SetField(OWNER_MAC, 0), SetField(ADDRESS4, 0), Move(named, ADDRESS6, 128), Resubmit(Table.BINDING))
+        solicits = (*asks, SetField(REASON, Denied.SOURCE), Goto(Table.RIVAL))
+        flows.append(_flow(Table.SOURCES, priority, canonical(message), solicits))
+    flows.append(_flow(Table.CONTEST, 90, (), (Controller(RIVAL_BYTES),)))  # of a hushed port its own stands above
     # probes and duplicate address detection claim nothing yet; a claim to what is bound to nobody is as good as any
     nobodys = match(**{OWNER_MAC: 0})
     for probe in (match(eth_type=0x0806, arp_spa=0), icmpv6(Icmpv6.SOLICITATION, ipv6_src="::")):

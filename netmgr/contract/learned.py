@@ -25,13 +25,15 @@ class NestedMac:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedAddress:
-    """One address that a port without defined addresses was seen to use."""
+    """One address that a port without defined addresses was seen to use, or one of another port's that its guest has
+    only *probed* for."""
 
     address: str
     source: LearnedSource
     since: str = ""
     refused: str = ""
     mac: str = ""
+    probed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ waited longest in the store's order gets it, in the same revision. An address ma
 the same VIF: that is the guest's own business.
 
 A guest that uses what is another port's is shown so also where its port learns nothing, because its addresses are
-defined or it is not allowed "nested".
+defined or it is not allowed "nested". So is one that has only probed for it: it was told that the address is taken, so
+it does not wait for it, and what is said of it ends when the address is nobody else's any more.
 """
 
 from __future__ import annotations
@@ -92,8 +93,9 @@ def evicted_rows(world: World, port: LogicalPort) -> list[Learned]:
     return [row for row in rows if row is not None]
 
 
-def rivals_of(world: World, port: LogicalPort) -> Iterator[tuple[LogicalPort, str]]:
-    """Other ports of the network behind which a MAC or address is used that is *port*'s, and which."""
+def rivals_of(world: World, port: LogicalPort) -> Iterator[tuple[LogicalPort, str, bool]]:
+    """Other ports of the network behind which a MAC or address is used that is *port*'s, which, and whether it was
+    only probed for."""
     learned = world.learned.get(port.uuid)
     macs = {port.mac, *(one.mac for one in port.nested)}
     mine = {*macs, *map(_made_of, macs), *all_ips(port), *(_had(learned) if learned else ())}
@@ -101,7 +103,7 @@ def rivals_of(world: World, port: LogicalPort) -> Iterator[tuple[LogicalPort, st
         found = world.learned.get(uuid) if uuid != port.uuid else None
         for text in _refused(found) if found is not None else ():
             if text in mine:
-                yield world.ports[uuid], text
+                yield world.ports[uuid], text, found is not None and text in _probed(found)
 
 
 def _made_of(mac: str) -> str:
@@ -133,6 +135,10 @@ def _refused(row: Learned) -> set[str]:
     return {one.address for one in row.addresses if one.refused} | {one.mac for one in row.macs if one.refused}
 
 
+def _probed(row: Learned) -> set[str]:
+    return {one.address for one in row.addresses if one.probed}
+
+
 def _named(row: Learned) -> set[str]:
     return {one.address for one in row.addresses} | {one.mac for one in row.macs}
 
@@ -145,9 +151,14 @@ def _ordered_macs(before: Learned, word: Learned) -> tuple[LearnedMac, ...]:
 
 
 def _ordered_addresses(before: Learned, word: Learned) -> tuple[LearnedAddress, ...]:
-    """The same of addresses; the MAC is the word's."""
+    """The same of addresses; the MAC is the word's. One that was probed for and is used now, or the other way round, is
+    another."""
     named = {one.address: replace(one, since="", refused="") for one in word.addresses}
-    known = {one.address: replace(one, mac=named[one.address].mac) for one in before.addresses if one.address in named}
+    known = {
+        one.address: replace(one, mac=named[one.address].mac)
+        for one in before.addresses
+        if one.address in named and one.probed == named[one.address].probed
+    }
     return (*known.values(), *(one for address, one in named.items() if address not in known))
 
 
@@ -193,8 +204,9 @@ def _decide_addresses(
     left = dict.fromkeys((*learning, *defined), ADDRESSES_A_MAC_MAX)
     others = RIVALS_A_PORT_MAX
     for one in wanted:
-        if one.mac not in learning and not is_link_local(one.address):
-            refused = _taken(world, port, one.address, freed) if one.mac in defined and others > 0 else ""
+        if one.probed or (one.mac not in learning and not is_link_local(one.address)):
+            known = one.mac in defined or one.mac in learning
+            refused = _taken(world, port, one.address, freed) if known and others > 0 else ""
             if refused:
                 others -= 1
                 yield replace(one, since=one.since or since, refused=refused)
@@ -282,11 +294,12 @@ def _others(world: World, port: LogicalPort) -> Iterator[Learned]:
 
 
 def _waiting(world: World, port: LogicalPort, freed: Iterable[str]) -> Iterator[Learned]:
-    """For each MAC and address of *freed*, the first row that was refused it."""
+    """For each MAC and address of *freed*, the first row that was refused it, and those before it of guests that have
+    only probed for it: they don't wait."""
     left = set(freed)
     for uuid in sorted(world.ports_by_network[port.network_uuid]) if left else ():
         row = world.learned.get(uuid) if uuid != port.uuid else None
         hits = _refused(row) & left if row is not None else set()
         if row is not None and hits:
-            left -= hits
+            left -= hits - _probed(row)
             yield row

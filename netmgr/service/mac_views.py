@@ -45,6 +45,7 @@ def address_views(world: World, port: LogicalPort) -> list[View]:
             "since": one.since,
             "refused": one.refused,
             "mac": one.mac or port.mac,
+            "probed": one.probed,
         }
         for one in (learned.addresses if learned is not None else ())
     ]
@@ -59,10 +60,18 @@ def learned_mac_views(world: World, port: LogicalPort) -> list[View]:
 
 def rival_sentences(world: World, port: LogicalPort) -> list[str]:
     """Collisions of MACs and addresses that *port* is one side of, either side."""
-    refused = [f"{view['address']}: {view['refused']}" for view in address_views(world, port) if view["refused"]]
+    refused = [
+        f"{view['address']}: {view['refused']}{'; its guest has probed for it' if view['probed'] else ''}"
+        for view in address_views(world, port)
+        if view["refused"]
+    ]
     refused += [f"{view['mac']}: {view['refused']}" for view in learned_mac_views(world, port) if view["refused"]]
     rivals = rules.rivals_of(world, port)
-    return sorted([*refused, *(f"{text}: the guest of port {other.name} uses it too" for other, text in rivals)])
+    said = (
+        f"{text}: the guest of port {other.name} {'has probed for it' if probed else 'uses it too'}"
+        for other, text, probed in rivals
+    )
+    return sorted([*refused, *said])
 
 
 def _views(world: World, port: LogicalPort, location: Location | None) -> Iterator[View]:

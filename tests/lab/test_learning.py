@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,16 @@ s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 s.bind(("eth0", 0))
 mac, ip = bytes.fromhex(sys.argv[1].replace(":", "")), socket.inet_aton(sys.argv[2])
 s.send(b"\\xff" * 6 + mac + b"\\x08\\x06" + bytes.fromhex("0001080006040001") + mac + ip + bytes(6) + ip + bytes(18))
+"""
+
+# Probes for the address of argv 1 (RFC 5227), as `arping -D` and DHCP clients do; prints who answers.
+PROBE = """
+import sys
+from scapy.all import ARP, Ether, get_if_hwaddr, srp1
+mac = get_if_hwaddr("eth0")
+probe = Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=mac, psrc="0.0.0.0", pdst=sys.argv[1])
+answer = srp1(probe, iface="eth0", timeout=2, verbose=False)
+print(answer[ARP].hwsrc if answer is not None else "nobody")
 """
 
 
@@ -175,6 +186,62 @@ def test_a_vif_that_is_plugged_with_the_mac_of_a_port_is_told_on_that_port(lab: 
     finally:
         lab.exec("h3", ["ovs-vsctl", "del-port", "twin0"])
     assert within(10, lambda: told not in _port(lab, "c1")["address_conflicts"])
+
+
+def test_a_second_guest_that_only_probes_for_the_address_is_told_on_both_ports_too(lab: Lab) -> None:
+    """Duplicate address detection as guests do it: IPv6's by the kernel, and IPv4's; the second one gives up."""
+    four, six = "10.10.0.61", "fd00::61"
+    inside(lab, "h1", "ip", "addr", "add", f"{four}/24", "dev", "eth0")
+    inside(lab, "h1", "python3", "-c", CLAIM, four)
+    inside(lab, "h1", "ip", "addr", "add", f"{six}/64", "dev", "eth0", "nodad")
+    inside(lab, "h1", "ping", "-c1", "-W1", "-I", six, "fd00::99", check=False)
+    assert within(5, lambda: {four, six} <= set(_known(lab, "c1"))), _port(lab, "c1")
+
+    inside(lab, "h2", "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=1")
+    inside(lab, "h2", "ip", "addr", "add", f"{six}/64", "dev", "eth0")
+    assert within(5, lambda: "dadfailed" in inside(lab, "h2", "ip", "addr", "show", "dev", "eth0").stdout)
+    answered = inside(lab, "h2", sys.executable, "-c", PROBE, four).stdout.strip()
+    assert answered == _port(lab, "c1")["mac"], "the guest is told of the collision"
+
+    first = {f"{one}: the guest of port c2 has probed for it" for one in (four, six)}
+    second = {f"{one}: port c1 had it before; its guest has probed for it" for one in (four, six)}
+    assert within(5, lambda: first <= set(_port(lab, "c1")["address_conflicts"])), _port(lab, "c1")
+    assert second <= set(_port(lab, "c2")["address_conflicts"])
+    for host, name, words in (
+        ("h1", "c1", f"The guest of port c2 has probed for its {six}, and is denied it."),
+        ("h2", "c2", f"Its guest has probed for {six}, which is not its own: port c1 had it before."),
+    ):
+        explained = lab.exec(host, ["hostagent", "vif", "explain", _vif(lab, name)], check=False).stdout
+        assert words in " ".join(explained.split())
+    assert {four, six} <= set(_known(lab, "c1")), "the first one keeps it"
+    assert inside(lab, "h2", "ping", "-c1", "-W1", four, check=False).returncode == 0
+    lab.stop_daemon("h2", "hostagent", number=signal.SIGKILL)
+    lab.start_daemon("h2", "hostagent")
+    assert second <= set(_port(lab, "c2")["address_conflicts"])
+
+    inside(lab, "h2", "ip", "addr", "del", f"{six}/64", "dev", "eth0")
+    for address in (f"{four}/24", f"{six}/64"):
+        inside(lab, "h1", "ip", "addr", "del", address, "dev", "eth0")
+
+
+def test_a_guest_with_a_defined_address_that_probes_for_anothers_is_told_on_both_ports(lab: Lab) -> None:
+    four, six = "10.10.0.62", "fd00::62"
+    lab.exec("mgr", ["netmgr", "port", "set", "blue/c1", "--ip", "10.10.0.1", "--ip", four, "--ip", six])
+    lab.exec("mgr", ["netmgr", "port", "set", "blue/c2", "--ip", "10.10.0.2"])
+    mac = _port(lab, "c1")["mac"]
+    assert within(10, lambda: inside(lab, "h2", sys.executable, "-c", PROBE, four).stdout.strip() == mac)
+    inside(lab, "h2", "ip", "addr", "add", f"{six}/64", "dev", "eth0")
+    told = {f"{one}: the guest of port c2 has probed for it" for one in (four, six)}
+    assert within(5, lambda: told <= set(_port(lab, "c1")["address_conflicts"])), _port(lab, "c1")
+    second = {f"{one}: it is defined for port c1; its guest has probed for it" for one in (four, six)}
+    assert second <= set(_port(lab, "c2")["address_conflicts"])
+    inside(lab, "h2", "ip", "addr", "del", f"{six}/64", "dev", "eth0")
+    for name in ("c1", "c2"):
+        lab.exec("mgr", ["netmgr", "port", "set", f"blue/{name}", "--no-ips"])
+
+
+def _known(lab: Lab, name: str) -> list[str]:
+    return [one["address"] for one in _port(lab, name)["learned"] if not one["refused"]]
 
 
 def _vif(lab: Lab, name: str) -> str:

@@ -221,18 +221,20 @@ class TunnelPeer(_message.Message):
     def __init__(self, switch_uuid: _Optional[str] = ..., host_uuid: _Optional[str] = ..., host_name: _Optional[str] = ..., vtep: _Optional[str] = ...) -> None: ...
 
 class LearnedAddress(_message.Message):
-    __slots__ = ("address", "source", "since", "refused", "mac")
+    __slots__ = ("address", "source", "since", "refused", "mac", "probed")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SINCE_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     MAC_FIELD_NUMBER: _ClassVar[int]
+    PROBED_FIELD_NUMBER: _ClassVar[int]
     address: str
     source: str
     since: str
     refused: str
     mac: str
-    def __init__(self, address: _Optional[str] = ..., source: _Optional[str] = ..., since: _Optional[str] = ..., refused: _Optional[str] = ..., mac: _Optional[str] = ...) -> None: ...
+    probed: bool
+    def __init__(self, address: _Optional[str] = ..., source: _Optional[str] = ..., since: _Optional[str] = ..., refused: _Optional[str] = ..., mac: _Optional[str] = ..., probed: _Optional[bool] = ...) -> None: ...
 
 class LearnedMac(_message.Message):
     __slots__ = ("mac", "since", "refused")

@@ -10,7 +10,7 @@ from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, I
 from scapy.layers.l2 import ARP, Ether
 
 from hostagent.dhcp import Lease, read_given_up, read_leases
-from hostagent.learning import read_claim
+from hostagent.learning import read_claim, read_probe
 from hostagent.names import network_key
 from hostagent.pipeline.learn import claimed_address
 from hostagent.pipeline.tables import Table
@@ -66,11 +66,70 @@ def test_a_claim_to_nobodys_address_is_copied_once_it_is_known_no_more(guests):
     assert copied(guests, *said) == []
 
 
-def test_probes_claim_nothing_and_are_not_copied(guests):
+def test_probes_for_what_is_nobodys_claim_nothing_and_are_not_copied(guests):
     host = guests.hosts["h1"]
     assert copied(guests, ("a", arp(1, "0.0.0.0", V4)), ("a", ns(1, "::", V6))) == []
     assert not host.signals
     assert len(guests.hear("b", "h1")) == 2
+
+
+def probes(fabric, *said: tuple[str, bytes]) -> list[str]:
+    """The addresses in copies of probes that h1's agent sees when its guests say frames."""
+    host = fabric.hosts["h1"]
+    host.signals.clear()
+    fabric.watch("h1", then=[(name, "h1", frame) for name, frame in said])
+    assert len({signal[3] for signal in host.signals}) == len(host.signals), "one copy each"
+    return [probe.address for signal in host.signals if (probe := read_probe(signal[3])) is not None]
+
+
+@pytest.mark.parametrize("owner", ["a", "c"], ids=["on the same host", "on another host"])
+def test_a_probe_for_what_is_another_ports_is_copied_and_answered_as_ever(guests, owner):
+    number, host = {"a": (1, "h1"), "c": (3, "h2")}[owner]
+    guests.learn(owner, V4, V6)
+    guests.settle()
+    guests.crossed("h1")
+    said = [arp(2, "0.0.0.0", V4), ns(2, "::", V6)]
+    assert probes(guests, *[("b", frame) for frame in said]) == [V4, V6]
+    assert [signal[3] for signal in guests.hosts["h1"].signals] == said, "as the guest has said them"
+    assert {signal[1] for signal in guests.hosts["h1"].signals} == {Table.CONTEST}
+    answers = [Ether(frame) for frame in guests.hear("b", "h1")]
+    assert {answer.src for answer in answers} == {mac(number)}
+    if guests.hosts["h1"].switch.datapath == "system":
+        assert [Ether(frame).dst for frame in guests.hear(owner, host)] == [mac(number)]
+    else:
+        assert [answers[0][ARP].psrc, answers[1][ICMPv6ND_NA].tgt] == [V4, V6]
+        assert guests.crossed("h1") == 0
+    free = [("b", arp(2, "0.0.0.0", "10.1.0.77")), ("b", ns(2, "::", "fd00::77"))]
+    own = [("a", arp(1, "0.0.0.0", V4)), ("a", ns(1, "::", V6))] if owner == "a" else []
+    assert probes(guests, *free, *own, ("b", arp(2, "10.1.0.2", V4))) == [], "nobody's, its own, and a mere question"
+    assert not [signal for signal in guests.hosts["h1"].signals if signal[1] == Table.CONTEST]
+
+
+def test_a_port_with_defined_addresses_that_probes_for_anothers_is_seen_too(guests):
+    guests.port("d", 4, "n", "h1", ips=("10.1.0.4", "fd00::4"))
+    guests.port("e", 5, "n", "h2", ips=(V4, V6))
+    guests.learn("c", "fe80::c")
+    said = [("d", arp(4, "0.0.0.0", V4)), ("d", ns(4, "::", V6)), ("d", ns(4, "::", "fe80::c"))]
+    assert probes(guests, *said) == [V4, V6, "fe80::c"]
+    free = [("d", arp(4, "0.0.0.0", "10.1.0.77")), ("d", ns(4, "::", "fd00::77")), ("d", ns(4, "::", "fe80::77"))]
+    own = [("d", arp(4, "0.0.0.0", "10.1.0.4")), ("d", ns(4, "::", "fd00::4"))]
+    assert probes(guests, *free, *own) == []
+    assert not guests.hosts["h1"].signals
+    assert guests.drops("h1", "d")["d", "IP source is not the port's"] == 2, "as before"
+
+
+def test_of_a_hushed_port_no_probe_is_copied_and_it_is_answered_all_the_same(guests):
+    guests.port("d", 4, "n", "h1", ips=("10.1.0.4", "fd00::4"))
+    guests.learn("a", V4, V6)
+    guests.hush("h1", "b")
+    guests.hush("h1", "d")
+    said = [("b", arp(2, "0.0.0.0", V4)), ("d", arp(4, "0.0.0.0", V4)), ("d", ns(4, "::", V6))]
+    assert probes(guests, *said) == []
+    for name, number in (("b", 2), ("d", 4)):
+        (answer,) = (Ether(frame) for frame in guests.hear(name, "h1"))
+        assert (answer.src, answer[ARP].psrc, answer.dst) == (mac(1), V4, mac(number))
+    reasons = {reason for _, reason in guests.drops("h1", "b", "d")}
+    assert not [reason for reason in reasons if reason.startswith("table ")], "what is not copied is not dropped"
 
 
 def test_a_learned_address_is_answered_on_the_askers_host_and_crosses_nothing(guests):

@@ -110,11 +110,11 @@ def test_a_mac_behind_a_router_is_asked_itself_too(where):
     assert asked_itself(solicited(world(asked, where), V6), where)
 
 
-def test_it_costs_one_flow_a_router_with_addresses_that_are_solicited():
+def test_it_costs_two_flows_a_router_with_addresses_that_are_solicited():
     def costs(*ips: str) -> int:
         far = port("asked", 2, ips=ips)
         few, more = (flows_of(world(one, "h2")) for one in (far, replace(far, allow=(Allowance.ROUTER,))))
         return len(more) - len(few)
 
-    assert costs(V6, LINK_LOCAL) == 1
+    assert costs(V6, LINK_LOCAL) == 2
     assert costs("10.1.0.7") == costs("fd00::/64") == 0

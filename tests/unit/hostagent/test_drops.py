@@ -7,6 +7,7 @@ import pytest
 from hostagent.flow import Flow, Goto, Meter, SetField, match
 from hostagent.pipeline.drops import Counted, Drop, drops_of, reason_of
 from hostagent.pipeline.guard import guard_flows
+from hostagent.pipeline.learn import rival_flows
 from hostagent.pipeline.policy import Policy, port_policy_flows
 from hostagent.pipeline.tables import REASON, SWITCH_COOKIE, Denied, Table, family_of, switch_flows
 
@@ -56,6 +57,13 @@ def test_what_a_meter_drops_is_its_ports_and_of_the_network_whose_flow_uses_it()
         Drop(7, 5, "rate limit, out of the guest", 3),
         Drop(9, 0, "rate limit, out of the guest", 2),  # its flow has gone meanwhile
     )
+
+
+def test_what_a_subroutine_does_nothing_about_is_no_drop():
+    hushed = rival_flows(ofport=7, mac=1, hushed=True, network=5)
+    asked = [flow for flow in (*PORT, *hushed) if flow.table in (Table.MADE, Table.CONTEST)]
+    assert {flow.table for flow in asked} == {Table.MADE, Table.CONTEST}
+    assert drops_of(Counted(flow, 9, 9) for flow in asked) == ()
 
 
 def test_what_has_not_happened_is_not_reported():

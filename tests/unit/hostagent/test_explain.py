@@ -84,6 +84,22 @@ def test_the_port_that_has_an_address_says_whose_guest_uses_it_too() -> None:
     ]
 
 
+def test_whose_guest_has_only_probed_for_an_address_is_said_so_on_both_sides() -> None:
+    other = replace(P, uuid=uuid4(), name="web2", vif_uuid=uuid4(), mac="52:54:00:00:00:02", ips=())
+    probed = LearnedAddress(address="10.0.0.5", source=LearnedSource.ARP, refused="it is web1's", probed=True)
+    refused = Learned(port_uuid=other.uuid, network_uuid=NETWORK, addresses=(probed,))
+    ports = {PORT: replace(P, ips=("10.0.0.5",)), other.uuid: other}
+    for port, said in (
+        (ports[PORT], "The guest of port web2 has probed for its 10.0.0.5, and is denied it."),
+        (other, "Its guest has probed for 10.0.0.5, which is not its own: it is web1's."),
+    ):
+        assert port.vif_uuid is not None
+        status = VifStatus(vif_uuid=port.vif_uuid, state=VifState.LIT, ovs_port="vnet0")
+        desired = Desired(ports=ports, learned={other.uuid: refused})
+        (answer,) = explain(str(port.vif_uuid), desired=desired, statuses=[status], records={}, missing={})
+        assert [fact for fact in answer["facts"] if "10.0.0.5" in fact and "guest" in fact] == [said]
+
+
 @pytest.mark.parametrize(
     ("port", "location", "reason", "advice"),
     [

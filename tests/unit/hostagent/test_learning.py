@@ -12,7 +12,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6ND_RS, IPv6, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Ether
 
-from hostagent.learning import ADDRESSES_MAX, AGE_S, HUSH_S, MACS_MAX, Claimed, Learning, read_claim
+from hostagent.learning import ADDRESSES_MAX, AGE_S, HUSH_S, MACS_MAX, Claimed, Learning, read_claim, read_probe
 from netmgr.contract.types import LearnedSource
 
 PORT, OTHER = UUID(int=1), UUID(int=2)
@@ -69,6 +69,37 @@ def test_what_names_no_address_of_a_guest_is_nothing(seen: bytes) -> None:
     assert read_claim(seen) is None
 
 
+ARP_PROBE = frame(ARP(hwsrc=SRC, psrc="0.0.0.0", pdst="10.0.0.9"))
+ND_PROBE = frame(IPv6(src="::", dst="ff02::1:ff00:9") / ICMPv6ND_NS(tgt="fd00::9"))
+
+
+def test_what_a_guest_probes_for_is_read() -> None:
+    assert read_probe(ARP_PROBE) == Claimed("10.0.0.9", LearnedSource.ARP, probed=True)
+    assert read_probe(ND_PROBE) == Claimed("fd00::9", LearnedSource.ND, probed=True)
+    for whole, end in ((ARP_PROBE, 42), (ND_PROBE, 78)):
+        assert all(read_probe(whole[:length]) is None for length in range(end))
+        assert read_probe(whole[:end]) is not None
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        b"",
+        ARP_FRAME,
+        NS_FRAME,
+        NA_FRAME,
+        frame(ARP(op=2, hwsrc=SRC, psrc="0.0.0.0", pdst="10.0.0.9")),
+        frame(ARP(hwsrc=SRC, psrc="0.0.0.0", pdst="0.0.0.0")),
+        frame(ARP(hwsrc=SRC, psrc="0.0.0.0", pdst="224.0.0.1")),
+        frame(IPv6(src="::", dst="ff02::1") / ICMPv6ND_NS(tgt="ff02::1")),
+        frame(IPv6(src="::", dst="ff02::1") / ICMPv6ND_NA(tgt="fd00::5")),
+        frame(IPv6(src="::", dst="ff02::2") / ICMPv6ND_RS()),
+    ],
+)
+def test_what_probes_for_no_address_of_a_guest_is_no_probe(seen: bytes) -> None:
+    assert read_probe(seen) is None
+
+
 @pytest.mark.parametrize("whole", [ARP_FRAME, NS_FRAME, NA_FRAME], ids=["arp", "ns", "na"])
 def test_a_frame_that_is_cut_off_before_its_address_ends_claims_nothing(whole: bytes) -> None:
     ends = {0: 32, 1: 78, 2: 78}[[ARP_FRAME, NS_FRAME, NA_FRAME].index(whole)]
@@ -78,8 +109,8 @@ def test_a_frame_that_is_cut_off_before_its_address_ends_claims_nothing(whole: b
 
 @given(st.binary(max_size=200), st.sampled_from([b"\x08\x06", b"\x86\xdd", b"\x08\x00"]))
 def test_no_frame_harms_the_reader(tail: bytes, kind: bytes) -> None:
-    found = read_claim(bytes(12) + kind + tail)
-    assert found is None or found.address
+    for found in (read_claim(bytes(12) + kind + tail), read_probe(bytes(12) + kind + tail)):
+        assert found is None or found.address
 
 
 @given(st.sampled_from([ARP_FRAME, NS_FRAME, NA_FRAME]), st.integers(12, 77), st.binary(min_size=1, max_size=4))

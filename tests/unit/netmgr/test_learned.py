@@ -49,6 +49,7 @@ def hear(world: World, host: HostRecord, said: Learned, since: str = SINCE) -> N
     """Do with the rows what the store does, refusing what it would refuse."""
     for row in rules.learned_rows(world, host=host.uuid, word=said, since=since):
         for one in row.addresses:
+            assert one.refused or not one.probed, "what was probed for is no address of the port's"
             holder = world.unique.get(("learned", row.network_uuid, one.address), row.port_uuid)
             assert one.refused or holder == row.port_uuid, "two rows with one address"
         put(world, row) if row.addresses else drop(world, row)
@@ -97,6 +98,64 @@ def test_of_two_ports_with_one_address_the_first_keeps_it_and_both_show_it(world
     hear(world, H1, word(PORT))
     assert state(world, SECOND) == {A: "", B: ""}, "who waited gets it, in the same revision"
     assert rival_sentences(world, SECOND) == []
+
+
+def probed(said: Learned, *addresses: str) -> Learned:
+    """*said*, and that the guest has probed for *addresses*."""
+    more = tuple(LearnedAddress(address=one, source=LearnedSource.ND, probed=True) for one in addresses)
+    return replace(said, addresses=(*said.addresses, *more))
+
+
+def test_who_only_probes_for_anothers_address_is_shown_on_both_and_never_gets_it(world: World) -> None:
+    hear(world, H1, word(PORT, A, LL))
+    hear(world, H2, probed(word(SECOND, B), A, LL, "10.0.0.7"))
+    had = "port vm1 had it before"
+    assert state(world, SECOND) == {B: "", A: had, LL: had}, "what is nobody's is nothing to tell of"
+    assert rival_sentences(world, PORT) == [f"{one}: the guest of port vm2 has probed for it" for one in (A, LL)]
+    assert rival_sentences(world, SECOND) == [f"{one}: {had}; its guest has probed for it" for one in (A, LL)]
+    hear(world, H1, word(PORT, LL))
+    assert state(world, SECOND) == {B: "", LL: had}, "it does not wait for the address"
+    assert rival_sentences(world, PORT) == [f"{LL}: the guest of port vm2 has probed for it"]
+
+
+def test_who_has_probed_for_an_address_and_uses_it_then_claims_it_like_any_other(world: World) -> None:
+    hear(world, H1, word(PORT, A))
+    hear(world, H2, probed(word(SECOND), A))
+    hear(world, H2, word(SECOND, A), LATER)
+    assert rival_sentences(world, PORT) == [f"{A}: the guest of port vm2 uses it too"]
+    assert [one.since for one in world.learned[SECOND.uuid].addresses] == [LATER]
+    hear(world, H1, word(PORT))
+    assert state(world, SECOND) == {A: ""}
+    hear(world, H2, probed(word(SECOND), A))
+    assert SECOND.uuid not in world.learned
+
+
+def test_who_waits_for_an_address_gets_it_though_another_has_probed_for_it_first() -> None:
+    third = replace(SECOND, uuid=uid("port-3"), name="vm3", vif_uuid=uid("vif-3"), mac="52:54:00:00:00:03")
+    prober, waiter = sorted((SECOND, third), key=lambda port: port.uuid)
+    world = world_of(PORT, held(H1), prober, at(prober, H2), waiter, at(waiter, H2))
+    hear(world, H1, word(PORT, A))
+    hear(world, H2, probed(word(prober), A))
+    hear(world, H2, word(waiter, A))
+    hear(world, H1, word(PORT))
+    assert state(world, waiter) == {A: ""}
+    assert state(world, prober) == {}
+
+
+def test_a_port_with_defined_addresses_that_probes_for_anothers_is_shown_too() -> None:
+    defined = replace(PORT, ips=(A,))
+    world = world_of(defined, held(H1), replace(SECOND, ips=(B,)), at(SECOND, H2))
+    hear(world, H2, probed(word(SECOND), A, "10.0.0.7"))
+    assert state(world, SECOND) == {A: "it is defined for port vm1"}
+    assert rival_sentences(world, defined) == [f"{A}: the guest of port vm2 has probed for it"]
+
+
+def test_of_many_probes_no_more_are_kept_than_of_other_collisions(world: World) -> None:
+    many = [f"10.0.1.{number}" for number in range(1, rule.RIVALS_A_PORT_MAX + 3)]
+    both = replace(PORT, ips=tuple(many))
+    put(world, both)
+    hear(world, H2, probed(word(SECOND, B), *many))
+    assert list(state(world, SECOND)) == [B, *many[: rule.RIVALS_A_PORT_MAX]]
 
 
 def test_a_guest_that_is_stopped_loses_its_address_to_one_that_runs(world: World) -> None:
