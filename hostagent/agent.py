@@ -46,6 +46,7 @@ from hostagent.plan import expected_flows
 from hostagent.pnic_load import PnicLoad
 from hostagent.presence import Subscriptions, wanted_networks
 from hostagent.progress import Failures
+from hostagent.qos import control_ports
 from hostagent.realize.domains import DomainEventKind
 from hostagent.realize.ovsdb_taps import NewTap
 from hostagent.reporting import Reporting
@@ -81,10 +82,12 @@ class Agent:
         paths: HostPaths,
         boot_id: str,
         agent_version: str,
+        view_port: int | None = None,
         mtu_again_s: float = AGAIN_S,
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self._identity = identity
+        self._control_ports = control_ports(identity.managers, identity.view_port if view_port is None else view_port)
         self._state = state
         self._failures = Failures()
         self._news = News(networks=lambda: state.networks, failures=self.failures)
@@ -242,6 +245,7 @@ class Agent:
         pushed = desired_of(
             self._state,
             self._identity,
+            control_ports=self._control_ports,
             phases=self.motion.phases(),
             relay_vteps=self.motion.relay_vteps(),
             tickets=self.ticketing.held,

@@ -36,7 +36,6 @@ log = structlog.get_logger(__name__)
 
 _SWITCH_S = 0.0005  # how long a thread may keep the event loop's from its turn; Python's own default is ten times it
 
-_VIEW_PORT = 7445
 _SETTLED_S = 2.0
 _COLLECTION = (50_000, 20, 20)  # new containers until a collection of the youngest; of these until one of the next
 _ARENA_MAX = -8  # M_ARENA_MAX of mallopt(3)
@@ -76,6 +75,7 @@ def run_daemon(
 async def _run(
     settings: Settings, identity: Identity, view_port: int | None, mtu_again_s: float, connections_max: int
 ) -> None:
+    port = view_port if view_port is not None else identity.view_port
     state = State(settings.state_dir / "state.db")
     boot_id = read_boot_id(settings.socket.parent, make=lambda: secrets.token_hex(8))
     paths = HostPaths(
@@ -87,11 +87,12 @@ async def _run(
         paths=paths,
         boot_id=boot_id,
         agent_version=_version(),
+        view_port=port,
         mtu_again_s=mtu_again_s,
         connections_max=connections_max,
     )
     control = ControlServer(settings.socket, Verbs(agent, identity, state))
-    view = ViewServer(identity=identity, port=_port_of(identity, view_port), view=partial(view_of, agent))
+    view = ViewServer(identity=identity, port=port, view=partial(view_of, agent))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -188,13 +189,6 @@ def _notify(state: str) -> None:
     address = "\0" + path[1:] if path.startswith("@") else path
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notices:
         notices.sendto(state.encode(), address)
-
-
-def _port_of(identity: Identity, view_port: int | None) -> int:
-    if view_port is not None:
-        return view_port
-    _, _, text = identity.view_address.rpartition(":")
-    return int(text) if text.isdecimal() else _VIEW_PORT
 
 
 def _version() -> str:

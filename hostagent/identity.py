@@ -16,6 +16,7 @@ from uuid import UUID
 
 __all__ = ["Identity", "IdentityError", "load_identity", "read_boot_id", "save_identity"]
 
+_VIEW_PORT = 7445
 _FILES = ("ca.pem", "cert.pem", "key.pem")
 
 
@@ -37,6 +38,12 @@ class Identity:
     ca_pem: bytes = b""
     cert_pem: bytes = b""
     key_pem: bytes = b""
+
+    @property
+    def view_port(self) -> int:
+        """Where others were told to look for this host's view."""
+        _, _, text = self.view_address.rpartition(":")
+        return int(text) if text.isdecimal() else _VIEW_PORT
 
 
 def load_identity(state_dir: Path) -> Identity:

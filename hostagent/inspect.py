@@ -1,8 +1,8 @@
 """The host beside its definition, read independently of the running agent: for `hostagent plan` and `verify`.
 
-Five things only the agent can know, and is asked for if it runs: which ports are in motion (a migration's phases),
-which connections came with them, what is hushed because it claims too much, what probes tell of the ways to peers, and
-whether it has long been without a manager.
+Six things only the agent can know, and is asked for if it runs: which ports are in motion (a migration's phases),
+which connections came with them, what is hushed because it claims too much, what probes tell of the ways to peers,
+whether it has long been without a manager, and at which port it was told to serve its view.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def inspect_host(state_dir: Path, *, socket: Path, ovs_rundir: Path, libvirt_uri
             motion: dict[str, dict[UUID, Any]] = {"phases": phases, "relay_vteps": vteps, "tickets": _tickets(told)}
             desired = desired_of(state, identity, locations=locations, **motion)
             desired = replace(desired, hushed=_hushed(told), alone=told.get("alone") is True)
+            desired = replace(desired, control_ports=_control_ports(told) or desired.control_ports)
         steps = plan(desired=desired, observed=observed)
         return {
             "switches": len(desired.switches),
@@ -111,6 +112,13 @@ def _hushed(told: dict[str, Any]) -> frozenset[UUID]:
         return frozenset(map(UUID, told.get("hushed", ())))
     except (AttributeError, TypeError, ValueError):
         return frozenset()  # an agent of another version
+
+
+def _control_ports(told: dict[str, Any]) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, told.get("host", {}).get("control_ports", ())))
+    except (AttributeError, TypeError, ValueError):
+        return ()  # an agent of another version
 
 
 def _paths(told: dict[str, Any]) -> tuple[PathStatus, ...]:

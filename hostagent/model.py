@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 from netmgr.contract.types import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hostagent.flow import Flow
 
 __all__ = [
+    "CONTROL_PORTS",
     "AddAddress",
     "Bridge",
     "ChangeFlows",
@@ -100,6 +101,10 @@ class Plug:
     external_ids: Mapping[str, str]  # of the Interface
 
 
+CONTROL_PORTS: Final = (7443, 7444, 7445)
+"""TCP ports of the manager's API and stream, and of agents' views, where nobody has said otherwise."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
     """Everything wanted on this host. Ports and locations: those of subscribed networks, and those this host holds."""
@@ -125,6 +130,7 @@ class Desired:
     tickets: Mapping[UUID, tuple[Ticket, ...]] = field(default_factory=dict)
     offered_pnics: tuple[str, ...] = ()
     datapath: str = "system"  # "system" or "netdev"
+    control_ports: tuple[int, ...] = CONTROL_PORTS  # by which managers and agents talk, sorted
     phases: Mapping[UUID, Phase] = field(default_factory=dict)  # by port UUID; absent means STEADY
     # by port UUID: VTEP the port moved away to (RELAYING) or comes from (INCOMING, ACTIVATED)
     relay_vteps: Mapping[UUID, str] = field(default_factory=dict)
@@ -205,11 +211,20 @@ class Bridge:
     ports: tuple[OvsPort, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Filter:
+    """Frames of an Ethernet type in which all `keys` hold go to `queue`."""
+
+    protocol: int
+    queue: int
+    keys: tuple[tuple[int, int, int], ...] = ()  # value, mask, byte of the packet after the Ethernet header
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classifier:
-    """What sorts frames into the queues of a link: ours only, as far as it can be read back."""
+    """What sorts frames into the queues of a link: ours only."""
 
-    classes: tuple[tuple[int, int], ...] = ()  # (protocol, queue) of each filter, sorted
+    filters: tuple[Filter, ...] = ()  # sorted
     queue_bytes: int = 0  # length of each queue; 0 for the kernel's own
 
 
@@ -227,15 +242,6 @@ class Link:
     master: str = ""  # name of the kernel bridge or bond that holds it; "ovs-system" does not count
     arp_ignore: int | None = None  # for whom it answers ARP (ip-sysctl), 0 for all; None: it has no IPv4
     classifier: Classifier | None = None  # None where Open vSwitch does not shape the link
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Filter:
-    """Frames of an Ethernet type in which all `keys` hold go to `queue`."""
-
-    protocol: int
-    queue: int
-    keys: tuple[tuple[int, int, int], ...] = ()  # value, mask, byte of the packet after the Ethernet header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

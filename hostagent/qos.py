@@ -9,6 +9,8 @@ On a PNIC, HTB has a queue for each class of traffic: sure of its share, and giv
 tenant, control, management. Queues are OVSDB's, so vswitchd makes them again after a restart; which frame goes into
 which is for a classifier of the kernel, because Open vSwitch's userspace datapath has no say in it: tunnels and tagged
 frames are tenant's, what manager, agents, ARP, neighbour discovery and LACP say is control, the rest management.
+Manager and agents are known by their TCP ports: a host knows those of its managers' stream and of its own view; of the
+API, and of other hosts' views, it takes the defaults.
 
 A meter must be there before a flow may use it, and a flow that uses one goes with it. So meters are put before flows;
 `compile_flows` uses those that were read back; and one is removed when no flow that was read uses it.
@@ -20,12 +22,14 @@ force.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
 from hostagent.flow import Flow, Meter
 from hostagent.indexed import select
 from hostagent.model import (
+    CONTROL_PORTS,
     Bridge,
     ChangeMeters,
     Classifier,
@@ -47,10 +51,15 @@ from hostagent.resolve import Resolved, SwitchIntent
 from hostagent.vifs import vif_of
 from netmgr.contract.types import LogicalPort, OpaqueSwitch
 
-__all__ = ["CONTROL_PORTS", "FILTERS", "meter_of", "put_meters", "qos_problems", "remove_meters", "shaping_steps"]
-
-CONTROL_PORTS: Final = (7443, 7444, 7445)
-"""TCP ports of the manager's stream and API, and of the agents."""
+__all__ = [
+    "control_ports",
+    "filters_of",
+    "meter_of",
+    "put_meters",
+    "qos_problems",
+    "remove_meters",
+    "shaping_steps",
+]
 
 _MANAGEMENT, _CONTROL, _TENANT = 0, 1, 2
 _TUNNELS: Final = (4789, 6081)  # UDP: VXLAN, GENEVE
@@ -114,9 +123,10 @@ def shaping_steps(
         yield from _put(uplink, found, wanted)
         if wanted is None and found.qos is not None and found.qos.ours:
             continue  # the filters go with their HTB
-        filters = FILTERS if wanted is not None and (found.qos is None or found.qos.ours) else ()
+        ours = wanted is not None and (found.qos is None or found.qos.ours)
+        filters = filters_of(desired.control_ports) if ours else ()
         wanted_there = Classifier(
-            classes=tuple(sorted((one.protocol, one.queue) for one in filters)),
+            filters=tuple(sorted(filters)),
             queue_bytes=_QUEUE_BYTES if filters and desired.datapath == "netdev" else 0,
         )
         for pnic in pnics:
@@ -165,7 +175,7 @@ def qos_problems(desired: Desired, resolved: Resolved, observed: Observed) -> di
 
 def _differs(found: Classifier, wanted: Classifier) -> bool:
     """Queues go with their HTB, so of a classifier that is no longer wanted only the filters count."""
-    return found.classes != wanted.classes or (bool(wanted.queue_bytes) and found.queue_bytes != wanted.queue_bytes)
+    return found.filters != wanted.filters or (bool(wanted.queue_bytes) and found.queue_bytes != wanted.queue_bytes)
 
 
 def _unshaped(intent: SwitchIntent, uplink: Bridge | None, links: Mapping[str, Link]) -> Iterator[str]:
@@ -280,14 +290,31 @@ def _link_bps(switch: OpaqueSwitch, links: list[Link]) -> int:
     return min(speeds, default=0) * 1_000_000
 
 
-def _filters() -> Iterator[Filter]:
+def control_ports(managers: Iterable[str], view_port: int) -> tuple[int, ...]:
+    """The TCP ports by which *managers* (host:port of Sync) and agents talk, as far as a host knows them, sorted.
+
+    *view_port* is that of its own view, 0 for none. Views of other hosts, and the API, are looked for at the defaults;
+    so is the stream where no manager is named.
+    """
+    api, sync, views = CONTROL_PORTS
+    told = {int(port) for _, _, port in (one.rpartition(":") for one in managers) if port.isdecimal()}
+    return tuple(sorted({api, views, view_port or views} | (told or {sync})))
+
+
+@lru_cache(maxsize=8)
+def filters_of(control_ports: tuple[int, ...]) -> tuple[Filter, ...]:
+    """The classifier of every PNIC that is shaped, where managers and agents talk by these TCP ports."""
+    return tuple(_filters(control_ports))
+
+
+def _filters(control_ports: Iterable[int]) -> Iterator[Filter]:
     """IPv4 without options and IPv6 without extension headers: what tunnels and daemons send."""
     for protocol, next_header, ports in ((_IPV4, 9, 20), (_IPV6, 6, 40)):
         for udp_port in _TUNNELS:
             keys = ((_UDP, 0xFF, next_header), (udp_port, 0xFFFF, ports + 2))
             yield Filter(protocol=protocol, queue=_TENANT, keys=keys)
         yield Filter(protocol=protocol, queue=_TENANT, keys=((_GRE, 0xFF, next_header),))
-        for tcp_port in CONTROL_PORTS:
+        for tcp_port in control_ports:
             for at in (ports, ports + 2):
                 keys = ((_TCP, 0xFF, next_header), (tcp_port, 0xFFFF, at))
                 yield Filter(protocol=protocol, queue=_CONTROL, keys=keys)
@@ -297,7 +324,3 @@ def _filters() -> Iterator[Filter]:
     yield Filter(protocol=_ARP, queue=_CONTROL)
     yield Filter(protocol=_SLOW, queue=_CONTROL)
     yield Filter(protocol=_VLAN, queue=_TENANT)
-
-
-FILTERS: Final = tuple(_filters())
-"""The classifier of every PNIC that is shaped."""

@@ -72,6 +72,7 @@ def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
             "pnics": list(identity.pnics),
             "datapath": identity.datapath,
             "view_address": identity.view_address,
+            "control_ports": list(desired.control_ports),
         },
         "sync": {
             "connected": agent.sync.connected,

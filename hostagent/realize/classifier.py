@@ -1,13 +1,14 @@
 """Which queue a frame takes on its way out of a PNIC: filters and queue lengths of an HTB that Open vSwitch made.
 
 Open vSwitch's HTB has handle 1:, its queue N is class 1:N+1. What is ours is known by its numbers: a filter by its
-preference, one for each protocol because the kernel wants that, a queueing discipline by its handle. Functions over an
-open `IPRoute`, in the thread that owns it.
+preference, one for each protocol because the kernel wants that, a queueing discipline by its handle. Filters are read
+back whole: one of another port is another one. Functions over an open `IPRoute`, in the thread that owns it.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,12 +19,14 @@ from pyroute2.netlink.rtnl.tcmsg import plugins
 
 from hostagent.model import Classifier, Filter
 
-__all__ = ["read_classifiers", "write_classifier"]
+__all__ = ["keys_of", "read_classifiers", "write_classifier"]
 
 _HTB = 0x10000
 _MARK = 0x6F70  # "op"
 _PROTOCOLS = (0x0800, 0x0806, 0x8100, 0x86DD, 0x8809)  # the place in this list is added to the mark
 _ALL = "0x0/0x0+0"
+_SELECTOR, _COUNT_AT, _KEY = 16, 2, struct.Struct("=4s4si4x")  # tc_u32_sel; tc_u32_key: mask, value, where
+_ATTRIBUTE = 4  # length and type before it
 
 
 class _Bfifo:
@@ -54,14 +57,14 @@ def read_classifiers(route: Any) -> dict[int, Classifier]:
             index = one["index"]
             length = lengths.get(index, {0})
             found[index] = Classifier(
-                classes=_classes(route, index), queue_bytes=length.pop() if len(length) == 1 else 0
+                filters=_filters(route, index), queue_bytes=length.pop() if len(length) == 1 else 0
             )
     return found
 
 
 def write_classifier(route: Any, index: int, filters: Sequence[Filter], queue_bytes: int) -> None:
     """Replace the filters that are ours by *filters*; queues of *queue_bytes* each, 0 leaves them as they are."""
-    for protocol in {protocol for protocol, _ in _classes(route, index)}:
+    for protocol in {one.protocol for one in _filters(route, index)}:
         mark = _MARK + _PROTOCOLS.index(protocol)
         with suppress(NetlinkError):  # went with its HTB meanwhile
             route.tc("del-filter", "u32", index, parent=_HTB, prio=mark, protocol=protocol, target=0, keys=[_ALL])
@@ -82,15 +85,35 @@ def write_classifier(route: Any, index: int, filters: Sequence[Filter], queue_by
         )
 
 
-def _classes(route: Any, index: int) -> tuple[tuple[int, int], ...]:
-    """(protocol, queue) of our filters, sorted. pyroute2 does not decode their keys; nobody edits those by hand."""
+def keys_of(selector: bytes) -> tuple[tuple[int, int, int], ...]:
+    """The keys of a `Filter` that a u32 selector of the kernel's has: masked bytes in a row are one, in their order."""
+    masked: dict[int, tuple[int, int]] = {}
+    for number in range(selector[_COUNT_AT]):
+        mask, value, at = _KEY.unpack_from(selector, _SELECTOR + number * _KEY.size)
+        masked.update((at + i, (value[i], mask[i])) for i in range(len(mask)) if mask[i])
+    keys: list[tuple[int, int, int]] = []
+    for at, (byte, mask) in sorted(masked.items()):
+        if at - 1 in masked:
+            before, its_mask, begin = keys.pop()
+            keys.append((before << 8 | byte, its_mask << 8 | mask, begin))
+        else:
+            keys.append((byte, mask, at))
+    return tuple(keys)
+
+
+def _filters(route: Any, index: int) -> tuple[Filter, ...]:
+    """Ours, sorted. pyroute2 looks for their keys in the wrong place, so they are decoded here."""
     found = []
     for one in route.get_filters(index=index, parent=_HTB):
         protocol, mark = socket.ntohs(one["info"] & 0xFFFF), one["info"] >> 16
         options = one.get_attr("TCA_OPTIONS")
-        target = options.get_attr("TCA_U32_CLASSID") if _MARK <= mark < _MARK + len(_PROTOCOLS) and options else None
+        if not options or not _MARK <= mark < _MARK + len(_PROTOCOLS):
+            continue
+        target = options.get_attr("TCA_U32_CLASSID")
         if target:
-            found.append((protocol, (target & 0xFFFF) - 1))
+            selector = options.get_attr("TCA_U32_SEL")
+            raw = bytes(selector.data[selector.offset + _ATTRIBUTE : selector.offset + selector.length])
+            found.append(Filter(protocol=protocol, queue=(target & 0xFFFF) - 1, keys=keys_of(raw)))
     return tuple(sorted(found))
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.lab
 _PROGRAM = """
 import asyncio, json, subprocess, sys
 from dataclasses import asdict
-from hostagent.model import AddAddress, RemoveAddress, SetArpIgnore, SetLink
+from hostagent.model import AddAddress, Classifier, RemoveAddress, SetArpIgnore, SetClassifier, SetLink
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.netlink import Netlink
 
@@ -176,3 +176,25 @@ return {**found, "promiscuous": promiscuous, "closed": (await link("vnet7"))["ad
 """,
     )
     assert result == {"vnet7": True, "vnet8": False, "promiscuous": True, "closed": False}
+
+
+def test_filters_are_read_back_whole_and_those_of_another_port_replaced(bare_lab: Lab) -> None:
+    for words in (
+        "ip link add w0 type veth peer name w1",
+        "tc qdisc add dev w0 root handle 1: htb",
+        *(f"tc class add dev w0 parent 1: classid 1:{number} htb rate 10mbit" for number in (1, 2, 3)),
+    ):
+        bare_lab.exec("h1", words.split())
+    result = _run(
+        bare_lab,
+        """
+from hostagent.qos import filters_of
+async def sorted_by(ports):
+    filters = filters_of(ports)
+    await netlink.apply([SetClassifier(link="w0", filters=filters, queue_bytes=20_000)])
+    found = next(one.classifier for one in await netlink.read_links() if one.name == "w0")
+    return found == Classifier(filters=tuple(sorted(filters)), queue_bytes=20_000) or str(found)
+return {"first": await sorted_by((7443, 7444, 7445)), "then": await sorted_by((80, 7443, 9444, 65535))}
+""",
+    )
+    assert result == {"first": True, "then": True}

@@ -291,8 +291,7 @@ def _obey_one(observed: Observed, step: Step) -> Observed:
         case RemoveQos():
             loose = tuple(uuid for uuid in loose if uuid != step.uuid)
         case SetClassifier():
-            classes = tuple(sorted((one.protocol, one.queue) for one in step.filters))
-            classifier = Classifier(classes=classes, queue_bytes=step.queue_bytes)
+            classifier = Classifier(filters=tuple(sorted(step.filters)), queue_bytes=step.queue_bytes)
             links[step.link] = replace(links[step.link], classifier=classifier)
     return replace(
         observed,

@@ -200,6 +200,11 @@ def test_an_identity_is_replaced_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["identity"]
 
 
+def test_the_view_is_where_others_were_told_to_look_for_it() -> None:
+    assert replace(_identity(), view_address="[2001:db8::1]:9446").view_port == 9446
+    assert _identity().view_port == 7445
+
+
 def test_a_missing_and_a_damaged_identity_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="hostagent join --manager"):
         load_identity(tmp_path)

@@ -11,6 +11,7 @@ from hostagent.flow import Flow, Goto, Match, Meter
 from hostagent.flows import compile_flows
 from hostagent.health import host_report
 from hostagent.model import (
+    CONTROL_PORTS,
     ChangeFlows,
     ChangeMeters,
     Classifier,
@@ -26,7 +27,7 @@ from hostagent.model import (
 from hostagent.names import bond_port, switch_bridge, uplink_bridge
 from hostagent.pipeline.tables import Table
 from hostagent.plan import plan
-from hostagent.qos import FILTERS
+from hostagent.qos import control_ports, filters_of
 from hostagent.resolve import resolve
 from netmgr.contract.types import Status, Teaming, TrafficClasses
 from tests.support.hostagent_worlds import bare, desired, location, named, network, obey, plug, port, settled, switch
@@ -160,7 +161,7 @@ def test_a_pnic_is_shared_as_wanted_and_its_frames_are_sorted():
     assert qos.max_bps == 1_000_000_000
     assert [(queue.min_bps // 10**6, queue.priority) for queue in qos.queues] == [(100, 2), (300, 1), (600, 0)]
     eth1 = next(link for link in there.links if link.name == "eth1")
-    assert len(eth1.classifier.classes) == len(FILTERS)
+    assert eth1.classifier.filters == tuple(sorted(filters_of(CONTROL_PORTS)))
     # somebody takes the filters away, as a new HTB of vswitchd's does
     shared = wanted(shares=SHARES)
     broken = with_classifier(there, Classifier())
@@ -175,6 +176,24 @@ def test_a_pnic_is_shared_as_wanted_and_its_frames_are_sorted():
     assert all(link.classifier is None for link in free.links)
 
 
+def test_control_ports_are_what_the_host_knows_and_else_the_defaults():
+    assert control_ports(["192.0.2.1:7444"], 7445) == CONTROL_PORTS
+    assert control_ports(["192.0.2.1:9444", "[2001:db8::1]:9445"], 9446) == (7443, 7445, 9444, 9445, 9446)
+    assert control_ports([], 0) == CONTROL_PORTS
+
+
+def test_frames_of_other_control_ports_are_sorted_anew_and_those_of_the_old_no_more():
+    shared = wanted(shares=SHARES)
+    there = settled(shared, plugged())
+    moved = replace(shared, control_ports=(7443, 7445, 9444))
+    (step,) = plan(desired=moved, observed=there)
+    assert isinstance(step, SetClassifier)
+    assert (step.link, step.filters) == ("eth1", filters_of((7443, 7445, 9444)))
+    after = next(link.classifier for link in settled(moved, there).links if link.name == "eth1")
+    ports = {value for one in after.filters for value, mask, _ in one.keys if mask == 0xFFFF}
+    assert ports == {4789, 6081, 7443, 7445, 9444}
+
+
 def test_a_bond_is_shared_by_the_speed_of_its_slowest_member():
     there = bare("eth1", "eth2")
     links = tuple(replace(link, speed_mbps=mbps) for link, mbps in zip(there.links, (10_000, 1000), strict=True))
@@ -182,7 +201,7 @@ def test_a_bond_is_shared_by_the_speed_of_its_slowest_member():
     qos = qos_of(after, bond_port(("eth1", "eth2")))
     assert qos is not None
     assert qos.max_bps == 1_000_000_000
-    sorted_ones = [link.name for link in after.links if link.classifier is not None and link.classifier.classes]
+    sorted_ones = [link.name for link in after.links if link.classifier is not None and link.classifier.filters]
     assert sorted_ones == ["eth1", "eth2"]
 
 
