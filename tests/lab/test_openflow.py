@@ -46,6 +46,7 @@ from hostagent.realize.openflow_bundle import Bundle
 from hostagent.realize.openflow_ports import PortWord
 from scripts.labkit.dummy_switch import DummySwitch
 from scripts.labkit.kernel_switch import make_switch
+from tests.support.waiting import within
 
 pytestmark = pytest.mark.lab
 
@@ -686,6 +687,9 @@ def test_what_meters_drop_is_counted_as_the_oracle_counts_it(switch):
     )
     frames = [bytes(6) + number.to_bytes(6, "big") + b"\x08\x00" + bytes(986) for number in (1, 2)]
 
+    def told_of(packets: int) -> int:
+        return switch.ofctl("meter-stats", BRIDGE).count(f"packet_in_count:{packets} ")
+
     async def run() -> tuple[dict[int, int], str]:
         switch.ofctl("del-meters", BRIDGE)
         async with connected(switch) as connection:
@@ -694,6 +698,7 @@ def test_what_meters_drop_is_counted_as_the_oracle_counts_it(switch):
             await replace_all(connection, flows)
             assert await connection.meter_drops() == {7: 0, 9: 0}
             await asyncio.to_thread(switch.receive, "p1", *frames * 30)
+            assert await asyncio.to_thread(within, 5, lambda: told_of(30) == 2), "they are taken in the switch's rounds"
             counted, told = await connection.meter_drops(), switch.ofctl("meter-stats", BRIDGE)
             await connection.change_meters(put=(), remove=(7, 9))
             assert await connection.meter_drops() == {}
