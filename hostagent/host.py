@@ -149,8 +149,12 @@ class Host:
         if self._networks is not None:
             self._networks.refresh()
         await self.switches.read_stale()
-        await self._uplinks.now()
         return self._observed(self.bridges(), links)
+
+    async def ask_uplinks(self) -> Observed:
+        """The host as last read, once uplink bridges were asked whether they switch, as else is done each second."""
+        await self._uplinks.ask()
+        return self.cached()
 
     async def read_links(self) -> tuple[Link, ...] | Unread:
         """The kernel's interfaces as they are, read again if they changed."""
@@ -197,7 +201,6 @@ class Host:
         if self._networks is not None:
             self._networks.forget()
         self.switches.forget()
-        self._uplinks.forget()
 
     @property
     def reading_networks(self) -> bool:

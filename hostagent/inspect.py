@@ -155,7 +155,7 @@ async def _observe(paths: HostPaths) -> Observed:
             observed = await host.observe()
             left = deadline - time.monotonic()
             if left <= 0 or not (host.reading_networks or _unread(observed, libvirt=host.libvirt is not None)):
-                return observed
+                return await host.ask_uplinks()
             try:
                 await asyncio.wait_for(changed.wait(), min(left, 1.0))
             except TimeoutError:

@@ -42,7 +42,6 @@ class UplinkFlows:
         self._changed = changed
         self._names: frozenset[str] = frozenset()
         self._silent: frozenset[str] = frozenset()
-        self._stale = False
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -54,15 +53,14 @@ class UplinkFlows:
         """These are our uplink bridges, no others."""
         self._names = frozenset(names)
 
-    def forget(self) -> None:
-        """Everything is to be read anew: `now` asks."""
-        self._stale = True
-
-    async def now(self) -> None:
-        """Ask, if something was to be read anew."""
-        if self._stale:
-            self._stale = False
-            await self._ask()
+    async def ask(self) -> None:
+        """Ask each bridge now."""
+        for name in sorted(self._names):
+            try:
+                switches = switches_all(await unixctl(self._rundir, "bridge/dump-flows", name))
+            except RealizeError:  # a switch that does not answer is told of elsewhere, and not read is not absent
+                continue
+            self._silent = self._silent - {name} if switches else self._silent | {name}
 
     async def put_normal(self, bridge: str) -> None:
         """Give *bridge* the flow that it should have; others stay.
@@ -95,14 +93,6 @@ class UplinkFlows:
         while True:
             await asyncio.sleep(_EVERY_S)
             before = self._silent
-            await self._ask()
+            await self.ask()
             if self._silent - before:
                 self._changed()
-
-    async def _ask(self) -> None:
-        for name in sorted(self._names):
-            try:
-                switches = switches_all(await unixctl(self._rundir, "bridge/dump-flows", name))
-            except RealizeError:  # a switch that does not answer is told of elsewhere, and not read is not absent
-                continue
-            self._silent = self._silent - {name} if switches else self._silent | {name}

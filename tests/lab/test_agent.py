@@ -134,6 +134,21 @@ def test_what_somebody_breaks_is_mended_within_two_seconds(agents: Agents, what:
     assert within(2, manager_knows), agents.show("h1")["repairs"]
 
 
+@pytest.mark.datapath
+def test_verify_sees_by_itself_that_an_uplink_bridge_lost_its_flow(agents: Agents) -> None:
+    bridges = agents.lab.exec("h1", ["ovs-vsctl", "list-br"]).stdout.split()
+    uplink = next(bridge for bridge in bridges if bridge.startswith("upl-"))
+    assert within(5, lambda: agents.verify("h1")[0] == 0)
+    agents.lab.stop_daemon("h1", "hostagent")
+    try:
+        agents.lab.exec("h1", ["ovs-ofctl", "del-flows", f"unix:/run/openvswitch/{uplink}.mgmt"])
+        status, text = agents.verify("h1")
+        assert (status, f"PutNormal bridge={uplink}" in text) == (1, True), text
+    finally:
+        agents.lab.start_daemon("h1", "hostagent")
+    assert within(5, lambda: agents.verify("h1")[0] == 0)
+
+
 def test_foreign_objects_stay_as_they_are_while_ours_come_and_go(agents: Agents) -> None:
     lab = agents.lab
     lab.exec("h1", ["ip", "link", "add", "theirs0", "type", "veth", "peer", "name", "theirs1"])
