@@ -82,12 +82,12 @@ class Agent:
         paths: HostPaths,
         boot_id: str,
         agent_version: str,
-        view_port: int | None = None,
+        view_port: int = 0,
         mtu_again_s: float = AGAIN_S,
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self._identity = identity
-        self._control_ports = control_ports(identity.managers, identity.view_port if view_port is None else view_port)
+        self._control_ports = control_ports(identity.managers, view_port)
         self._state = state
         self._failures = Failures()
         self._news = News(networks=lambda: state.networks, failures=self.failures)

@@ -10,7 +10,6 @@ from uuid import UUID
 from hostagent.identity import Identity
 from hostagent.model import Desired, LibvirtNetwork, Observed, Unread
 from hostagent.presence import SeenVif, unpark
-from hostagent.qos import control_ports
 from hostagent.state import State
 
 __all__ = ["desired_of", "is_whole", "with_plugged", "without_libvirt"]
@@ -32,7 +31,6 @@ def desired_of(state: State, identity: Identity, **more: Any) -> Desired:
         ct_zones=state.ct_zones,
         offered_pnics=identity.pnics,
         datapath=identity.datapath,
-        control_ports=control_ports(identity.managers, identity.view_port),
     )
     return Desired(**pushed | more)
 

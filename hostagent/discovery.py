@@ -211,9 +211,11 @@ class Discovery:
         learning = self._learning_macs(port)
         rivals, rival_macs = self._learning.rivals(uuid)
         claims = [one for one in self._learning.claims(uuid) if one.mac in learning or _is_own(port, one)]
+        told = {one.address for one in claims}
         for one in sorted(rivals, key=lambda rival: rival.probed):  # who uses an address has probed for it before
-            if (one.probed or one.mac not in learning) and one.address not in {claim.address for claim in claims}:
+            if (one.probed or one.mac not in learning) and one.address not in told:
                 claims.append(one)
+                told.add(one.address)
         macs = self._learning.macs(uuid) if Allowance.NESTED in port.allow else rival_macs
         pushed = self._learned.get(uuid) or Learned(port_uuid=uuid, network_uuid=port.network_uuid)
         same = {_word(one) for one in claims} == {_word(one) for one in pushed.addresses}

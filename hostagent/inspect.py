@@ -23,6 +23,7 @@ from hostagent.identity import IdentityError, load_identity
 from hostagent.model import Observed, PathKey, PathStatus, Phase, Unread
 from hostagent.plan import plan
 from hostagent.presence import seen_vifs, unpark
+from hostagent.qos import control_ports
 from hostagent.state import State
 from hostagent.steps import describe
 from netmgr.contract.types import NetworkType, PeerState, Ticket
@@ -69,7 +70,8 @@ def inspect_host(state_dir: Path, *, socket: Path, ovs_rundir: Path, libvirt_uri
             motion: dict[str, dict[UUID, Any]] = {"phases": phases, "relay_vteps": vteps, "tickets": _tickets(told)}
             desired = desired_of(state, identity, locations=locations, **motion)
             desired = replace(desired, hushed=_hushed(told), alone=told.get("alone") is True)
-            desired = replace(desired, control_ports=_control_ports(told) or desired.control_ports)
+            ports = _control_ports(told) or control_ports(identity.managers, identity.view_port)
+            desired = replace(desired, control_ports=ports)
         steps = plan(desired=desired, observed=observed)
         return {
             "switches": len(desired.switches),

@@ -15,7 +15,7 @@ from hostagent.model import Phase
 from hostagent.pipeline.answer import single_addresses
 from hostagent.pipeline.network import PortView, Trunk, Wire
 from hostagent.pipeline.policy import Policy, group_key
-from hostagent.pipeline.remote import Elsewhere, addresses_of
+from hostagent.pipeline.remote import Elsewhere, addresses_of, takes_part
 from hostagent.vifs import standing
 from netmgr.contract.types import (
     Allowance,
@@ -140,7 +140,7 @@ def _own_views(inputs: Inputs) -> Iterator[tuple[UUID, PortView]]:
 
 def _remote(port: LogicalPort | None, location: Location, mac: int, text: str) -> PortView:
     """A port that this host has no part in: most are."""
-    live = location.holder_host is not None and _takes_part(port, location)
+    live = location.holder_host is not None and takes_part(port, location)
     return PortView(
         mac=mac,
         mac_text=text,
@@ -151,11 +151,6 @@ def _remote(port: LogicalPort | None, location: Location, mac: int, text: str) -
         live=live,
         bound=live and port is not None,
     )
-
-
-def _takes_part(port: LogicalPort | None, location: Location) -> bool:
-    """Whether a port that a host holds is to be heard there: it is not parked, nor set down as far as that is known."""
-    return not location.parked and (port is None or port.admin_up)
 
 
 def _view(
@@ -178,7 +173,7 @@ def _view(
     if state is VifState.INCOMING:
         phase = Phase.INCOMING  # its machine may not have heard yet
     elsewhere = location.holder_host is not None and not here
-    live = elsewhere and _takes_part(port, location)
+    live = elsewhere and takes_part(port, location)
     return PortView(
         mac=mac,
         mac_text=text,

@@ -32,7 +32,15 @@ from uuid import UUID
 from hostagent.addresses import interface_of
 from hostagent.flow_set import flow_set
 from hostagent.model import Bridge, Desired, LibvirtNetwork, Link, Observed, OvsPort, Unread
-from hostagent.names import PNICS_KEY, exit_port, is_ours, network_key, switch_bridge, trunk_port, uplink_bridge
+from hostagent.names import (
+    exit_port,
+    is_ours,
+    is_uplink_bridge,
+    network_key,
+    switch_bridge,
+    trunk_port,
+    uplink_bridge,
+)
 from hostagent.telling_links import telling_links
 from hostagent.underlay.path_fit import Fit, by_tunnel, fit, overhead, paths_of, peer_names
 from netmgr.contract.types import Kind, NetworkType, OpaqueNetwork, OpaqueSwitch, Ref, Teaming
@@ -437,7 +445,7 @@ def _signs_of_use(network: OpaqueNetwork, observed: Observed) -> Iterator[bool]:
     yield not network.type.tunneled and any(
         port.name == trunk and is_ours(port.external_ids) and network.segment_id in port.trunks
         for bridge in _bridges(observed)
-        if PNICS_KEY in bridge.external_ids and is_ours(bridge.external_ids)
+        if is_uplink_bridge(bridge.external_ids)
         for port in bridge.ports
     )
     flows, cookie = observed.flows.get(switch_bridge(network.switch_uuid)), network_key(network.uuid)

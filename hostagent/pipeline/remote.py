@@ -24,7 +24,17 @@ from hostagent.pipeline.locate import locate
 from netmgr.contract.link_local import is_link_local
 from netmgr.contract.types import Allowance, Learned, Location, LogicalPort
 
-__all__ = ["NOWHERE", "Elsewhere", "Place", "Remote", "Remotes", "addresses_of", "is_remote", "remote_port"]
+__all__ = [
+    "NOWHERE",
+    "Elsewhere",
+    "Place",
+    "Remote",
+    "Remotes",
+    "addresses_of",
+    "is_remote",
+    "remote_port",
+    "takes_part",
+]
 
 
 K = TypeVar("K")
@@ -156,6 +166,11 @@ def is_remote(host: UUID, port: LogicalPort | None, location: Location | None) -
     return bool(port.mac) and port.shadow_of is None and not port.nested and Allowance.NESTED not in port.allow
 
 
+def takes_part(port: LogicalPort | None, location: Location) -> bool:
+    """Whether a port that a host holds is to be heard there: it is not parked, nor set down as far as that is known."""
+    return not location.parked and (port is None or port.admin_up)
+
+
 def remote_port(
     key: int,
     own_vtep: str | None,
@@ -169,7 +184,7 @@ def remote_port(
     *known* are flows to take, by themselves, instead of new ones that equal them.
     """
     held = location.holder_host is not None
-    live = held and not location.parked and (port is None or port.admin_up)
+    live = held and takes_part(port, location)
     mac = mac_to_int(port.mac if port is not None else location.mac)
     place = _place(
         location.holder_vtep if held else "",

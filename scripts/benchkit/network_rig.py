@@ -35,7 +35,7 @@ _PREFIX = 16
 _REACHED_S, _CROWD_S = 30.0, 120.0
 _TIMED_OUT = 124  # timeout(1)
 _SWITCH = DAEMONS["ovs-vswitchd"]
-_SPAN_S = 2  # of a sample of a rate: first seconds alone vary by 4 to 8 %, two by 3
+_SPAN_S = 2  # of a sample of a rate: first seconds alone vary by 4 to 8 %, two by 3 to 6
 _REST_S = 5.0  # from an agent in sync to one that has given back what its start needed
 
 
