@@ -8,7 +8,8 @@ Three things do not wait for a turn of the loop. A migration's phases go to the 
 networks are defined in a task of their own, because libvirtd may be waiting for the agent in a hook. And that a network
 came or went that asks nothing of a host at rest (`idle_networks`) is acknowledged at once; the loop looks later.
 
-The agent never takes anything down when it stops: what it was asked for is the host's state, not its own.
+The agent never takes anything down when it stops: what it was asked for is the host's state, not its own. Only what it
+does itself, answers that the switch can't make (`solicited`), it leaves to others then.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from hostagent.qos import control_ports
 from hostagent.realize.domains import DomainEventKind
 from hostagent.realize.ovsdb_taps import NewTap
 from hostagent.reporting import Reporting
+from hostagent.solicited import Solicited
 from hostagent.state import State
 from hostagent.switchover import Switchover
 from hostagent.sync_client import SyncClient
@@ -172,6 +174,7 @@ class Agent:
             claims=self.claims,
             done=partial(self._dirty, "arrivals"),
         )
+        self._solicited = Solicited(self.host.switches)
         self._libvirt_away_since = 0.0
         self._began_empty = state.revision == 0
         self._hold_until = 0.0
@@ -220,13 +223,15 @@ class Agent:
         self.host.start()
         self._subscribe()
         self.sync.start()
-        audit = asyncio.create_task(self._audit(), name="audit")
-        probing = asyncio.create_task(self.probing.run(), name="probing")
+        beside = [asyncio.create_task(self._audit(), name="audit")]
+        beside.append(asyncio.create_task(self.probing.run(), name="probing"))
+        if self._identity.datapath == "system":
+            beside.append(asyncio.create_task(self._solicited.run(), name="solicited"))
         try:
             await self._loop.run()
         finally:
-            audit.cancel()
-            probing.cancel()
+            for task in beside:
+                task.cancel()
             self.motion.close()
             self._switchover.close()
             self._arrivals.close()
@@ -237,6 +242,8 @@ class Agent:
             for task in self._background:
                 task.cancel()
             await self.sync.close()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._solicited.close(), 2)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.host.close(), 8)
 
@@ -296,6 +303,7 @@ class Agent:
 
     def _lost(self, bridge: str) -> None:
         self._arrivals.lost(bridge)
+        self._solicited.lost(bridge)
 
     def _tap(self, tap: NewTap, go_on: Callable[[], None]) -> None:
         if self._informed():
@@ -422,6 +430,8 @@ class Agent:
             self.probing.on_frame(frame)
         elif table == Table.CLASSIFY:
             self._arrivals.on_frame(bridge, in_port, frame)
+        elif table == Table.SOLICITED:
+            self._solicited.on_frame(bridge, in_port, frame)
         elif table in (Table.GUARD, Table.CLAIMS, Table.RIVAL, Table.CONTEST, Table.LEASES):
             self.discovery.on_frame(bridge, cookie, table, in_port, frame)
         elif self.guests.on_frame(bridge, in_port, frame):

@@ -39,7 +39,7 @@ from uuid import UUID
 
 from netmgr.contract.types import LearnedSource
 
-__all__ = ["ADDRESSES_MAX", "AGE_S", "HUSH_S", "MACS_MAX", "Claimed", "Learning", "read_claim", "read_probe"]
+__all__ = ["ADDRESSES_MAX", "AGE_S", "HUSH_S", "MACS_MAX", "Bucket", "Claimed", "Learning", "read_claim", "read_probe"]
 
 ADDRESSES_MAX: Final = 16
 MACS_MAX: Final = 64
@@ -126,7 +126,7 @@ def _read_nd(frame: bytes) -> Claimed | None:
 
 
 @dataclass(slots=True)
-class _Bucket:
+class Bucket:
     """Tokens that copies spend."""
 
     size: float
@@ -136,7 +136,7 @@ class _Bucket:
     hushed_until: float = -math.inf
 
     @classmethod
-    def full(cls, limits: tuple[float, float], *, now: float) -> _Bucket:
+    def full(cls, limits: tuple[float, float], *, now: float) -> Bucket:
         return cls(*limits, tokens=limits[0], counted_at=now)
 
     def spend(self, *, now: float) -> None:
@@ -150,7 +150,7 @@ class _Bucket:
 class _Port:
     """What was learned at one port; times are monotonic."""
 
-    bucket: _Bucket
+    bucket: Bucket
     seen: dict[str, float] = field(default_factory=dict)  # address -> when last
     sources: dict[str, LearnedSource] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)  # address -> MAC
@@ -181,7 +181,7 @@ class Learning:
 
     def __init__(self) -> None:
         self._ports: dict[UUID, _Port] = {}
-        self._servers: dict[UUID, _Bucket] = {}  # by network
+        self._servers: dict[UUID, Bucket] = {}  # by network
 
     def spend(self, port: UUID, *, now: float) -> None:
         """A frame of the guest of *port* was copied to the agent."""
@@ -189,7 +189,7 @@ class Learning:
 
     def spend_of_network(self, network: UUID, *, now: float) -> None:
         """A frame of one of *network*'s servers was copied to the agent."""
-        self._servers.setdefault(network, _Bucket.full(_OF_A_NETWORK, now=now)).spend(now=now)
+        self._servers.setdefault(network, Bucket.full(_OF_A_NETWORK, now=now)).spend(now=now)
 
     def hear(self, port: UUID, claimed: Claimed, *, now: float) -> bool:
         """The guest of *port* claims an address; True when what is to be told of the port has changed."""
@@ -314,5 +314,5 @@ class Learning:
     def _of(self, port: UUID, now: float) -> _Port:
         known = self._ports.get(port)
         if known is None:
-            known = self._ports[port] = _Port(bucket=_Bucket.full(_OF_A_PORT, now=now))
+            known = self._ports[port] = _Port(bucket=Bucket.full(_OF_A_PORT, now=now))
         return known

@@ -23,7 +23,7 @@ from hostagent.flow import Action, Flow
 from hostagent.flow_set import FlowSet
 from hostagent.model import ChangeMeters, MeterLimit, Unread
 from hostagent.pipeline.drops import Counted, Drop, drops_of
-from hostagent.pipeline.tables import CANARY
+from hostagent.pipeline.tables import ATTENDED, CANARY
 from hostagent.realize.errors import RealizeError
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.realize.openflow_bundle import Bundle
@@ -197,6 +197,15 @@ class Switches:
         sent = armed.fire(frames)
         return asyncio.create_task(self._changed(bridge, armed.bundle.delete, armed.bundle.add, sent))
 
+    async def attend(self, bridge: str, *, no_more: bool = False) -> None:
+        """Have *bridge* send solicitations that it can't answer here for 20 s from now, or *no_more* of them.
+
+        Raises:
+            RealizeError: no connection, or refused.
+        """
+        flows = (ATTENDED,)
+        await self._switch(bridge).bundle(*((flows, ()) if no_more else ((), flows)))
+
     async def flush_zone(self, bridge: str, zone: int) -> None:
         """Forget all connections in *zone* of the connection tracker that *bridge* uses.
 
@@ -240,7 +249,8 @@ class Switches:
             bundles = self._bundles.get(name, 0)
             try:
                 before = self._flows.get(name)
-                self._flows[name] = FlowSet(await self._switches[name].dump(before=before or frozenset()))
+                flows = await self._switches[name].dump(before=before or frozenset())
+                self._flows[name] = FlowSet(_lasting(flows))
                 self._meters[name] = await self._switches[name].meters()
                 if self._bundles.get(name, 0) != bundles:  # committed during the dump: in it or not, who knows
                     self._stale.add(name)
@@ -316,7 +326,7 @@ class Switches:
             log.info("openflow: connected", bridge=name, flows=len(flows))
             self._why_none.pop(name, None)
             self._switches[name] = connection
-            self._flows[name], self._meters[name] = FlowSet(flows), meters
+            self._flows[name], self._meters[name] = FlowSet(_lasting(flows)), meters
         self._dirty("flows")
 
     def _flows_changed(self, bridge: str) -> None:
@@ -332,3 +342,8 @@ class Switches:
         self._stale.discard(bridge)
         self._why_none[bridge] = f"bridge {bridge}: the OpenFlow connection ended ({why})"
         self._dirty("flows")
+
+
+def _lasting(flows: frozenset[Flow]) -> frozenset[Flow]:
+    """*flows* without the one that comes and goes by itself."""
+    return flows - {ATTENDED} if ATTENDED in flows else flows

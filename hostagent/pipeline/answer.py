@@ -22,8 +22,9 @@ has none and still deserves an answer is duplicate address detection, from `::`,
 not a solicited one (RFC 4861, 7.2.4). Without option from elsewhere it is left to the owner.
 
 The kernel's datapath writes neither flags nor type of option into neighbour discovery, and Open vSwitch refuses flows
-that ask it to. There a solicitation whose answer is known is sent to the owner alone, who answers it: nothing is
-flooded (RFC 6085 lets a multicast IPv6 packet go to a unicast MAC).
+that ask it to. There a solicitation whose answer is known gets the owner's MAC as its destination and goes to
+SOLICITED: to the agent, which makes the answer of it (`advertisement`), as long as it says that it attends. Else it is
+sent to the owner alone, who answers it: nothing is flooded (RFC 6085 lets a multicast IPv6 packet go to a unicast MAC).
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ _SOLICITED, _OVERRIDE = 0x4000_0000, 0x2000_0000
 _TARGET_OPTION = 2
 _PROBE = (*_SOLICITATION, *match(ipv6_src="::"))
 _CONTEST = Resubmit(Table.CONTEST)
-_TO_OWNER = (Move(OWNER_MAC, "eth_dst", 48), Goto(Table.FORWARD))
+_FOR_OWNER = Move(OWNER_MAC, "eth_dst", 48)
+_TO_OWNER = (_FOR_OWNER, Goto(Table.FORWARD))
+_TO_AGENT = (_FOR_OWNER, Goto(Table.SOLICITED))
 
 Address = tuple[int, int]
 """IP version and number."""
@@ -157,8 +160,8 @@ def _responder_rows(key: int, writes_nd: bool) -> Iterator[Flow]:
     yield row(Table.REPLY, 105, (*_ARP_REQUEST, *match(arp_spa=0)), _CONTEST, *arp_answer)
     yield row(Table.REPLY, 100, _ARP_REQUEST, *arp_answer)
     if not writes_nd:
-        yield row(Table.REPLY, 102, _PROBE, _CONTEST, *_TO_OWNER)
-        yield row(Table.REPLY, 100, _SOLICITATION, *_TO_OWNER)
+        yield row(Table.REPLY, 102, _PROBE, _CONTEST, *_TO_AGENT)
+        yield row(Table.REPLY, 100, _SOLICITATION, *_TO_AGENT)
         return
     from_owner = (
         Move(OWNER_MAC, "eth_src", 48),

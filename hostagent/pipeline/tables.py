@@ -8,6 +8,7 @@ in a drop of priority 0, so what nobody wanted is dropped and counted where it f
     VIF     CLASSIFY → GUARD → CLAIMS, SOURCES → SIGNAL → EGRESS → ANSWER ─┐
                           ╲         ╲                        ╲        ╲    │
                            DROPPED   DROPPED                  DROPPED  REPLY → ADVERTISE → back to the asker
+                                                                         └→ SOLICITED → the agent, or FORWARD
     tunnel  CLASSIFY → TUNNEL ─────────────────────────────────────────────┼→ LEASES → FORWARD → tap
                │          └→ tap (sent on to us)                           │                   ├→ REMOTE → SEND → out
                └→ PROBE → back, or the agent                               │                   └→ FLOOD → taps, out
@@ -59,6 +60,7 @@ __all__ = [
     "ALLOWED",
     "ANSWERS_TO_EGRESS",
     "ANSWERS_TO_INGRESS",
+    "ATTENDED",
     "CANARY",
     "DIRECTION",
     "EGRESS_RULES",
@@ -113,6 +115,7 @@ class Table(IntEnum):
     REPLY = 44  # a known owner's answer, sent back to the asker; or the question, to an owner who answers itself
     EGRESS_VERDICT = 45  # what the rules said is done
     ADVERTISE = 46  # of an ND answer: the last touch
+    SOLICITED = 47  # what the kernel can't answer: by the agent while it attends, else by the owner
     LEASES = 48  # what DHCP servers say to clients: a copy to the agent of a host with learning ports
     FORWARD = 50  # MACs of this host, and detours of migrations
     REMOTE = 60  # MACs of other hosts
@@ -273,6 +276,17 @@ def family_of(vtep: str) -> Family:
 CANARY: Final = Flow(table=Table.CANARY, priority=1, cookie=SWITCH_COOKIE, match=match(metadata=SWITCH_COOKIE))
 """Always wanted, never met: a bridge that lacks it has lost its flows."""
 
+ATTENDED: Final = Flow(
+    table=Table.SOLICITED,
+    priority=100,
+    cookie=SWITCH_COOKIE,
+    match=(),
+    actions=(Controller(_WHOLE_FRAME),),
+    extra=(("hard_timeout", 20),),
+)
+"""SOLICITED: the agent answers. It takes that upon itself for 20 s at a time (`solicited`), so this is not one of the
+flows that a bridge is to have, and is not missed."""
+
 _NEIGHBOURS: Final = (Icmpv6.SOLICITATION, Icmpv6.ADVERTISEMENT)
 _SUBROUTINES: Final = (
     Table.LOCATE,
@@ -288,6 +302,7 @@ ONWARD: Final = {
     Table.SIGNAL: Table.EGRESS,
     Table.EGRESS: Table.ANSWER,
     Table.ANSWER: Table.LEASES,
+    Table.SOLICITED: Table.FORWARD,
     Table.LEASES: Table.FORWARD,
 }
 """Tables that pass on what concerns nobody in them."""

@@ -18,7 +18,8 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from hostagent.flow import Flow
+from hostagent.advertisement import advertisement
+from hostagent.flow import Flow, Output
 from hostagent.flows import compile_flows
 from hostagent.model import Bridge, Desired, Interface, Observed, OvsPort, PathKey, PathStatus, Phase
 from hostagent.names import (
@@ -35,6 +36,7 @@ from hostagent.names import (
 )
 from hostagent.pipeline.drops import Drop, drops_of
 from hostagent.pipeline.probe import way_out
+from hostagent.pipeline.tables import ATTENDED, Table
 from hostagent.realize.openflow import OpenFlowConnection
 from hostagent.resolve import resolve
 from hostagent.subports import subport_patches
@@ -125,6 +127,7 @@ class Fabric:
         self.learned: dict[UUID, Learned] = {}
         self.groups: dict[UUID, SecurityGroup] = {}
         self.zones: dict[UUID, int] = {}
+        self.as_in_the_kernel = False  # flows that ask nothing of a switch but what the kernel's datapath can
 
     def network(self, name: str, segment: int, kind: NetworkType = NetworkType.VXLAN) -> None:
         self.networks[named(name)] = OpaqueNetwork(
@@ -275,7 +278,7 @@ class Fabric:
             offered_pnics=("p0",),
             phases=host.phases,
             relay_vteps=host.relay_vteps,
-            datapath="system" if host.switch.datapath == "system" else "netdev",
+            datapath="system" if self.as_in_the_kernel or host.switch.datapath == "system" else "netdev",
         )
 
     def settle(self, *only: str) -> None:
@@ -312,6 +315,23 @@ class Fabric:
             for name, where, frame in then:
                 await asyncio.to_thread(self.say, name, where, frame)
             await asyncio.sleep(0.05)
+
+    def attended(self, host: str, name: str, *frames: bytes) -> list[bytes]:
+        """Let the guest of *name* say *frames* while the agent of *host* attends; what it hears. Until `settle`."""
+        return asyncio.run(self._attended(self.hosts[host], name, frames))
+
+    async def _attended(self, host: Host, name: str, frames: tuple[bytes, ...]) -> list[bytes]:
+        async with connected(host) as connection:
+            asked = len(host.signals)
+            await connection.bundle((), (ATTENDED,))
+            await asyncio.to_thread(self.say, name, host.name, *frames)
+            await connection.echo(5)
+            for _, table, in_port, frame in host.signals[asked:]:
+                answer = advertisement(frame) if table == Table.SOLICITED else None
+                if answer is not None:
+                    connection.packets_out([((Output(in_port),), answer)])
+            await connection.echo(5)
+            return await asyncio.to_thread(self.hear, name, host.name)
 
     def cut(self, host: str, *peers: str, kind: NetworkType = NetworkType.VXLAN) -> None:
         """The probes of *host* have found *peers* dead, and no others."""

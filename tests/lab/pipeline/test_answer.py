@@ -1,6 +1,7 @@
 """Who has this address? Answered on the asker's host where it is known: what the asker hears, and what crosses.
 
-The kernel's datapath writes no neighbour advertisements: there a solicitation goes to the owner alone, who is known.
+The kernel's datapath writes no neighbour advertisements: there the agent does while it attends. While it does not, a
+solicitation goes to the owner alone, who is known.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
 from hostagent.model import Phase
+from hostagent.pipeline.tables import Table
 from netmgr.contract.types import Allowance
 from tests.lab.pipeline.conftest import mac
 
@@ -224,6 +226,48 @@ def test_a_solicitation_with_a_nonce_or_more_options_is_answered_with_the_right_
     (frame,) = guests.hear("a", "h1")
     assert Ether(frame)[ICMPv6NDOptDstLLAddr].lladdr == mac(3)
     assert checksum_is_right(frame)
+
+
+@pytest.mark.parametrize("owner", [2, 3], ids=["on the same host", "on another host"])
+def test_where_the_switch_cannot_answer_the_agent_does_and_nobody_else_hears_the_question(guests, owner):
+    guests.as_in_the_kernel = True
+    guests.settle()
+    nonce = bytes(ICMPv6NDOptUnknown(type=14, len=1, data=b"nonce!"))
+    for question in (
+        solicit(1, V6[owner]),
+        solicit(1, V6[owner], dst=V6[owner]),
+        solicit(1, V6[owner], option=False),
+        solicit(1, V6[owner], more=nonce),
+    ):
+        assert_advertisement(guests.attended("h1", "a", question), to=1, of=owner, ip=V6[owner])
+        assert guests.crossed("h1") == 0
+        assert heard_elsewhere(guests) == []
+
+
+def test_where_the_switch_cannot_answer_the_agent_tells_of_a_collision(guests):
+    guests.as_in_the_kernel = True
+    guests.settle()
+    (frame,) = guests.attended("h3", "d", solicit(4, V6[1], sender="::", option=False))
+    reply = Ether(frame)
+    assert (reply.src, reply.dst) == (mac(1), NODES)
+    assert (reply[IPv6].src, reply[IPv6].dst, reply[IPv6].hlim) == (V6[1], "ff02::1", 255)
+    assert (reply[ICMPv6ND_NA].tgt, reply[ICMPv6ND_NA].S, reply[ICMPv6ND_NA].O) == (V6[1], 0, 1)
+    assert reply[ICMPv6NDOptDstLLAddr].lladdr == mac(1)
+    assert checksum_is_right(frame)
+    assert guests.crossed("h3") == 0
+    assert [table for _, table, _, _ in guests.hosts["h3"].signals][-2:] == [Table.CONTEST, Table.SOLICITED]
+
+
+def test_the_agent_is_asked_for_nothing_but_what_is_known_of_others_and_no_router(guests):
+    guests.port("r", 7, "n", "h2", ips=(V6[7],), allow=(Allowance.ROUTER,))
+    guests.as_in_the_kernel = True
+    guests.settle()
+    for target, hears in ((V6[7], "r"), ("fd00::77", "c"), (V6[6], "c"), (V6[1], "c")):
+        own = target == V6[1]
+        question = solicit(1, target, sender="::", option=False) if own else solicit(1, target)
+        assert guests.attended("h1", "a", question) == []
+        assert guests.hear(hears, "h2")
+    assert Table.SOLICITED not in {table for _, table, _, _ in guests.hosts["h1"].signals}
 
 
 def test_a_solicitation_without_option_is_left_to_the_owner(guests):
