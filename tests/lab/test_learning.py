@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -20,7 +21,7 @@ APPLY = """
 switches: [{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24}]
 networks: [{name: blue, type: vxlan, zone: a, mtu: 1450}]
 """
-GUESTS = {"h1": ("c1", "10.10.0.1"), "h2": ("c2", "10.10.0.2")}
+GUESTS = {"h1": ("c1", ("10.10.0.1/24", "fd00::1/64")), "h2": ("c2", ("10.10.0.2/24", "fd00::2/64"))}
 # Claims the address of argv 1 for the MAC of eth0, as a guest does that comes up with it.
 CLAIM = """
 import socket, sys
@@ -76,16 +77,22 @@ def end_capture(capture: Any) -> str:
     return str(capture.communicate(timeout=10)[0]).strip()
 
 
+def resolving(heard: str, address: str) -> list[str]:
+    """Lines of a capture that ask for the MAC of *address* or tell it: ARP and neighbour discovery."""
+    words = (f"who-has {address} ", f"Reply {address} ", f"who has {address},", f"tgt is {address},")
+    return [line for line in heard.splitlines() if any(word in line for word in words)]
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Three hosts; a container on two of them, with addresses that nobody has defined."""
     with Lab(hosts=3, with_libvirt=False, with_vmctl=False, zones=dict.fromkeys(("h1", "h2", "h3"), "a")) as made:
         made.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
-        for host, (name, address) in GUESTS.items():
+        for host, (name, addresses) in GUESTS.items():
             made.exec(host, ["ip", "netns", "add", name])
             attach = ["hostagent", "port", "attach", "--network", "blue", "--netns", name, "--name", name]
-            made.exec(host, [*attach, "--ip", f"{address}/24"])
-        assert within(10, lambda: reach(made, "h1", "10.10.0.2"))
+            made.exec(host, [*attach, *(word for address in addresses for word in ("--ip", address))])
+        assert within(10, lambda: reach(made, "h1", "10.10.0.2") and reach(made, "h1", "fd00::2"))
         yield made
 
 
@@ -95,18 +102,55 @@ def test_what_guests_use_is_known_to_the_manager_and_to_the_other_host(lab: Lab)
     assert "Learned from its guest: 10.10.0.1" in " ".join(explained.split())
 
 
-def test_the_underlay_carries_no_arp_for_a_learned_address_and_nothing_to_a_host_without_a_port(lab: Lab) -> None:
+@pytest.mark.parametrize("prefix", ["10.10.0.", "fd00::"], ids=["arp", "nd"])
+def test_the_underlay_carries_no_question_for_a_learned_address_and_nothing_to_a_host_without_a_port(
+    lab: Lab, prefix: str
+) -> None:
+    own, other, nobodys = (f"{prefix}{number}" for number in ("1", "2", "77"))
+    ways = (("h1", other), ("h2", own))
+    assert within(10, lambda: all(reach(lab, *way) for way in ways) and other in _known(lab, "c2"))
+    assert within(5, lambda: own in _known(lab, "c1"))
     captures = {host: start_capture(lab, host) for host in ("h2", "h3")}
-    inside(lab, "h1", "ping", "-c1", "-W1", "10.10.0.77", check=False)  # nobody's: flooded
+    inside(lab, "h1", "ping", "-c1", "-W1", nobodys, check=False)  # flooded
     for _ in range(3):
-        inside(lab, "h1", "ip", "neigh", "flush", "all")
-        assert reach(lab, "h1", "10.10.0.2")
+        for host, address in ways:
+            inside(lab, host, "ip", "neigh", "flush", "all")
+            assert reach(lab, host, address)
     heard = {host: end_capture(capture) for host, capture in captures.items()}
-    assert "who-has 10.10.0.77 " in heard["h2"], "the capture sees what crosses"
-    assert heard["h2"].count("ICMP echo request") == 3
-    assert "who-has 10.10.0.2 " not in heard["h2"]
-    assert "who-has 10.10.0.1 " not in heard["h2"]
+    assert resolving(heard["h2"], nobodys), "the capture sees what crosses"
+    assert heard["h2"].count("echo request") == 6
+    assert resolving(heard["h2"], other) == []
+    assert resolving(heard["h2"], own) == []
     assert heard["h3"] == ""
+
+
+def test_guests_that_just_came_ask_nobody_on_the_underlay_for_each_other_s_defined_addresses(lab: Lab) -> None:
+    guests = {"h1": ("c3", "fd00::3"), "h2": ("c4", "fd00::4")}
+    words = ["netmgr", "port", "create", "--network", "blue"]
+    for name, address in guests.values():
+        lab.exec("mgr", [*words, name, "--vif", str(uuid4()), "--ip", address])
+    capture = start_capture(lab, "h2")
+    for host, (name, address) in guests.items():
+        lab.exec(host, ["ip", "netns", "add", name])
+        attach = ["hostagent", "port", "attach", name, "--network", "blue", "--netns", name]
+        lab.exec(host, [*attach, "--ip", f"{address}/64"])
+    lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)  # each host knows both
+    for host, (name, _) in guests.items():
+        shown = ["ip", "-n", name, "-6", "address", "show", "dev", "eth0", "tentative"]
+        assert within(10, lambda host=host, shown=shown: lab.exec(host, shown).stdout == "")
+    ping = lab.exec("h1", ["ip", "netns", "exec", "c3", "ping", "-c1", "-W1", "fd00::4"], check=False)
+    heard = end_capture(capture)
+    assert ping.returncode == 0, ping.stdout
+    assert "fd00::3 > fd00::4: ICMP6, echo request" in heard
+    asked = {line.partition(" > ")[0] for _, address in guests.values() for line in resolving(heard, address)}
+    assert asked == {"IP6 ::"}, "whether its own address is free, which others must hear"
+
+    for host, (name, _) in guests.items():
+        lab.exec(host, ["hostagent", "port", "detach", name])
+        lab.exec(host, ["ip", "netns", "delete", name])
+        assert within(
+            5, lambda name=name: lab.exec("mgr", ["netmgr", "port", "delete", name], check=False).returncode == 0
+        )
 
 
 def test_a_second_guest_with_the_address_is_told_on_both_ports_and_the_first_keeps_it(lab: Lab) -> None:
