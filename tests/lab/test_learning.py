@@ -102,6 +102,7 @@ def test_what_guests_use_is_known_to_the_manager_and_to_the_other_host(lab: Lab)
     assert "Learned from its guest: 10.10.0.1" in " ".join(explained.split())
 
 
+@pytest.mark.datapath
 @pytest.mark.parametrize("prefix", ["10.10.0.", "fd00::"], ids=["arp", "nd"])
 def test_the_underlay_carries_no_question_for_a_learned_address_and_nothing_to_a_host_without_a_port(
     lab: Lab, prefix: str
@@ -124,6 +125,7 @@ def test_the_underlay_carries_no_question_for_a_learned_address_and_nothing_to_a
     assert heard["h3"] == ""
 
 
+@pytest.mark.datapath
 def test_guests_that_just_came_ask_nobody_on_the_underlay_for_each_other_s_defined_addresses(lab: Lab) -> None:
     guests = {"h1": ("c3", "fd00::3"), "h2": ("c4", "fd00::4")}
     words = ["netmgr", "port", "create", "--network", "blue"]
@@ -151,6 +153,19 @@ def test_guests_that_just_came_ask_nobody_on_the_underlay_for_each_other_s_defin
         assert within(
             5, lambda name=name: lab.exec("mgr", ["netmgr", "port", "delete", name], check=False).returncode == 0
         )
+
+
+@pytest.mark.datapath
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_neighbour_is_found_though_the_asker_s_agent_is_dead(lab: Lab, number: signal.Signals) -> None:
+    """Where the switch can't answer a solicitation, the agent does; when it is not there the owner is asked."""
+    lab.stop_daemon("h1", "hostagent", number=number)
+    try:
+        inside(lab, "h1", "ip", "neigh", "flush", "all")
+        assert within(25 if number is signal.SIGKILL else 3, lambda: reach(lab, "h1", "fd00::2"))
+    finally:
+        lab.start_daemon("h1", "hostagent")
+    assert within(10, lambda: lab.exec("h1", ["hostagent", "verify"], check=False).returncode == 0)
 
 
 def test_a_second_guest_with_the_address_is_told_on_both_ports_and_the_first_keeps_it(lab: Lab) -> None:
