@@ -223,8 +223,12 @@ class Switches:
         connection = self._switches.get(step.bridge)
         if connection is None:
             raise RealizeError(f"bridge {step.bridge}: not connected; its meters follow when it answers")
-        self._stale.add(step.bridge)  # whatever comes of it: meters are read with flows
-        await connection.change_meters(put=step.put, remove=step.remove)
+        try:
+            await connection.change_meters(put=step.put, remove=step.remove)
+            self._meters[step.bridge] = await connection.meters()  # of flows that went with one the monitor tells
+        except RealizeError:
+            self._stale.add(step.bridge)
+            raise
 
     def removed_from(self, bridge: str) -> None:
         """Flows of *bridge* were removed: it settles once no cached megaflow knows them."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -37,13 +38,14 @@ from hostagent.flow import (
     mac_to_int,
     match,
 )
-from hostagent.model import MeterLimit
+from hostagent.model import ChangeMeters, MeterLimit
 from hostagent.pipeline.answer import binding
 from hostagent.pipeline.locate import locate
 from hostagent.pipeline.tables import hold_flow
 from hostagent.realize.openflow import OpenFlowConnection, OpenFlowError
 from hostagent.realize.openflow_bundle import Bundle
 from hostagent.realize.openflow_ports import PortWord
+from hostagent.switches import Switches
 from scripts.labkit.dummy_switch import DummySwitch
 from scripts.labkit.kernel_switch import make_switch
 from tests.support.waiting import within
@@ -756,4 +758,52 @@ def test_flows_that_are_expected_are_recognised_without_being_decoded(switch: Du
             assert not {id(flow) for flow in others} & dumped.keys(), "how these are written is not said"
             await replace_all(connection, frozenset())
 
+    asyncio.run(run())
+
+
+@pytest.mark.datapath
+def test_a_changed_meter_is_read_back_without_all_the_flows_and_one_that_took_flows_with_it_with_them(
+    switch, monkeypatch
+):
+    meter, dumps = MeterLimit(number=7, rate_kbps=5000, burst_kbit=600), []
+    flow = Flow(table=0, priority=1, cookie=1, match=match(in_port=1), actions=(Meter(7), Output(2)))
+
+    async def dump(self: OpenFlowConnection, **more: Any) -> frozenset[Flow]:
+        dumps.append(self.bridge)
+        return await whole(self, **more)
+
+    async def run() -> None:
+        news = asyncio.Event()
+        switches = Switches(
+            switch.rundir,
+            dirty=lambda _: news.set(),
+            packet_in=lambda *_: None,
+            port=lambda *_: None,
+            lost=lambda _: None,
+        )
+        switches.follow([BRIDGE])
+        async with asyncio.timeout(10):
+            while not switches.connected(BRIDGE):
+                await news.wait()
+                news.clear()
+            await switches.read_stale()
+            dumps.clear()
+            await switches.change_meters(ChangeMeters(bridge=BRIDGE, put=(meter,), remove=()))
+            await switches.change_flows(BRIDGE, delete=(), add=(flow,))
+            await switches.read_stale()
+            assert switches.meters() == {BRIDGE: frozenset({meter})}
+            assert dumps == []
+            news.clear()
+            await switches.change_meters(ChangeMeters(bridge=BRIDGE, put=(), remove=(7,)))
+            await news.wait()
+            await switches.read_stale()
+            assert switches.meters() == {BRIDGE: frozenset()}
+            assert flow not in switches.flows(BRIDGE)
+            assert dumps == [BRIDGE]
+        await switches.close()
+
+    whole = OpenFlowConnection.dump
+    monkeypatch.setattr(OpenFlowConnection, "dump", dump)
+    switch.ofctl("del-flows", BRIDGE)
+    switch.ofctl("del-meters", BRIDGE)
     asyncio.run(run())
