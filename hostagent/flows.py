@@ -99,7 +99,7 @@ def _follow(
     networks: dict[UUID, _Network] = {}
     exits = {kind: exit_ofport(kind, intent, bridge) for kind in intent.exits}
     for network in intent.networks:
-        vtep = intent.vtep_address if network.type.tunneled and exits[network.type] and intent.vtep else None
+        vtep = _vtep_of(network, intent, exits[network.type])
         one = memory.networks.pop(network.uuid, None)
         if one is None or one.vtep != vtep:
             if one is not None:
@@ -127,6 +127,13 @@ def _follow(
         memory.common, memory.common_flows = common, flows
     memory.networks, memory.seen = networks, changes.seen
     return [*chain(*delete)], [*chain(*add)]
+
+
+def _vtep_of(network: OpaqueNetwork, intent: SwitchIntent, exit_port: int) -> str | None:
+    """As `_Network.vtep`; *exit_port* is the number of the port by which the network's type leaves, 0 for none."""
+    if not network.type.tunneled:
+        return ""
+    return intent.vtep_address if exit_port and intent.vtep else None
 
 
 def _ports_by_network(desired: Desired) -> dict[UUID, tuple[UUID, ...]]:
@@ -198,7 +205,7 @@ class _Network:
     """One network, as it was compiled last."""
 
     key: int
-    vtep: str | None  # this host's, by which it leaves; None where it leaves by no tunnel
+    vtep: str | None  # this host's, by which it leaves; "" on a VLAN, None where it does not leave
     remotes: Remotes = field(default_factory=Remotes)
     rest: dict[int, UUID] = field(default_factory=dict)  # the other ports, by number of their UUID
     together: bool = False  # a MAC or an address is of two ports: none is looked at without the others

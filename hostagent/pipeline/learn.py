@@ -38,6 +38,7 @@ from hostagent.pipeline.icmpv6 import Icmpv6, icmpv6
 from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, REASON, RIVAL_BYTES, UNTAGGED, Denied, Table
 
 __all__ = [
+    "another_flow",
     "claim_flows",
     "claimed_address",
     "lease_flows",
@@ -128,17 +129,21 @@ def unknown_flows(*, ofport: int, cookie: int) -> Iterator[Flow]:
         yield Flow(table=Table.GUARD, priority=priority, cookie=cookie, match=items, actions=actions)
 
 
+def another_flow(*, mac: int, network: int) -> Flow:
+    """RIVAL: *mac* is another port's, and LOCATE does not know it."""
+    another = canonical([Match("metadata", network), Match(REASON, Denied.MAC), Match("eth_src", mac)])
+    copied = (Controller(RIVAL_BYTES), Goto(Table.DROPPED))
+    return Flow(table=Table.RIVAL, priority=100, cookie=network, match=another, actions=copied)
+
+
 @lru_cache(maxsize=4096)
 def rival_flows(*, ofport: int, mac: int, hushed: bool, network: int) -> tuple[Flow, ...]:
-    """RIVAL: what others of *network* say with *mac* is copied, unless they are *hushed* themselves.
+    """RIVAL: what others of *network* say with *mac* is copied (`another_flow`), unless they are *hushed* themselves.
 
     The flows that keep a hushed port's from being copied, in CONTEST too, are the port's, whatever the number of its
     MACs: the same each time.
     """
-    counted = Goto(Table.DROPPED)
-    another = canonical([Match("metadata", network), Match(REASON, Denied.MAC), Match("eth_src", mac)])
-    copied = (Controller(RIVAL_BYTES), counted)
-    flow = Flow(table=Table.RIVAL, priority=100, cookie=network, match=another, actions=copied)
+    counted, flow = Goto(Table.DROPPED), another_flow(mac=mac, network=network)
     if not hushed:
         return (flow,)
     its = canonical([Match("in_port", ofport)])

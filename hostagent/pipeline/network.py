@@ -48,7 +48,14 @@ from hostagent.flow import address_of as to_int
 from hostagent.model import Phase
 from hostagent.pipeline.answer import answer_flows, single_addresses
 from hostagent.pipeline.guard import guard_flows
-from hostagent.pipeline.learn import claim_flows, lease_flows, link_local_flows, rival_flows, unknown_flows
+from hostagent.pipeline.learn import (
+    another_flow,
+    claim_flows,
+    lease_flows,
+    link_local_flows,
+    rival_flows,
+    unknown_flows,
+)
 from hostagent.pipeline.locate import locate
 from hostagent.pipeline.policy import Policy, deliver, port_policy_flows, ticket_flows
 from hostagent.pipeline.remote import NOWHERE, Elsewhere, Place
@@ -161,6 +168,8 @@ def network_flows(network: NetworkPorts) -> Iterator[Flow]:
         if port.state is VifState.DARK and port.phase is Phase.STEADY and not port.here:  # most are
             if isinstance(wire, Wire):
                 yield from _locate(network.key, port, wire.vtep)
+            elif isinstance(wire, Trunk):
+                yield another_flow(mac=port.mac, network=network.key)
             continue
         if port.ofport and port.state is not VifState.DARK:
             yield from rival_flows(ofport=port.ofport, mac=port.mac, hushed=port.hushed, network=network.key)

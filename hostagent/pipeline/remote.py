@@ -1,9 +1,10 @@
 """Ports that a host has no part in: of a large network most are, and each costs two flows.
 
-LOCATE says at which VTEP its MAC is, BINDING which MAC has its address; one that may be a router has two more, in
-REPLY, for it answers solicitations itself. All depend on nothing but the port, its location, the addresses learned of
-it and how the network leaves the bridge, so they are made once and kept as long as these stay: that one more port comes
-costs its flows, and nothing of the others is looked at (`Remotes`).
+LOCATE says at which VTEP its MAC is (on a VLAN, where that is not known, RIVAL that it is somebody's), BINDING
+which MAC has its address; one that may be a router has two more, in REPLY, for it answers solicitations itself. All
+depend on nothing but the port, its location, the addresses learned of it and how the network leaves the bridge, so they
+are made once and kept as long as these stay: that one more port comes costs its flows, and nothing of the others is
+looked at (`Remotes`).
 
 What follows from a MAC or an address that two ports have concerns both: then all ports of the network are looked at
 together (`Remotes.distinct`).
@@ -20,6 +21,7 @@ from uuid import UUID
 
 from hostagent.flow import Flow, mac_to_int
 from hostagent.pipeline.answer import Address, binding, left_to_owner, single_addresses
+from hostagent.pipeline.learn import another_flow
 from hostagent.pipeline.locate import locate
 from netmgr.contract.link_local import is_link_local
 from netmgr.contract.types import Allowance, Learned, Location, LogicalPort
@@ -179,7 +181,7 @@ def remote_port(
     learned: Learned | None,
     known: Mapping[Flow, Flow],
 ) -> Remote:
-    """The port of network *key*, for which `is_remote`. *own_vtep* is None where the network leaves by no tunnel.
+    """The port of network *key*, for which `is_remote`. *own_vtep* is "" on a VLAN, None without a way out.
 
     *known* are flows to take, by themselves, instead of new ones that equal them.
     """
@@ -196,8 +198,12 @@ def remote_port(
         addresses = (*single_addresses(port.ips), *addresses_of(learned, ips=port.ips))
         if len(addresses) > 1:
             addresses = tuple(dict.fromkeys(addresses))
-    located = locate(key, mac, place.holder_vtep, place.incoming_vtep, own_vtep) if own_vtep is not None else ()
-    flows = (*located, *[binding(key, version, number, mac) for version, number in addresses])
+    mac_flows: tuple[Flow, ...] = ()
+    if own_vtep:
+        mac_flows = locate(key, mac, place.holder_vtep, place.incoming_vtep, own_vtep)
+    elif own_vtep is not None:
+        mac_flows = (another_flow(mac=mac, network=key),)
+    flows = (*mac_flows, *[binding(key, version, number, mac) for version, number in addresses])
     if addresses and port is not None and Allowance.ROUTER in port.allow and any(one[0] == 6 for one in addresses):
         flows = (*flows, *left_to_owner(key, mac))
     if known:

@@ -8,7 +8,8 @@ VIF or of any machine on that VLAN, of which nobody tells us. So:
   is also the end of a loop in the physical network: what comes back to where it was sent from is dropped.
 - What came from the uplink never goes back to it: SEND knows frames of VIFs only.
 - MACs of VIFs are known and need no learning, so a unicast frame that is for none of this host goes to the uplink, not
-  to taps; one that came from the uplink ends in SEND. Remote ports cost no flow here but those of their addresses.
+  to taps; one that came from the uplink ends in SEND. Remote ports cost no flow here but those of their addresses, and
+  one in RIVAL: who uses another port's MAC is told of, wherever that is.
 - The tag is of the wire: put on in the last step, taken off in the first. A frame with a tag within it is dropped: no
   guest may send one, and none should get one.
 

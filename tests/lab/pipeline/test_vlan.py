@@ -9,6 +9,7 @@ from scapy.packet import Raw
 
 from hostagent.model import Phase
 from hostagent.names import trunk_port, uplink_bridge
+from hostagent.pipeline.tables import Table
 from netmgr.contract.types import NestedMac, NetworkType
 from tests.lab.pipeline.conftest import SWITCH, mac
 
@@ -200,6 +201,18 @@ def test_known_addresses_are_answered_on_the_askers_host_and_unknown_ones_asked_
 
 def test_a_source_spoofed_by_a_guest_does_not_reach_the_wire(office, street):
     office.say("a", "h1", frame(9), frame(PHYSICAL, 3))
+    assert office.crossed("h1") == 0
+
+
+def test_who_uses_the_mac_of_another_port_is_seen_wherever_that_is(office, street):
+    office.port("e", 6, "n", "h2", nested=(NestedMac(mac=mac(7)),))
+    office.settle()
+    host = office.hosts["h1"]
+    host.signals.clear()
+    office.watch("h1", [("a", "h1", frame(number)) for number in (2, 3, 4, 5, 6, 7, 9, PHYSICAL)])
+    assert {signal[1] for signal in host.signals} == {Table.RIVAL}
+    seen = [signal[3][6:12].hex(":") for signal in host.signals]
+    assert seen == [mac(number) for number in (2, 3, 4, 6, 7)], "5 is of another network, 9 and the machine of none"
     assert office.crossed("h1") == 0
 
 
