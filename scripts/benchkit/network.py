@@ -52,8 +52,9 @@ _REMOTE_PORTS = 10_000
 _MEMORY = ("agent_memory", "manager_memory")
 _CROWDS_MAX = 5
 _MOMENT_MAX = 250  # samples of what takes milliseconds; OVN's vary by half of their median
-_QUICK_MAX = 100  # of the same with libvirt
-_SHORT_MAX = 40  # of rates, and at fifty hosts of what takes a part of a second
+_QUICK_MAX = 100  # of the same with libvirt, and where nothing is to be reached
+_RATE_MAX = 80  # of rates: a percent is to be told apart, and they vary by six
+_SHORT_MAX = 40  # of rates with groups, and at fifty hosts of what takes a part of a second
 
 
 def main() -> int:
@@ -84,9 +85,10 @@ class _Run:
         self._wanted = wanted
         self._alone = alone
         self._count = samples
-        # these vary by as much as is to be judged, or by more: a rate by 6 % of its mean
+        # these vary by as much as is to be judged, or by more
         self._moment = max(samples, min(25 * samples, _MOMENT_MAX))
         self._quick = max(samples, min(10 * samples, _QUICK_MAX))
+        self._rate = max(samples, min(8 * samples, _RATE_MAX))
         self._short = max(samples, min(4 * samples, _SHORT_MAX))
         self._output = output
         self._samples: dict[str, dict[str, list[float]]] = {}
@@ -113,10 +115,11 @@ class _Run:
             carriers = [*deployments, *(self._rigs(labs, BareBridge) if with_bare else ())]
             for name in _FIRST_FRAMES:
                 if name in self._wanted:
-                    self._in_turns([name], carriers, self._moment, _method(name))
+                    count = self._moment if name == "vif_first_frame" else self._quick
+                    self._in_turns([name], carriers, count, _method(name))
             for name in _RATES:  # before ports with groups are there: a port more, and a switch is a percent slower
                 if name in self._wanted:
-                    self._in_turns([name], carriers, self._short, _method(name))
+                    self._in_turns([name], carriers, self._rate, _method(name))
             for name in _GROUP_RATES:
                 if name in self._wanted:
                     self._in_turns([name], deployments, self._short, _method(name))
@@ -275,7 +278,8 @@ def _options() -> argparse.Namespace:
         type=positive,
         default=10,
         help="of each measure; 25 times as many, up to 250, of what takes milliseconds, ten times, up to 100, of the"
-        " same with libvirt, four times, up to 40, of rates and at fifty hosts (default: 10)",
+        " same with libvirt and unannounced, eight times, up to 80, of rates, four times, up to 40, of rates with"
+        " groups and at fifty hosts (default: 10)",
     )
     parser.add_argument("--output", type=Path, default=_OUTPUT, help="where the figures go (default: %(default)s)")
     return parser.parse_args()
