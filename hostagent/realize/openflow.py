@@ -260,8 +260,11 @@ class OpenFlowConnection:
         Raises:
             OpenFlowError: no whole answer.
         """
-        parts = await self._dump_parts(table, timeout_s)
-        return tuple(Counted(*one) for part in parts for one in decode_counted(part, self._known))
+        found: list[Counted] = []
+        for part in await self._dump_parts(table, timeout_s):
+            found.extend(Counted(*one) for one in decode_counted(part, self._known))
+            await asyncio.sleep(0)  # as in `flows`
+        return tuple(found)
 
     async def change_meters(self, *, put: Sequence[MeterLimit], remove: Sequence[int], timeout_s: float = 10.0) -> None:
         """Make the meters *put* as they are, whatever was there by their number, and delete those of *remove*.
@@ -407,8 +410,7 @@ class OpenFlowConnection:
         return b"".join(message(_PACKET_OUT, next(self._xids), body) for body in bodies)
 
     async def _dump_parts(self, table: int, timeout_s: float) -> list[bytes]:
-        body = struct.pack("!B3xII4xQQ", table, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0) + struct.pack("!HH4x", 1, 4)
-        request = struct.pack("!HH4x", _FLOW_DESC, 0) + body
+        request = struct.pack("!HH4xB3xII4xQQHH4x", _FLOW_DESC, 0, table, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0, 1, 4)
         parts: list[bytes] = await self._ask(_MULTIPART_REQUEST, request, timeout_s, "dumping")
         return parts
 
