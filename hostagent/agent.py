@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -272,6 +272,11 @@ class Agent:
     def beat(self) -> float:
         """When the loop last came round (monotonic): proof of life for the watchdog."""
         return self._loop.beat
+
+    @property
+    def repairs_by_kind(self) -> Mapping[str, int]:
+        """How many things others changed and were put back, by what they were."""
+        return self._loop.repairs_by_kind
 
     def failures(self) -> tuple[str, ...]:
         """Sentences of the steps that failed and are being retried."""

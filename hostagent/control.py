@@ -43,6 +43,7 @@ _FIELDS = {
     "flows": set(),
     "network-flows": {"network", "table"},
     "drops": set(),
+    "metrics": set(),
 }
 _SLOW_MAX = 64  # clients that have not yet said what they want; a hook says it at once
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from uuid import UUID
@@ -102,6 +102,11 @@ class Loop:
         self._rest: _Rest | None = None
         self.in_sync = False
         """True when nothing wanted was unrealized at the last look, but for what nobody has to wait for."""
+
+    @property
+    def repairs_by_kind(self) -> Mapping[str, int]:
+        """How many things others changed and were put back, by what they were."""
+        return self._repairs.by_kind
 
     @property
     def at_rest(self) -> bool:

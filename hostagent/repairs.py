@@ -11,7 +11,7 @@ What is remembered is for people: it is lost with the process, and the log has i
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
@@ -57,6 +57,8 @@ class Repairs:
         self._latest: deque[Repair] = deque(maxlen=_KEPT)
         self.total = 0
         """How many, including those no longer among the latest."""
+        self.by_kind: Counter[str] = Counter(dict.fromkeys(_KINDS.values(), 0))
+        """The same by what was mended."""
 
     def latest(self) -> tuple[Repair, ...]:
         """The newest first, 20 at most."""
@@ -79,6 +81,7 @@ class Repairs:
             if found not in self._told:
                 self._told.add(found)
                 self.total += 1
+                self.by_kind[_KINDS[type(step)]] += 1
                 self._latest.appendleft(Repair(what=found, at_unix=int(now_unix)))
                 log.warning("put back what others changed", what=found)
 
@@ -195,6 +198,21 @@ _DAMAGES: dict[type, Callable[..., str]] = {
     ChangeMeters: _meters,
     PutQos: _qos,
 }
+
+_KINDS: dict[type, str] = {
+    DefineNetwork: "libvirt network",
+    KeepNetwork: "libvirt network",
+    PutBridge: "bridge",
+    PutPort: "port",
+    SetLink: "link",
+    SetArpIgnore: "link",
+    AddAddress: "address",
+    ChangeFlows: "flows",
+    PutNormal: "flows",
+    ChangeMeters: "meters",
+    PutQos: "shaping",
+}
+assert _KINDS.keys() == _DAMAGES.keys()
 
 
 def _bridges(observed: Observed) -> dict[str, Bridge]:

@@ -1,14 +1,16 @@
-"""The agent's state as plain values, for `hostagent show`, `vif` and `flows`; and as OpaqueView has it."""
+"""The agent's state as plain values, for `hostagent show`, `vif`, `flows` and `metrics`; and as OpaqueView has it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from hostagent.agent import Agent
 from hostagent.identity import Identity
+from hostagent.indexed import held_here
 from hostagent.model import Unread
 from hostagent.names import network_key, switch_bridge
 from hostagent.state import State
@@ -16,9 +18,9 @@ from hostagent.tap_drops import OVERFLOWED, REFUSED, read_overflowed, read_refus
 from hostagent.underlay.path_fit import peer_names
 from hostagent.view import host_view
 from netmgr.contract.proto import opaque_view_pb2
-from netmgr.contract.types import LogicalPort
+from netmgr.contract.types import LearnedSource, LogicalPort
 
-__all__ = ["drops_of", "flows_of", "peers_of", "show_of", "view_of", "vifs_of"]
+__all__ = ["counts_of", "drops_of", "flows_of", "peers_of", "show_of", "unread_of", "view_of", "vifs_of"]
 
 
 def show_of(agent: Agent, identity: Identity, state: State) -> dict[str, Any]:
@@ -228,6 +230,33 @@ def _at_taps(agent: Agent, counted: Mapping[str, int], reason: str) -> list[dict
         for vif in agent.guests.vifs
         if counted.get(vif.ovs_port)
     ]
+
+
+def unread_of(agent: Agent) -> str:
+    """Why not all switches can be asked what they have dropped; empty where they can."""
+    observed = agent.host.cached()
+    parts = (observed.bridges, *observed.flows.values())
+    return next((part.reason for part in parts if isinstance(part, Unread)), "")
+
+
+def counts_of(agent: Agent) -> dict[str, Any]:
+    """What metrics have beyond `show_of`: repairs by kind, and what the manager has said of MACs and addresses that
+    the guests of ports held here use."""
+    desired = agent.desired()
+    host = desired.host.uuid if desired.host is not None else None
+    here = held_here(desired.locations, host) if host is not None else {}
+    held = (uuid for uuid, location in here.items() if location.holder_host == host)
+    rows = [row for uuid in held if (row := desired.learned.get(uuid)) is not None]
+    addresses = [one for row in rows for one in row.addresses]
+    macs = [one for row in rows for one in row.macs]
+    conflicts = sum(bool(one.refused) for one in addresses) + sum(bool(one.refused) for one in macs)
+    sources = Counter(one.source for one in addresses if not one.refused)
+    return {
+        "repairs_by_kind": dict(agent.repairs_by_kind),
+        "learned_addresses": {source.value: sources[source] for source in LearnedSource},
+        "learned_macs": sum(not one.refused for one in macs),
+        "address_conflicts": conflicts,
+    }
 
 
 def flows_of(agent: Agent) -> dict[str, list[str]]:

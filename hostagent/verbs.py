@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from hostagent.agent import Agent
 from hostagent.control import HookRequest
+from hostagent.drop_totals import DropTotals, with_ports
 from hostagent.explain import explain
 from hostagent.identity import Identity
 from hostagent.looking import network_flows
 from hostagent.realize.errors import RealizeError
-from hostagent.show import drops_of, flows_of, show_of, vifs_of
+from hostagent.show import counts_of, drops_of, flows_of, show_of, unread_of, vifs_of
 from hostagent.state import State
 
 __all__ = ["Verbs"]
 
 _Answer = dict[str, Any]
+
+_DROPS_S = 5.0  # for which metrics wait for switches: less than the command does for metrics
 
 
 class Verbs:
@@ -26,6 +30,8 @@ class Verbs:
         self._agent = agent
         self._identity = identity
         self._state = state
+        self._totals = DropTotals()
+        self._counting = asyncio.Lock()  # an older reading after a newer one would count frames twice
         self._verbs: dict[str, Callable[[HookRequest], Awaitable[_Answer]]] = {
             "port-created": self._port_created,
             "port-deleted": self._port_deleted,
@@ -37,6 +43,7 @@ class Verbs:
             "flows": self._flows,
             "network-flows": self._network_flows,
             "drops": self._drops,
+            "metrics": self._metrics,
             "endpoints": self._endpoints,
             "endpoint-attach": self._attach,
             "endpoint-detach": self._detach,
@@ -97,6 +104,21 @@ class Verbs:
             return {"ok": True, "drops": await drops_of(self._agent)}
         except RealizeError as error:
             return {"ok": False, "sentence": error.sentence}
+
+    async def _metrics(self, _request: HookRequest) -> _Answer:
+        agent = self._agent
+        shown = show_of(agent, self._identity, self._state)
+        dropped = list[dict[str, Any]]()
+        unread = unread_of(agent)
+        try:
+            async with asyncio.timeout(_DROPS_S), self._counting:
+                if not unread:
+                    dropped = self._totals.look(with_ports(await drops_of(agent), shown["vifs"]))
+        except RealizeError as error:  # the rest is known all the same, and then most wanted
+            unread = error.sentence
+        except TimeoutError:
+            unread = f"the switches did not say within {_DROPS_S:g} s what they have dropped"
+        return {"ok": True, **shown, **counts_of(agent), "dropped": dropped, "drops_unread": unread}
 
     async def _endpoints(self, _request: HookRequest) -> _Answer:
         return {"ok": True, "endpoints": self._agent.endpoints.list()}

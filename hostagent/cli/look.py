@@ -1,13 +1,14 @@
-"""Commands that look: show, vif, flows from the running agent; plan and verify from the host itself."""
+"""Commands that look: show, vif, flows, drops, metrics from the running agent; plan and verify from the host itself."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 
-from hostagent.cli.output import Failure, Settings, format_option, print_table, print_value
+from hostagent.cli.output import Failure, Settings, format_option, print_table, print_value, put_whole
 
 __all__ = ["COMMANDS", "ask_agent"]
 
@@ -181,6 +182,39 @@ def drops(settings: Settings, form: str) -> None:
 
 
 @click.command()
+@click.option(
+    "--textfile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="PATH",
+    help="Put them there at once instead of printing them; without an agent nothing is left there.",
+)
+@click.pass_obj
+def metrics(settings: Settings, textfile: Path | None) -> None:
+    """Metrics of this host for Prometheus, in its text format, from the running agent.
+
+    What `hostagent drops` lists is a counter here, which only grows while the agent runs.
+
+    \b
+      hostagent metrics --textfile /var/lib/prometheus/node-exporter/hostagent.prom
+    """
+    from hostagent.metrics import metrics_text
+
+    if textfile is None:
+        click.echo(metrics_text(ask_agent(settings, "metrics")), nl=False)
+        return
+    try:
+        try:
+            text = metrics_text(ask_agent(settings, "metrics"))
+        except Failure:
+            textfile.unlink(missing_ok=True)  # figures of before would say that all is well
+            raise
+        put_whole(textfile, text)
+    except OSError as error:
+        raise Failure(f"{textfile} can't be written: {error.strerror or error}") from None
+
+
+@click.command()
 @format_option
 @click.pass_obj
 def plan(settings: Settings, form: str) -> None:
@@ -266,7 +300,7 @@ def _inspect(settings: Settings) -> dict[str, Any]:
         raise Failure(str(error), status=2) from None
 
 
-COMMANDS = (show, vif, flows, drops, plan, verify)
+COMMANDS = (show, vif, flows, drops, metrics, plan, verify)
 
 
 def _peer_row(peer: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""What the commands share: settings, failures, and values as table, JSON or YAML."""
+"""What the commands share: settings, failures, values as table, JSON or YAML, and files for others to read."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Failure", "Settings", "format_option", "print_table", "print_value"]
+__all__ = ["Failure", "Settings", "format_option", "print_table", "print_value", "put_whole"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,6 +70,21 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence
     for line in ([column.upper() for column in columns], *cells):
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo(f"  {text.rstrip()}")
+
+
+def put_whole(path: Path, text: str) -> None:
+    """Make *text* the content of *path* for whoever may read; nobody meets half of it.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text(text)
+        fresh.chmod(0o644)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _text(value: Any) -> str:

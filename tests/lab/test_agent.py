@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from hostagent.pipeline.tables import SWITCH_COOKIE, Table
 from scripts.labkit import Lab
@@ -63,6 +64,9 @@ class Agents:
     def verify(self, host: str) -> tuple[int, str]:
         done = self.lab.exec(host, ["hostagent", "verify"], check=False)
         return done.returncode, done.stdout + done.stderr
+
+    def metrics(self, host: str) -> str:
+        return str(self.lab.exec(host, ["hostagent", "metrics"]).stdout)
 
     def reach(self, endpoint: str, address: str) -> bool:
         return self.lab.exec(endpoint, ["ping", "-c1", "-W1", address], check=False).returncode == 0
@@ -228,6 +232,8 @@ def test_a_vswitchd_that_restarts_gets_its_flows_back_and_nobody_is_parked(agent
     lab = agents.lab
     before = agents.port("e1")["location_version"]
     lab.stop_daemon("h1", "ovs-vswitchd")
+    assert within(3, lambda: "hostagent_drops_read 0.0" in agents.metrics("h1")), "unread is not none"
+    assert "hostagent_dropped_frames" not in agents.metrics("h1")
     time.sleep(2.5)
     lab.start_daemon("h1", "ovs-vswitchd")
     assert within(3, lambda: agents.reach("e1", "10.10.0.2"))
@@ -329,3 +335,7 @@ def test_frames_that_a_vif_must_not_send_are_counted_with_the_reason(agents: Age
         )
 
     assert within(2, counted)
+    families = text_string_to_metric_families(agents.metrics("h1"))
+    dropped = [one for family in families for one in family.samples if one.name == "hostagent_dropped_frames_total"]
+    wrong = [one for one in dropped if one.labels["reason"] == "source MAC is not the port's"]
+    assert [(one.labels["port"], one.labels["ovs_port"], one.value) for one in wrong] == [("e1", "ep-e1", 7)]

@@ -156,6 +156,17 @@ def test_a_repair_is_told_once_until_the_host_is_at_rest_again() -> None:
     assert ([one.at_unix for one in repairs.latest()], repairs.total) == ([9, 2], 2)
 
 
+def test_repairs_are_counted_by_what_was_mended_and_every_kind_is_there_from_the_start() -> None:
+    repairs = Repairs()
+    assert set(repairs.by_kind) >= {"libvirt network", "bridge", "flows", "meters"}
+    assert repairs.by_kind.total() == 0
+    for step, observed in ((DEFINE, networks()), (PutNormal(bridge="osw-1"), RESTED), (DEFINE, networks())):
+        repairs.rest(RESTED)
+        repairs.note([step], observed, now_unix=1)
+    assert +repairs.by_kind == {"libvirt network": 2, "flows": 1}
+    assert repairs.by_kind.total() == repairs.total
+
+
 def test_after_a_step_of_our_own_nobody_is_accused_before_the_next_rest() -> None:
     repairs = Repairs()
     repairs.rest(RESTED)
