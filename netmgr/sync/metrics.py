@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from netmgr.contract.types import Kind, PeerState
+from netmgr.model import World
 from netmgr.sync.hub import Hub
 
 __all__ = ["metrics_text"]
@@ -20,6 +21,13 @@ _COUNTS = {
     "claims_refused": "Claims refused",
     "tickets_passed": "Connections of migrating guests passed on to their next host, once a word",
     "tickets_refused": "Connections of guests that were told by a host whose guest they are not, or for nobody",
+}
+
+_LEARNED = {
+    "learned_addresses": "Addresses that guests were seen to use and that are their ports'",
+    "learned_macs": "MACs that were seen behind ports and are theirs",
+    "refused_addresses": "Addresses that guests use or probe for and that are not their ports'",
+    "refused_macs": "MACs that guests use and that are not their ports'",
 }
 
 
@@ -65,13 +73,28 @@ class _Collector(Collector):
             for state in PeerState:
                 peers.add_metric([host.name if host is not None else str(live.host_uuid), state], told[state])
         yield peers
-        refused = 0
-        for row in hub.world.learned.values():
-            refused += sum(bool(one.refused) for one in row.addresses) + sum(bool(one.refused) for one in row.macs)
-        yield GaugeMetricFamily(
-            "netmgr_address_conflicts",
-            "MACs and addresses that guests use and that are not their ports'",
-            value=refused,
-        )
+        yield from _learning(hub.world)
         for name, words in _COUNTS.items():
             yield CounterMetricFamily(f"netmgr_{name}", words, value=hub.counts[name])
+
+
+def _learning(world: World) -> Iterator[Metric]:
+    """What guests were seen to use, by network; a network of which nothing is known has no line."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in _LEARNED}
+    networks = {world.networks[row.network_uuid].name for row in world.learned.values()}
+    for row in world.learned.values():
+        network = world.networks[row.network_uuid].name
+        for address in row.addresses:
+            counts["refused_addresses" if address.refused else "learned_addresses"][network] += 1
+        for mac in row.macs:
+            counts["refused_macs" if mac.refused else "learned_macs"][network] += 1
+    yield GaugeMetricFamily(
+        "netmgr_address_conflicts",
+        "MACs and addresses that guests use and that are not their ports'",
+        value=counts["refused_addresses"].total() + counts["refused_macs"].total(),
+    )
+    for name, words in _LEARNED.items():
+        family = GaugeMetricFamily(f"netmgr_{name}", words, labels=["network"])
+        for network in sorted(networks):
+            family.add_metric([network], counts[name][network])
+        yield family
