@@ -12,6 +12,7 @@ from uuid import UUID
 
 from hostagent.model import Desired, Phase
 from hostagent.vif_report import full_sentence
+from netmgr.contract.groups import why_unmatched
 from netmgr.contract.types import Location, LogicalPort, VifState, VifStatus
 
 __all__ = ["explain"]
@@ -79,6 +80,7 @@ def _plugged(
         facts.append("Its guest is migrating in; it is lit when the guest runs here.")
     else:
         facts.append("The switch has confirmed its flows: it is connected.")
+    advice += _unmatched_advice(port, desired)
     return {"vif": str(status.vif_uuid), "state": status.state.value, "facts": facts, "advice": advice}
 
 
@@ -104,6 +106,7 @@ def _unplugged(
         advice += [f"No manager can be asked now ({away[0]}); bring one back." for _ in away]
     else:
         advice.append("Start the guest on any host that carries the network.")
+    advice += _unmatched_advice(port, desired)
     return {"vif": str(vif), "state": "unplugged", "facts": facts, "advice": advice}
 
 
@@ -128,6 +131,7 @@ def _port_facts(port: LogicalPort | None, desired: Desired) -> list[str]:
     facts += _trunk_facts(port, desired)
     facts += _learned_facts(port, desired)
     facts += _group_facts(port, desired)
+    facts += _unknown_rules_facts(port, desired)
     phase = desired.phases.get(port.uuid, Phase.STEADY)
     if phase is not Phase.STEADY:
         facts.append(f"Its migration is in phase {phase.value} here.")
@@ -203,6 +207,47 @@ def _group_facts(port: LogicalPort, desired: Desired) -> list[str]:
     if port.uuid in desired.ct_full:
         facts.append(f"Now {full_sentence(port, desired.ct_full[port.uuid])}.")
     return facts
+
+
+def _unmatched(port: LogicalPort, desired: Desired) -> dict[UUID, list[str]]:
+    """By group of a port without defined addresses, by which groups know their members: the groups that this host knows
+    to have rules that name it. It knows those of its own ports only, the manager knows all."""
+    if port.ips or any(one.ips for one in port.nested):
+        return {}
+    naming: dict[UUID, list[str]] = {uuid: [] for uuid in port.security_groups if uuid in desired.groups}
+    for group in sorted(desired.groups.values(), key=lambda one: one.name):
+        for uuid in naming.keys() & {rule.remote_group for rule in group.rules}:
+            naming[uuid].append(group.name)
+    return naming
+
+
+def _unmatched_advice(port: LogicalPort | None, desired: Desired) -> list[str]:
+    if port is None:
+        return []
+    sentences = [
+        why_unmatched(
+            port=_path(port, desired),
+            group=desired.groups[uuid].name,
+            rules_of=f"group{'s' * (len(naming) > 1)} {', '.join(naming)}",
+            define_on=_path(desired.ports.get(port.shadow_of or port.uuid, port), desired),
+        )
+        for uuid, naming in _unmatched(port, desired).items()
+        if naming
+    ]
+    return sorted(f"{one[0].upper()}{one[1:]}" for one in sentences)
+
+
+def _unknown_rules_facts(port: LogicalPort, desired: Desired) -> list[str]:
+    names = sorted(desired.groups[uuid].name for uuid, naming in _unmatched(port, desired).items() if not naming)
+    return [
+        f"It has no defined addresses: no rule that names {', '.join(names)} as the other end matches it; `netmgr port"
+        f" show {_path(port, desired)}` says whether there is one."
+        for _ in names[:1]
+    ]
+
+
+def _path(port: LogicalPort, desired: Desired) -> str:
+    return f"{_network_name(port, desired)}/{port.name}"
 
 
 def _where(location: Location, desired: Desired) -> str:

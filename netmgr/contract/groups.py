@@ -14,6 +14,7 @@ __all__ = [
     "SecurityRule",
     "Ticket",
     "Tickets",
+    "why_unmatched",
 ]
 
 
@@ -77,3 +78,16 @@ class Tickets:
 
 TICKETS_MAX = 1000
 """Of one port, at once."""
+
+
+def why_unmatched(*, port: str, group: str, rules_of: str, define_on: str) -> str:
+    """The sentence that manager and host both say of a member that no rule can meet: a group knows its members by their
+    defined addresses, and *port* has none.
+
+    *rules_of* are the groups whose rules name *group*, in words; *define_on* is the port to set them on: itself, or
+    its primary. Ports are written NETWORK/PORT.
+    """
+    return (
+        f"port {port} of group {group} has no defined addresses: rules of {rules_of} that name {group} as the other "
+        f"end never match it; define them: netmgr port set {define_on} --ip ADDRESS"
+    )

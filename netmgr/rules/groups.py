@@ -2,7 +2,8 @@
 
 A port with groups may send and receive what a rule of one of them allows, and nothing else; a port without may do
 anything. The members of a group are the addresses of the ports that have it. `members_of` is the one place that says
-which addresses those are.
+which addresses those are: the defined ones. A port without any is matched by no rule that names its group, and is told
+of (`unmatched_sentences`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from ipaddress import ip_network
 from uuid import UUID
 
+from netmgr.contract.groups import why_unmatched
 from netmgr.contract.types import Ethertype, LogicalPort, SecurityRule
 from netmgr.model import GroupRecord, NetmgrError, World, all_ips
 from netmgr.rules.desired import check_name
-from netmgr.rules.usage import named
+from netmgr.rules.usage import NAMES_SHOWN_MAX, named
 
 __all__ = [
     "RULES_MAX",
@@ -23,6 +25,8 @@ __all__ = [
     "groups_altered",
     "members_of",
     "rule_text",
+    "unmatched_members",
+    "unmatched_sentences",
 ]
 
 RULES_MAX = 500
@@ -36,6 +40,23 @@ def members_of(world: World, group_uuid: UUID) -> tuple[str, ...]:
     """Addresses of the group's members, sorted; those of a shadow are its primary's."""
     ports = (world.ports[uuid] for uuid in world.ports_by_group.get(group_uuid, ()))
     return tuple(sorted({address for port in ports for address in _addresses_of(port)}))
+
+
+def unmatched_sentences(world: World, port: LogicalPort) -> list[str]:
+    """One for each group of *port* that rules name and that does not have it among its members, since no address is
+    defined for it; sorted."""
+    return [] if _addresses_of(port) else sorted(_unmatched(world, port, uuid) for uuid in _named(world, port))
+
+
+def unmatched_members(world: World, group_uuid: UUID) -> list[str]:
+    """The same of all ports of one group: the first few, and how many more."""
+    ports = [world.ports[uuid] for uuid in world.ports_by_group.get(group_uuid, ())]
+    found = sorted(
+        (_path(world, port), port) for port in ports if group_uuid in _named(world, port) and not _addresses_of(port)
+    )
+    more = len(found) - NAMES_SHOWN_MAX
+    shown = [_unmatched(world, port, group_uuid) for _, port in found[:NAMES_SHOWN_MAX]]
+    return shown + ([f"{more} more ports of the group have no defined addresses either"] if more > 0 else [])
 
 
 def groups_altered(before: LogicalPort | None, after: LogicalPort | None) -> set[UUID]:
@@ -99,6 +120,21 @@ def _addresses_of(port: LogicalPort) -> tuple[str, ...]:
     return all_ips(port)
 
 
+def _named(world: World, port: LogicalPort) -> list[UUID]:
+    """The groups of *port* that are the other end of some rule."""
+    return [uuid for uuid in port.security_groups if world.groups_referring.get(uuid)]
+
+
+def _unmatched(world: World, port: LogicalPort, group_uuid: UUID) -> str:
+    naming = [world.groups[uuid].name for uuid in world.groups_referring[group_uuid]]
+    return why_unmatched(
+        port=_path(world, port),
+        group=world.groups[group_uuid].name,
+        rules_of=f"group{'s' * (len(naming) > 1)} {named(naming)}",
+        define_on=_path(world, world.ports[port.shadow_of or port.uuid]),
+    )
+
+
 def _names(world: World, group: GroupRecord) -> dict[UUID, str]:
     found = {uuid: world.groups[uuid].name for uuid in group.refers_to() if uuid in world.groups}
     return found | {group.uuid: group.name}
@@ -160,6 +196,10 @@ def _check_one_kind(what: str, groups: list[GroupRecord]) -> None:
 
 def _port_name(world: World, port: LogicalPort) -> str:
     return f"port {port.name} of network {world.networks[port.network_uuid].name}"
+
+
+def _path(world: World, port: LogicalPort) -> str:
+    return f"{world.networks[port.network_uuid].name}/{port.name}"
 
 
 def _is_number(text: str) -> bool:

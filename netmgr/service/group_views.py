@@ -1,4 +1,5 @@
-"""Security groups as the API shows them: rules in words and in fields, members, ports. Pure."""
+"""Security groups as the API shows them: rules in words and in fields, members, ports, and which of these no rule can
+meet. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Any
 
 from netmgr.contract.types import SecurityRule
 from netmgr.model import GroupRecord, World
-from netmgr.rules.groups import members_of, rule_text
+from netmgr.rules.groups import members_of, rule_text, unmatched_members
 
 __all__ = ["group_view"]
 
@@ -25,6 +26,7 @@ def group_view(world: World, group: GroupRecord) -> View:
         "ports": sorted(f"{world.networks[port.network_uuid].name}/{port.name}" for port in ports),
         "members": list(members_of(world, group.uuid)),
         "referred_to_by": sorted(world.groups[uuid].name for uuid in world.groups_referring.get(group.uuid, ())),
+        "warnings": unmatched_members(world, group.uuid),
         "rules": [_rule_view(world, rule) for rule in group.rules],
     }
 

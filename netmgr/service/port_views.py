@@ -17,6 +17,7 @@ from uuid import UUID
 from netmgr import rules
 from netmgr.contract.types import Location, LogicalPort, OpaqueNetwork, VifState, VifStatus
 from netmgr.model import HostLive, World
+from netmgr.rules.groups import unmatched_sentences
 from netmgr.service.mac_views import address_views, learned_mac_views, rival_sentences
 
 __all__ = ["Places", "binding_views", "places_of", "port_view", "vif_views"]
@@ -73,6 +74,7 @@ def port_view(world: World, port: LogicalPort, places: Places) -> View:
         "egress_kbps": port.egress_kbps,
         "ingress_kbps": port.ingress_kbps,
         "security_groups": sorted(world.groups[uuid].name for uuid in port.security_groups),
+        "warnings": unmatched_sentences(world, port),
         "parent": _path(world, world.ports[port.parent_port]) if port.parent_port else None,
         "tag": port.tag,
         "subports": [{"tag": one.tag, "port": _path(world, one)} for one in rules.subports_of(world, port)],

@@ -12,6 +12,7 @@ from hostagent.explain import explain
 from hostagent.model import Desired, Phase
 from hostagent.state import VifRecord
 from hostagent.vifs import standing
+from netmgr.contract.groups import Direction, SecurityGroup, SecurityRule
 from netmgr.contract.types import (
     HostConfig,
     Learned,
@@ -20,6 +21,7 @@ from netmgr.contract.types import (
     LearnedSource,
     Location,
     LogicalPort,
+    NestedMac,
     OpaqueNetwork,
     TunnelPeer,
     VifState,
@@ -119,6 +121,36 @@ def test_each_dark_reason_says_what_to_do(
     assert reason in " ".join(answer["facts"])
     assert advice in answer["advice"][0]
     assert all(sentence.endswith((".", "\u2026", "web1", "--up", str(VIF))) for sentence in answer["advice"])
+
+
+def test_a_port_that_rules_mean_but_cannot_meet_is_told_what_to_do() -> None:
+    mine, other = (SecurityGroup(uuid=uuid4(), name=name) for name in ("web", "db"))
+    rule = SecurityRule(direction=Direction.INGRESS, remote_group=mine.uuid)
+
+    def said(port: LogicalPort, *groups: SecurityGroup) -> tuple[list[str], list[str]]:
+        status = VifStatus(vif_uuid=VIF, state=VifState.LIT, ovs_port="vnet0")
+        ports, known = {PORT: port}, {one.uuid: one for one in groups}
+        desired = Desired(networks={NETWORK: BLUE}, ports=ports, locations={PORT: HELD}, groups=known)
+        plugged, gone = (
+            explain(str(VIF), desired=desired, statuses=statuses, records={}, missing={})[0]
+            for statuses in ([status], [])
+        )
+        facts, advice = ([one for one in plugged[key] if "defined addresses" in one] for key in ("facts", "advice"))
+        assert set(facts) <= set(gone["facts"])
+        assert set(advice) <= set(gone["advice"])
+        return facts, advice
+
+    port = replace(P, security_groups=(mine.uuid,))
+    named = (
+        "Port blue/web1 of group web has no defined addresses: rules of group db that name web as the other end never "
+        "match it; define them: netmgr port set blue/web1 --ip ADDRESS"
+    )
+    assert said(port, mine, replace(other, rules=(rule,))) == ([], [named])
+    (unknown,), none = said(port, mine, other)
+    assert "`netmgr port show blue/web1` says whether" in unknown, "this host does not know all groups"
+    assert none == []
+    for met in (replace(port, ips=("10.0.0.5",)), P, replace(port, nested=(NestedMac(mac="x", ips=("10.0.0.5",)),))):
+        assert said(met, mine, replace(other, rules=(rule,))) == ([], [])
 
 
 @pytest.mark.parametrize(

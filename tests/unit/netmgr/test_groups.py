@@ -10,6 +10,8 @@ import pytest
 from netmgr import service
 from netmgr.model import NetmgrError
 from netmgr.service.document import load_document
+from netmgr.service.group_views import group_view
+from netmgr.service.port_views import places_of, port_view
 from netmgr.service.specs import GroupPatch, GroupSpec, NetworkSpec, PortPatch, PortSpec, RuleSpec, SwitchSpec, ZoneSpec
 from netmgr.store import Store
 from tests.support.netmgr_api import Api
@@ -202,7 +204,58 @@ def test_life_of_a_group_on_the_command_line(netmgr: Cli) -> None:
     assert port["security_groups"] == ["web"]
     shown = netmgr.ok("group", "show", "web", "-o", "json").json()
     assert (shown["members"], shown["ports"]) == (["10.1.0.5"], ["blue/web1"])
+    netmgr.ok("group", "rule", "add", "web", "--ingress", "--remote-group", "web")
+    netmgr.ok("port", "create", "web2", "--network", "blue", "--group", "web")
+    for words in (("port", "show", "blue/web2"), ("group", "show", "web")):
+        assert "netmgr port set blue/web2 --ip ADDRESS" in netmgr.ok(*words).out
+        assert len(netmgr.ok(*words, "-o", "json").json()["warnings"]) == 1
+    netmgr.ok("port", "delete", "blue/web2")
+    netmgr.ok("group", "rule", "remove", "web", "--ingress", "--remote-group", "web")
     assert netmgr.ok("port", "set", "web1", "--no-groups", "-o", "json").json()["security_groups"] == []
     assert netmgr.ok("group", "rule", "remove", "web", *rule, "-o", "json").json()["allows"] == []
     netmgr.ok("group", "delete", "web")
     assert netmgr.ok("group", "list", "-o", "json").json() == []
+
+
+def test_port_that_rules_mean_but_cannot_meet_is_told_with_what_to_do(store: Store) -> None:
+    def warned() -> tuple[list[str], list[str]]:
+        with store.read() as world:
+            port = world.ports[bare.uuid]
+            return port_view(world, port, places_of({}))["warnings"], group_view(world, world.groups[web.uuid])[
+                "warnings"
+            ]
+
+    web = group(store, "web")
+    bare = service.create_port(store, PortSpec(name="web2", network="blue", security_groups=["web"]))
+    service.set_port(store, "web1", PortPatch(security_groups=["web"]))
+    assert warned() == ([], []), "no rule speaks of the group"
+    group(store, "db", {"direction": "ingress", "remote_group": "web"})
+    told = (
+        "port blue/web2 of group web has no defined addresses: rules of group db that name web as the other end never "
+        "match it; define them: netmgr port set blue/web2 --ip ADDRESS"
+    )
+    assert warned() == ([told], [told])
+    service.add_rule(store, "web", RuleSpec(direction="egress", remote_group="web"))
+    assert "rules of groups db, web that name web" in warned()[0][0]
+    service.set_port(store, "web2", PortPatch(ips=["10.1.0.6"]))
+    assert warned() == ([], [])
+
+
+def test_shadow_that_no_rule_can_meet_says_where_addresses_are_defined(store: Store) -> None:
+    group(store, "web", {"direction": "ingress", "remote_group": "web"})
+    service.create_port(store, PortSpec(name="web2", network="blue", security_groups=["web"]))
+    made = service.create_port(store, PortSpec(name="web2b", network="blue", shadow_of="blue/web2"))
+    with store.read() as world:
+        (said,) = port_view(world, world.ports[made.uuid], places_of({}))["warnings"]
+    assert said.startswith("port blue/web2b of group web")
+    assert said.endswith("netmgr port set blue/web2 --ip ADDRESS")
+
+
+def test_many_ports_that_no_rule_can_meet_are_counted(store: Store) -> None:
+    web = group(store, "web", {"direction": "ingress", "remote_group": "web"})
+    for number in range(7):
+        service.create_port(store, PortSpec(name=f"bare{number}", network="blue", security_groups=["web"]))
+    with store.read() as world:
+        said = group_view(world, world.groups[web.uuid])["warnings"]
+    assert [one.split()[1] for one in said[:5]] == [f"blue/bare{number}" for number in range(5)]
+    assert said[5:] == ["2 more ports of the group have no defined addresses either"]
