@@ -1,9 +1,18 @@
-"""What DHCP messages say of addresses: granted by a server, given up by a client. Pure.
+"""What DHCP messages say of addresses: asked for by a client, granted by a server, given up by a client. Pure.
 
-Theory of operation. Two questions are put to a frame. `read_leases`: did a server grant addresses, to whom, for how
+Theory of operation. Three questions are put to a frame. `read_leases`: did a server grant addresses, to whom, for how
 long? An ACK (RFC 2131) names the client's MAC; a Reply of DHCPv6 (RFC 8415) knows its client by an identifier of the
-client's making, so there it is the MAC that the frame is addressed to. `read_given_up`: does a client release or
-decline addresses? Offers, requests and solicitations settle nothing and are not read.
+client's making, so there it is the MAC that the frame is addressed to. `read_asked`: what does a client ask for?
+`read_given_up`: does a client release or decline addresses? Offers settle nothing and are not read.
+
+Whom a server's word names is not whom it answers. A MAC in a DHCP message is what the client has written there, which
+the switch cannot check, and a server may tell its clients by their identifiers: so anybody can have addresses granted
+in another's name. A lease counts only as the answer to what its client was seen to ask, from its own MAC; whether it
+is, tells its *question*, which is made of all that the server repeats of a request, so that nobody else's can be
+taken for it. Of DHCP that is transaction, MAC and address: a REQUEST names the one that its ACK grants. Of DHCPv6 it is
+transaction, MAC, the client's identifier and the identity association: to the server, who repeats these is that client,
+and an association has the addresses that it has for it. A lease without a REQUEST (RFC 4039, rapid commit) is not known
+from DHCP.
 
 *frame* is somebody else's: no length in it is believed, no fragment is read, every loop moves forward and is bounded,
 and what is cut off, tagged or malformed says nothing. Whose word a frame is, is not decided here: the pipeline lets
@@ -18,28 +27,33 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-__all__ = ["Lease", "read_given_up", "read_leases"]
+__all__ = ["Lease", "read_asked", "read_given_up", "read_leases"]
 
 _BROADCAST: Final = b"\xff" * 6
 _COOKIE: Final = b"\x63\x82\x53\x63"
 _TO_SERVER4, _TO_CLIENT4, _TO_SERVER6, _TO_CLIENT6 = 67, 68, 547, 546
 _BOOTREQUEST, _BOOTREPLY = 1, 2
 _REQUESTED, _LEASE, _OVERLOAD, _TYPE, _END = 50, 51, 52, 53, 255
-_DECLINE, _ACK, _RELEASE = 4, 5, 7
-_REPLY6, _RELEASE6, _DECLINE6 = 7, 8, 9
+_REQUEST, _DECLINE, _ACK, _RELEASE = 3, 4, 5, 7
+_SOLICIT6, _REQUEST6, _RENEW6, _REBIND6, _REPLY6, _RELEASE6, _DECLINE6 = 1, 3, 5, 6, 7, 8, 9
+_ASKING6: Final = (_SOLICIT6, _REQUEST6, _RENEW6, _REBIND6)  # a Solicit may be answered by a Reply at once
+_CLIENT6: Final = 1
 _IA_HEAD: Final = {3: 12, 4: 4}  # IA_NA, IA_TA: bytes before their options
 _IA_ADDRESS: Final = 5
 _FOREVER: Final = 0xFFFF_FFFF
 _ADDRESSES_MAX: Final = 16
+_IDENTIFIER_BYTES_MAX: Final = 130
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A server has granted *address* to the client with *mac*, for *seconds*; None: without an end."""
+    """A server has granted *address* to the client with *mac*, for *seconds*; None: without an end. *question* is equal
+    to what `read_asked` makes of that which it answers."""
 
     mac: str
     address: str
     seconds: int | None
+    question: bytes
 
 
 def read_leases(frame: bytes) -> tuple[Lease, ...]:
@@ -49,9 +63,22 @@ def read_leases(frame: bytes) -> tuple[Lease, ...]:
         if (kind, destination) == (4, _TO_CLIENT4):
             return tuple(_granted4(frame[:6], payload))
         if (kind, destination) == (6, _TO_CLIENT6) and not frame[0] & 1 and payload[0] == _REPLY6:
-            found = tuple(_addresses6(payload))
-            mac = frame[:6].hex(":")
-            return tuple(Lease(mac, text, _ending(seconds)) for text, seconds in found if seconds)
+            mac, found = frame[:6], tuple(_addresses6(frame[:6], payload))
+            return tuple(Lease(mac.hex(":"), text, _ending(life), question) for text, life, question in found if life)
+    except (struct.error, ValueError, IndexError):
+        pass
+    return ()
+
+
+def read_asked(frame: bytes) -> tuple[bytes, ...]:
+    """The questions that the client that sent *frame* puts to servers from its own MAC; see `Lease`."""
+    try:
+        kind, destination, payload = _datagram(frame)
+        if (kind, destination) == (4, _TO_SERVER4):
+            return tuple(_asked4(frame[6:12], payload))
+        if (kind, destination) == (6, _TO_SERVER6) and payload[0] in _ASKING6:
+            found = dict.fromkeys(question for question, _ in _associations6(frame[6:12], payload))
+            return tuple(found)[:_ADDRESSES_MAX]
     except (struct.error, ValueError, IndexError):
         pass
     return ()
@@ -64,7 +91,7 @@ def read_given_up(frame: bytes) -> tuple[str, ...]:
         if (kind, destination) == (4, _TO_SERVER4):
             return tuple(_given_up4(payload))
         if (kind, destination) == (6, _TO_SERVER6) and payload[0] in (_RELEASE6, _DECLINE6):
-            return tuple(text for text, _ in _addresses6(payload))
+            return tuple(text for text, _, _ in _addresses6(frame[6:12], payload))
     except (struct.error, ValueError, IndexError):
         pass
     return ()
@@ -105,8 +132,24 @@ def _granted4(to: bytes, message: bytes) -> Iterator[Lease]:
     if operation != _BOOTREPLY or (hardware, length) != (1, 6) or options.get(_TYPE) != bytes([_ACK]):
         return
     if to in (mac, _BROADCAST) and not mac[0] & 1 and _fit4(address):
-        seconds = options.get(_LEASE, b"")
-        yield Lease(mac.hex(":"), str(address), _ending(int.from_bytes(seconds)) if len(seconds) == 4 else None)
+        raw = options.get(_LEASE, b"")
+        seconds = _ending(int.from_bytes(raw)) if len(raw) == 4 else None
+        yield Lease(mac.hex(":"), str(address), seconds, _question4(message, mac, address))
+
+
+def _asked4(sender: bytes, message: bytes) -> Iterator[bytes]:
+    """A client that has the address already, and renews it, names it as its own and does not ask for it (4.3.2)."""
+    options = _options4(message)
+    operation, hardware, length = struct.unpack_from("!BBB", message, 0)
+    if operation != _BOOTREQUEST or (hardware, length) != (1, 6) or options.get(_TYPE) != bytes([_REQUEST]):
+        return
+    address = IPv4Address(options.get(_REQUESTED, message[12:16]))
+    if message[28:34] == sender and _fit4(address):
+        yield _question4(message, sender, address)
+
+
+def _question4(message: bytes, mac: bytes, address: IPv4Address) -> bytes:
+    return message[4:8] + mac + address.packed
 
 
 def _given_up4(message: bytes) -> Iterator[str]:
@@ -155,21 +198,31 @@ def _fit4(address: IPv4Address) -> bool:
 # --- DHCPv6, RFC 8415 ---------------------------------------------------------------------------------------------
 
 
-def _addresses6(message: bytes) -> Iterator[tuple[str, int]]:
-    """Addresses in the identity associations of *message*, with their valid lifetimes in seconds."""
+def _addresses6(mac: bytes, message: bytes) -> Iterator[tuple[str, int, bytes]]:
+    """Addresses in the identity associations of *message*, with their valid lifetimes in seconds, and whose they are:
+    the question of an association of the client with *mac*."""
     count = 0
-    for kind, association in _options6(message[4:]):
-        head = _IA_HEAD.get(kind)
-        if head is None:
-            continue
-        for inner, value in _options6(association[head:]):
+    for question, options in _associations6(mac, message):
+        for inner, value in _options6(options):
             if inner != _IA_ADDRESS or count == _ADDRESSES_MAX:
                 continue
             count += 1
             raw, seconds = struct.unpack_from("!16s4xI", value)
             address = IPv6Address(raw)
             if not (address.is_unspecified or address.is_multicast or address.is_loopback):
-                yield str(address), seconds
+                yield str(address), seconds, question
+
+
+def _associations6(mac: bytes, message: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The identity associations of *message*: the question of each, and its options."""
+    found = list(_options6(message[4:]))
+    client = next((value for kind, value in found if kind == _CLIENT6), b"")
+    if not 0 < len(client) <= _IDENTIFIER_BYTES_MAX:
+        raise ValueError("no client")
+    for kind, association in found:
+        head = _IA_HEAD.get(kind)
+        if head is not None:
+            yield message[1:4] + mac + bytes([kind]) + association[:4] + client, association[head:]
 
 
 def _options6(field: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,12 +1,12 @@
 """What guests of this host claim, told to the manager: copies of frames → `learning` → the manager's stream.
 
 Theory of operation. The pipeline copies a claim to an address that is nobody's, or another port's; what a DHCP server
-says to clients, from which the one that is a guest here is found by its MAC; what a guest says to the server, since it
-may give its address up; of a port that is allowed further MACs, frames of MACs that are not known; what was denied a
-guest because it is another port's; and probes for such an address. What a port claims is told upward, whole, when it is
-not what the manager has pushed of the port: so a word that was lost is said again on the next stream, and nothing is
-said twice. What the manager has decided comes back as `Learned`, which is on disk like all that it pushed; a host that
-starts, or that a guest has moved to, goes on from there.
+says to clients, from which the one that is a guest here is found by its MAC; what a guest says to the server, since
+only what it has asked for can be granted it, and it may give its address up; of a port that is allowed further MACs,
+frames of MACs that are not known; what was denied a guest because it is another port's; and probes for such an address.
+What a port claims is told upward, whole, when it is not what the manager has pushed of the port: so a word that was
+lost is said again on the next stream, and nothing is said twice. What the manager has decided comes back as `Learned`,
+which is on disk like all that it pushed; a host that starts, or that a guest has moved to, goes on from there.
 
 That an address or MAC is still used the switch knows: each has flows, whose counters are read once a minute.
 """
@@ -23,7 +23,7 @@ from uuid import UUID
 
 import structlog
 
-from hostagent.dhcp import read_given_up, read_leases
+from hostagent.dhcp import read_asked, read_given_up, read_leases
 from hostagent.indexed import held_here
 from hostagent.learning import HUSH_S, Claimed, Learning, read_claim, read_probe
 from hostagent.model import Desired
@@ -125,7 +125,9 @@ class Discovery:
         self._learning.spend_of_network(uuid, now=now)
         for lease in read_leases(frame):
             port, mac = self._by_mac.get((network, lease.mac), (None, ""))
-            if port and self._learning.lease(port, lease.address, mac=mac, seconds=lease.seconds, now=now):
+            if not port or not self._learning.has_asked(port, lease.question, now=now):
+                continue  # granted to another in the guest's name, or asked for before the guest or the agent came
+            if self._learning.lease(port, lease.address, mac=mac, seconds=lease.seconds, now=now):
                 log.info("learned", port=str(port), address=lease.address, source="dhcp", for_s=lease.seconds)
                 self._say(port)
 
@@ -171,6 +173,8 @@ class Discovery:
         if claimed is not None and self._learning.hear(port, replace(claimed, mac=mac), now=now):
             log.info("learned", port=str(port), address=claimed.address, source=claimed.source.value)
             self._say(port)
+        for question in read_asked(frame):
+            self._learning.ask(port, question, now=now)
         given_up = [address for address in read_given_up(frame) if self._learning.give_up(port, address)]
         if given_up:
             log.info("given up", port=str(port), addresses=given_up)

@@ -21,6 +21,9 @@ without any is *hushed* for a while: the switch makes no more copies of its fram
 What a server says to clients is counted against its network, which is hushed in the same way. And only a change is told
 upward, never a refresh.
 
+A server's word counts where it answers a question that the guest itself was seen to ask a moment ago (`dhcp` says why):
+so what others have granted in its name takes none of its room.
+
 What was not seen for `AGE_S` is forgotten; the next frame that claims it brings it back. A leased address is kept,
 used or not, until its lease ends, and is forgotten then, used or not: the server may give it to another. Who uses it on
 claims it in ARP, and is heard as such. The end of a lease is known to the agent that heard it granted; one that took
@@ -39,11 +42,25 @@ from uuid import UUID
 
 from netmgr.contract.types import LearnedSource
 
-__all__ = ["ADDRESSES_MAX", "AGE_S", "HUSH_S", "MACS_MAX", "Bucket", "Claimed", "Learning", "read_claim", "read_probe"]
+__all__ = [
+    "ADDRESSES_MAX",
+    "AGE_S",
+    "HUSH_S",
+    "MACS_MAX",
+    "QUESTIONS_MAX",
+    "QUESTION_S",
+    "Bucket",
+    "Claimed",
+    "Learning",
+    "read_claim",
+    "read_probe",
+]
 
 ADDRESSES_MAX: Final = 16
 MACS_MAX: Final = 64
 RIVALS_MAX: Final = 16
+QUESTIONS_MAX: Final = 64
+QUESTION_S: Final = 60.0
 AGE_S: Final = 1800.0
 HUSH_S: Final = 30.0
 _OF_A_PORT: Final = (30.0, 1.0)  # copies at once, and per second
@@ -157,6 +174,7 @@ class _Port:
     macs: dict[str, float] = field(default_factory=dict)  # further ones -> when last seen
     leased_until: dict[str, float] = field(default_factory=dict)
     rivals: dict[Claimed | str, float] = field(default_factory=dict)  # others' addresses, MACs -> when last used
+    asked: dict[bytes, float] = field(default_factory=dict)  # of DHCP servers -> when last; the oldest first
 
     def note(self, table: dict[K, float], what: K, *, most: int, now: float) -> bool:
         """*what* is in *table* since now, unless *most* others are: then the port is hushed. True where it is news."""
@@ -214,6 +232,20 @@ class Learning:
         """The guest of *port* uses an address or a MAC that is another port's, or probes for it; True as of `hear`."""
         known = self._of(port, now)
         return known.note(known.rivals, what, most=RIVALS_MAX, now=now)
+
+    def ask(self, port: UUID, question: bytes, *, now: float) -> None:
+        """The guest of *port* asks DHCP servers for an address: the answer counts for `QUESTION_S`."""
+        asked = self._of(port, now).asked
+        asked.pop(question, None)
+        if len(asked) >= QUESTIONS_MAX:
+            del asked[next(iter(asked))]
+        asked[question] = now
+
+    def has_asked(self, port: UUID, question: bytes, *, now: float) -> bool:
+        """Whether the guest of *port* has asked that lately."""
+        known = self._ports.get(port)
+        at = known.asked.get(question) if known is not None else None
+        return at is not None and now - at < QUESTION_S
 
     def lease(self, port: UUID, address: str, *, mac: str = "", seconds: int | None, now: float) -> bool:
         """A server has granted *address* to *mac* of *port*, for *seconds* or for ever; True as of `hear`."""

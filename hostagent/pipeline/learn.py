@@ -12,8 +12,8 @@ is somebody's, seen or not. Then
 - *another port's*: the frame is dropped, and copied, so that both ports can be told of the collision.
 
 LEASES, for one network: what DHCP servers say to clients, wherever it came from, is copied, once for all ports of the
-host; it has passed the guard of a port that may say it. What a guest says to the server is copied in its GUARD: it may
-give its address up. All of it goes on.
+host; it has passed the guard of a port that may say it. What a guest says to the server is copied in its GUARD: only
+what it was seen to ask for can be granted it, and it may give its address up. All of it goes on.
 
 A port that is allowed further MACs has frames of those that are not known dropped and copied (`unknown_flows`): the
 manager may say that the MAC is the port's, and then it has flows as the port's own MAC does. Nothing of it passes

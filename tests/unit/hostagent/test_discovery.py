@@ -6,11 +6,13 @@ from collections.abc import Callable
 from uuid import UUID
 
 import pytest
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
 from scapy.layers.l2 import ARP, Ether
 
 from hostagent.discovery import Discovery
-from hostagent.learning import RIVALS_MAX
+from hostagent.learning import ADDRESSES_MAX, RIVALS_MAX
 from hostagent.model import Desired
 from hostagent.names import network_key
 from hostagent.pipeline.tables import Table
@@ -120,3 +122,48 @@ def test_probes_are_kept_within_the_bound_of_what_is_anothers() -> None:
     words = host.copy(Table.CONTEST, *(arp("0.0.0.0", f"10.0.1.{number}") for number in range(1, RIVALS_MAX + 1)))
     assert len(words[-1]) == RIVALS_MAX + 1
     assert not host.discovery.hushed()
+
+
+CLIENT = bytes.fromhex(MAC.replace(":", ""))
+EVERYBODY, SERVER, NEIGHBOUR = "ff:ff:ff:ff:ff:ff", "02:00:00:00:00:02", "02:00:00:00:00:09"
+
+
+def dhcp(kind: str, *, xid: int, asked: str = "", granted: str = "0.0.0.0", chaddr: bytes = CLIENT) -> bytes:
+    ports, source, op = ((67, 68), SERVER, 2) if kind == "ack" else ((68, 67), MAC, 1)
+    options = [("message-type", kind), *([("requested_addr", asked)] if asked else []), "end"]
+    message = BOOTP(op=op, xid=xid, yiaddr=granted, chaddr=chaddr) / DHCP(options=options)
+    return bytes(Ether(src=source, dst=EVERYBODY) / IP() / UDP(sport=ports[0], dport=ports[1]) / message)
+
+
+def test_a_lease_counts_as_the_answer_to_what_the_guest_has_asked() -> None:
+    host = Told()
+    assert host.copy(Table.GUARD, dhcp("request", xid=7, asked=V4)) == []
+    assert host.copy(Table.LEASES, dhcp("ack", xid=7, granted=V4)) == [{V4: ("", False)}]
+    assert [one.source for one in host.words[0].addresses] == [LearnedSource.DHCP]
+
+
+def test_what_others_have_granted_in_a_guests_name_takes_none_of_its_room() -> None:
+    """A server that knows its clients by identifiers repeats whatever MAC a neighbour has written in a request."""
+    host = Told()
+    host.copy(Table.GUARD, dhcp("request", xid=7, asked=V4))  # a broadcast: the neighbour knows the transaction
+    forged = (dhcp("ack", xid=7, granted=f"10.0.1.{number}") for number in range(1, ADDRESSES_MAX + 1))
+    assert host.copy(Table.LEASES, *forged) == []
+    assert host.copy(Table.LEASES, dhcp("ack", xid=7, granted=V4)) == [{V4: ("", False)}]
+    assert host.copy(Table.CLAIMS, arp("10.0.0.1", V4))[-1].keys() == {V4, "10.0.0.1"}
+    assert not host.discovery.hushed()
+
+
+def test_who_asks_in_anothers_name_is_granted_nothing_in_its_own() -> None:
+    host = Told()
+    other = bytes.fromhex(NEIGHBOUR.replace(":", ""))
+    host.copy(Table.GUARD, dhcp("request", xid=7, asked=V4, chaddr=other))
+    assert host.copy(Table.LEASES, dhcp("ack", xid=7, granted=V4, chaddr=other)) == []
+    assert host.copy(Table.LEASES, dhcp("ack", xid=7, granted=V4)) == []
+
+
+def test_a_lease_that_a_mac_behind_the_vif_has_asked_for_is_that_macs() -> None:
+    host, inner = Told(allow=(Allowance.NESTED,)), bytes.fromhex(BEHIND.replace(":", ""))
+    host.push(Learned(port_uuid=PORT, network_uuid=NETWORK, macs=(LearnedMac(mac=BEHIND),)))
+    asked = dhcp("request", xid=7, asked=V4, chaddr=inner)
+    host.copy(Table.GUARD, asked[:6] + inner + asked[12:])
+    assert host.copy(Table.LEASES, dhcp("ack", xid=7, granted=V4, chaddr=inner)) == [{V4: (BEHIND, False)}]

@@ -12,7 +12,18 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6ND_RS, IPv6, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Ether
 
-from hostagent.learning import ADDRESSES_MAX, AGE_S, HUSH_S, MACS_MAX, Claimed, Learning, read_claim, read_probe
+from hostagent.learning import (
+    ADDRESSES_MAX,
+    AGE_S,
+    HUSH_S,
+    MACS_MAX,
+    QUESTION_S,
+    QUESTIONS_MAX,
+    Claimed,
+    Learning,
+    read_claim,
+    read_probe,
+)
 from netmgr.contract.types import LearnedSource
 
 PORT, OTHER = UUID(int=1), UUID(int=2)
@@ -186,6 +197,20 @@ def test_a_lease_without_end_stays_and_what_is_given_up_goes() -> None:
     assert learning.claims(PORT) == ()
     learning.hear(PORT, Claimed("10.0.0.9", LearnedSource.ARP), now=1e9)
     assert learning.age(now=1e9 + AGE_S) == {PORT}, "the old lease is not remembered"
+
+
+def test_a_question_counts_for_a_while_and_only_the_last_ones_do() -> None:
+    learning = Learning()
+    assert not learning.has_asked(PORT, b"0", now=0)
+    for number in range(QUESTIONS_MAX):
+        learning.ask(PORT, b"%d" % number, now=number / QUESTIONS_MAX)
+    learning.ask(PORT, b"0", now=1)
+    learning.ask(PORT, b"more", now=1)
+    assert not learning.has_asked(PORT, b"1", now=1), "the oldest has made room"
+    assert learning.has_asked(PORT, b"0", now=1), "asked again"
+    assert not learning.has_asked(OTHER, b"0", now=1)
+    assert learning.has_asked(PORT, b"0", now=QUESTION_S)
+    assert not learning.has_asked(PORT, b"0", now=QUESTION_S + 1)
 
 
 def test_leases_are_as_many_as_other_addresses_and_no_more() -> None:
