@@ -130,6 +130,7 @@ class SyncClient:
         self._boot_id = boot_id
         self._agent_version = agent_version
         self._networks: tuple[UUID, ...] = ()
+        self._asked: tuple[UUID, ...] = ()  # on this stream, or the last
         self._pending: dict[int, asyncio.Future[Grant]] = {}
         self._gone: dict[tuple[Kind, UUID], int] = {}  # removed while a claim was under way -> at which revision
         self._hurry = asyncio.Event()  # ends the pause between two attempts
@@ -175,7 +176,11 @@ class SyncClient:
         if wanted != self._networks:
             self._networks = wanted
             if self._outbox is not None:
-                self._outbox.put("subscribe", sync_pb2.Subscribe(network_uuids=[str(uuid) for uuid in wanted]))
+                self._ask(self._outbox)
+
+    def _ask(self, outbox: Outbox) -> None:
+        self._asked = self._networks
+        outbox.put("subscribe", sync_pb2.Subscribe(network_uuids=[str(uuid) for uuid in self._asked]))
 
     def acknowledge(self, revision: int, rejections: Iterable[tuple[Ref, str]]) -> None:
         """Everything up to *revision* is realized, but for the rejections; said once all that is held is on disk."""
@@ -351,12 +356,13 @@ class SyncClient:
             await self._read(self._stream, outbox, address)
 
     def _hello(self) -> sync_pb2.Hello:
+        self._asked = self._networks
         hello = sync_pb2.Hello(
             host_uuid=str(self._identity.host_uuid),
             boot_id=self._boot_id,
             agent_version=self._agent_version,
             store_id=self._state.store_id,
-            network_uuids=[str(uuid) for uuid in self._networks],
+            network_uuids=[str(uuid) for uuid in self._asked],
             view_address=self._identity.view_address,
             reads=sorted(WORDS),
         )
@@ -382,6 +388,8 @@ class SyncClient:
                 self._outbox = outbox
                 self._open.set()
                 self._refusals.pop(address, None)
+                if self._asked != self._networks:  # others are wanted since Hello was written: connecting may take long
+                    self._ask(outbox)
                 log.info("sync: connected", manager=address, revision=message.welcome.revision)
                 self._listener.on_connection(True)
             elif body == "update":

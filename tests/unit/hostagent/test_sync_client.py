@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 import pytest
@@ -109,3 +110,24 @@ def test_an_object_that_can_not_be_read_is_rejected_and_the_rest_of_its_update_t
     assert set(told(sync_pb2.Update(revision=9, upserts=[bad], last=True))) == {strange}
     gone = objects_pb2.ObjectRef(kind="network", uuid=strange)
     assert told(sync_pb2.Update(revision=10, removals=[gone], last=True)) == {}
+
+
+def test_networks_that_are_wanted_while_a_stream_is_being_opened_are_subscribed_to(tmp_path: Path) -> None:
+    """Its Hello was written before: with the manager's host away, an attempt to connect takes long."""
+    sync, first, more = client(tmp_path), uuid4(), uuid4()
+    sync.subscribe([first])
+
+    async def opened(*, wanted: list[UUID]) -> list[list[str]]:
+        outbox = Outbox()
+        assert sync._hello().network_uuids == [str(first)]
+        sync.subscribe(wanted)
+
+        async def stream() -> AsyncIterator[sync_pb2.ManagerMessage]:
+            yield sync_pb2.ManagerMessage(welcome=sync_pb2.Welcome(store_id="s", revision=1))
+
+        await sync._read(stream(), outbox, "192.0.2.1:7444")
+        sync._outbox = None
+        return [list(one.subscribe.network_uuids) for one in outbox._waiting.values()]
+
+    assert asyncio.run(opened(wanted=[first])) == []
+    assert asyncio.run(opened(wanted=[first, more])) == [sorted([str(first), str(more)])]
