@@ -19,6 +19,7 @@ import itertools
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -60,6 +61,7 @@ from hostagent.tracking.limits import CONNECTIONS_MAX
 from hostagent.tracking.ticketing import Ticketing
 from hostagent.underlay.path_mtu import AGAIN_S
 from hostagent.underlay.probing import Probing
+from hostagent.unheard import unheard_networks
 from netmgr.contract.types import Kind, Location, ReleaseReason, TraceQuestion
 
 __all__ = ["Agent"]
@@ -176,6 +178,7 @@ class Agent:
         )
         self._solicited = Solicited(self.host.switches)
         self._libvirt_away_since = 0.0
+        self._lost_at = _now()  # the last stream, or since when there was none
         self._began_empty = state.revision == 0
         self._hold_until = 0.0
         self._plain = True  # nothing is to be done for what has come since the last whole revision
@@ -260,6 +263,14 @@ class Agent:
             ct_unlimited=self.limiting.unlimited,
             hushed=self.discovery.hushed() | self._arrivals.hushed(),
             alone=self.sync.away_s > ALONE_S,
+            unheard=unheard_networks(
+                told=self._state.told,
+                vifs=self.guests.vifs,
+                port_by_vif=self._state.port_by_vif,
+                ports=self._state.ports,
+                networks=self._state.networks,
+                away_since="" if self.sync.connected else self._lost_at,
+            ),
         )
         return with_plugged(pushed, vifs=self.guests.vifs, ports=self._state.port_by_vif)
 
@@ -403,6 +414,8 @@ class Agent:
             self._subscribe()
             self.motion.restate(self._state.locations.get)
             self._retirements.restate()
+        else:
+            self._lost_at = _now()
         self.reporting.on_connection(connected)
         self._dirty("connection")
 
@@ -468,3 +481,7 @@ class Agent:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from hostagent.model import Desired, Phase
+from hostagent.unheard import unheard_sentence
 from hostagent.vif_report import full_sentence
 from netmgr.contract.groups import why_unmatched
 from netmgr.contract.types import Location, LogicalPort, VifState, VifStatus
@@ -80,6 +81,9 @@ def _plugged(
         facts.append("Its guest is migrating in; it is lit when the guest runs here.")
     else:
         facts.append("The switch has confirmed its flows: it is connected.")
+        unheard = [_unheard(port.network_uuid, desired)] if port and port.network_uuid in desired.unheard else []
+        facts += unheard
+        advice += [f"No manager can be asked now ({why}); bring one back." for why in away if unheard]
     advice += _unmatched_advice(port, desired)
     return {"vif": str(status.vif_uuid), "state": status.state.value, "facts": facts, "advice": advice}
 
@@ -207,6 +211,11 @@ def _group_facts(port: LogicalPort, desired: Desired) -> list[str]:
     if port.uuid in desired.ct_full:
         facts.append(f"Now {full_sentence(port, desired.ct_full[port.uuid])}.")
     return facts
+
+
+def _unheard(network: UUID, desired: Desired) -> str:
+    sentence = unheard_sentence(desired.networks[network], desired.unheard[network])
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _unmatched(port: LogicalPort, desired: Desired) -> dict[UUID, list[str]]:

@@ -27,6 +27,7 @@ from hostagent.qos import qos_problems
 from hostagent.resolve import Resolved, SwitchIntent, resolve
 from hostagent.underlay.path_fit import peer_names
 from hostagent.underlay.peers import peer_findings, peer_statuses
+from hostagent.unheard import unheard_sentence
 from hostagent.vif_report import vif_statuses
 from netmgr.contract.types import (
     HostReport,
@@ -115,7 +116,7 @@ def host_report(
         inherited = findings if usable else [_Finding(status, health, f"switch {intent.switch.name} is {status}")]
         there = _There.of(intent, bridge, observed, todo)
         for network in intent.networks:
-            own = [*_network_findings(network, intent, resolved, there, rejected)]
+            own = [*_network_findings(network, intent, resolved, there, rejected), *_unheard(network, desired)]
             networks.append(_network_status(network.uuid, inherited + own))
     carried = {network.uuid for intent in resolved.switches.values() for network in intent.networks}
     for network in desired.networks.values():
@@ -305,6 +306,13 @@ def _network_findings(
         yield _Finding(Status.WARNING, 50, f"{name}: libvirt's networks cannot be read: {there.defined.reason}")
     elif network.uuid not in there.defined and network.uuid not in resolved.undefined:
         yield _Finding(Status.DOWN, 0, f"{name}: libvirt does not have it yet, or it is not active there")
+
+
+def _unheard(network: OpaqueNetwork, desired: Desired) -> Iterator[_Finding]:
+    """Its guests here were lit without anybody saying where the others are."""
+    if network.uuid in desired.unheard:
+        sentence = unheard_sentence(network, desired.unheard[network.uuid])
+        yield _Finding(Status.WARNING, 30 if network.type.tunneled else 90, sentence)
 
 
 def _rejected(resolved: Resolved) -> dict[UUID, list[_Finding]]:

@@ -120,6 +120,8 @@ class Desired:
     hushed: frozenset[UUID] = frozenset()  # ports and networks of whose frames no copies are made
     # no manager has been reached for a while: a guest that was stopped elsewhere may run again, unheard of
     alone: bool = False
+    # by network with VIFs here whose ports elsewhere are not known: since when no manager has been reached
+    unheard: Mapping[UUID, str] = field(default_factory=dict)
     withdrawals: Mapping[UUID, Withdrawal] = field(default_factory=dict)  # by network UUID
     groups: Mapping[UUID, SecurityGroup] = field(default_factory=dict)
     ct_zones: Mapping[UUID, int] = field(default_factory=dict)  # zone of the connection tracker, by port UUID

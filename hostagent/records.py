@@ -13,13 +13,25 @@ conversion.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from uuid import UUID
 
 from hostagent.model import Phase
 
-__all__ = ["Endpoint", "EndpointKind", "Records", "Relay", "VifRecord", "read_ct_zones", "read_vifs", "vif_row"]
+__all__ = [
+    "Endpoint",
+    "EndpointKind",
+    "Records",
+    "Relay",
+    "VifRecord",
+    "read_ct_zones",
+    "read_last_word",
+    "read_seen",
+    "read_vifs",
+    "vif_row",
+]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS endpoints (
@@ -191,6 +203,21 @@ def read_vifs(db: sqlite3.Connection) -> dict[UUID, VifRecord]:
         )
         for vif, port, network, mac, vm, vm_name, ovs_port in db.execute("SELECT * FROM vifs")
     }
+
+
+def read_last_word(db: sqlite3.Connection) -> tuple[str, int, frozenset[UUID] | None]:
+    """Of the manager's last word, which `state` keeps: the store, the revision, and the networks whose ports it was of;
+    None where it was taken by a version of the agent that did not note them."""
+    meta = dict(db.execute("SELECT key, value FROM meta"))
+    told = frozenset(map(UUID, meta["told"].split())) if "told" in meta else None
+    return meta.get("store_id", ""), int(meta.get("revision", "0")), told
+
+
+def read_seen(db: sqlite3.Connection, held: Mapping[str, int]) -> dict[UUID, int]:
+    """By port: the newest version of its location that was seen, where it is newer than what is *held*: little, of ten
+    thousand ports."""
+    seen = db.execute("SELECT * FROM seen")
+    return {UUID(port): version for port, version in seen if version > held.get(port, 0)}
 
 
 def vif_row(record: VifRecord) -> tuple[str, ...]:

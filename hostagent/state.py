@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from google.protobuf.message import DecodeError
 from hostagent import kept_objects
 from hostagent.indexed import Indexed
 from hostagent.journal import Journal, Statement
-from hostagent.records import Records, VifRecord, read_ct_zones, read_vifs, vif_row
+from hostagent.records import Records, VifRecord, read_ct_zones, read_last_word, read_seen, read_vifs, vif_row
 from netmgr.contract.codec import ContractError
 from netmgr.contract.types import (
     Constructs,
@@ -90,6 +90,7 @@ class State:
         self._path = path
         self.store_id = ""
         self.revision = 0  # of the last whole Update, realized or not
+        self.told: frozenset[UUID] | None = None  # networks whose ports it was of; None before any that said so
         self.host: HostConfig | None = None
         # Those that are small are copied before they are changed: who has one has it as it was.
         self.zones: Mapping[UUID, TransportZone] = {}
@@ -190,9 +191,15 @@ class State:
         return self._versions.items()
 
     def take(
-        self, upserts: Iterable[Object], removals: Iterable[Ref] = (), *, revision: int | None = None
+        self,
+        upserts: Iterable[Object],
+        removals: Iterable[Ref] = (),
+        *,
+        revision: int | None = None,
+        told: frozenset[UUID] | None = None,
     ) -> tuple[Ref, ...]:
-        """Keep *upserts*, drop *removals*, in one durable transaction; references that really changed.
+        """Keep *upserts*, drop *removals*, in one durable transaction; references that really changed. *told* are the
+        networks whose ports are all here by now.
 
         A location older than the newest ever seen for its port is refused, and left out of the answer.
 
@@ -209,6 +216,9 @@ class State:
                 changed.append(ref_of(item))
         if revision is not None:
             self._write("REPLACE INTO meta VALUES (?, ?)", ("revision", str(revision)))
+        if told is not None and told != self.told:
+            self._write("REPLACE INTO meta VALUES (?, ?)", ("told", " ".join(map(str, told))))
+            self.told = told
         try:
             self._journal.write(self._statements)
         except sqlite3.Error as error:
@@ -455,9 +465,7 @@ class State:
 
     def _load(self, db: sqlite3.Connection) -> None:
         self._copied = set()
-        meta = dict(db.execute("SELECT key, value FROM meta"))
-        self.store_id = meta.get("store_id", "")
-        self.revision = int(meta.get("revision", "0"))
+        self.store_id, self.revision, self.told = read_last_word(db)
         texts: dict[str, int] = {}
         tables: dict[Kind, dict[UUID, Any]] = {kind: {} for kind in Kind}
         for text, version, body in kept_objects.read(db):
@@ -472,13 +480,12 @@ class State:
         self.host = next(iter(tables[Kind.HOST].values()), None)
         for port in self.ports.values():
             self._index(port)
-        news = _newer(db.execute("SELECT * FROM seen"), texts)
-        self._seen.update((UUID(text), version) for text, version in news)
+        self._seen.update(read_seen(db, texts))
         self.vifs.update(read_vifs(db))
         self.notes.update((UUID(vm), at) for vm, at in db.execute("SELECT * FROM notes"))
 
     def _forget_all(self) -> None:
-        self.store_id, self.revision, self.host = "", 0, None
+        self.store_id, self.revision, self.host, self.told = "", 0, None, None
         self.zones, self.switches, self.networks, self.withdrawals, self.groups = {}, {}, {}, {}, {}
         self.ports.clear()
         self.locations.clear()
@@ -488,8 +495,3 @@ class State:
             index.clear()
         for versions in self._versions.values():
             versions.clear()
-
-
-def _newer(seen: Iterable[tuple[str, int]], held: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Of *seen* what is newer than what is *held*: little, of ten thousand ports."""
-    return ((port, version) for port, version in seen if version > held.get(port, 0))

@@ -414,7 +414,9 @@ class SyncClient:
             self._unread.pop(_key(ref), None)
         if self._pending:
             self._gone.update(((ref.kind, ref.uuid), update.revision) for ref in removals)
-        changed = list(self._state.take(upserts, removals, revision=update.revision if update.last else None))
+        # Since what was asked for last may cross with what is told, it can count a round trip too early.
+        whole: dict[str, Any] = {"revision": update.revision, "told": frozenset(self._asked)} if update.last else {}
+        changed = list(self._state.take(upserts, removals, **whole))
         if update.initial and strange_store:
             # Another store: what it did not send is not there. Dropped only once its whole word is here.
             initial.update(Ref(kind=ref.kind, uuid=ref.uuid) for ref in (*map(ref_of, upserts), *unread))

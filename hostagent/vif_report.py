@@ -12,6 +12,7 @@ from hostagent.flow import Flow
 from hostagent.model import Bridge, Desired, Interface, Observed, Phase, Unread
 from hostagent.names import is_ours, is_switch_bridge
 from hostagent.resolve import Resolved
+from hostagent.unheard import unheard_sentence
 from hostagent.vifs import lit_ofports, obstacle_to, ports_of, standing, taps_of, uuid_of, vif_of
 from netmgr.contract.types import LogicalPort, VifState, VifStatus
 
@@ -89,6 +90,8 @@ def _state(
         return VifState.DARK, f"VIF {vif}: its flows are not in {bridge.name} yet"
     if state is VifState.LIT and port.uuid in desired.ct_full:
         reason = full_sentence(port, desired.ct_full[port.uuid])
+    elif state is VifState.LIT and port.network_uuid in desired.unheard:
+        reason = unheard_sentence(desired.networks[port.network_uuid], desired.unheard[port.network_uuid])
     return state, reason
 
 

@@ -309,6 +309,42 @@ def test_a_vif_that_nobody_knows_stays_dark_with_what_to_do(agents: Agents) -> N
         agents.lab.detach("stranger")
 
 
+@pytest.mark.datapath
+def test_a_guest_lit_without_the_manager_where_its_peers_were_dropped_says_that_they_are_not_known(
+    agents: Agents,
+) -> None:
+    lab, vif, elsewhere = agents.lab, agents.vifs["e1"], agents.vifs["e2"]
+
+    def explained(which: str) -> str:
+        return lab.exec("h1", ["hostagent", "vif", "explain", which], check=False).stdout
+
+    lab.detach("e1")
+    assert within(10, lambda: agents.port("e1")["parked"])
+    lab.stop_daemon("h1", "hostagent")  # an agent that starts does not linger on networks that it does not need
+    lab.start_daemon("h1", "hostagent")
+    assert within(15, lambda: "no port pushed to this host" in explained(elsewhere))
+    lab.stop_daemon("mgr", "netmgr")
+    try:
+        agents.plug("h1", "e1", 1, vif=vif, known=False)
+        assert within(10, lambda: agents.vif("h1", "ep-e1").get("state") == "lit")
+        sentence = "its ports on other hosts are not known here; guests there are not reached"
+        assert within(5, lambda: sentence in agents.vif("h1", "ep-e1")["reason"])
+        (blue,) = agents.show("h1")["networks"]
+        assert blue["status"] == "warning"
+        assert sentence in blue["reasons"][0]
+        assert sentence in explained(vif)
+        assert "bring one back" in explained(vif)
+        assert not agents.reach("e1", "10.10.0.2")
+        lab.stop_daemon("h1", "hostagent", number=signal.SIGKILL)
+        lab.start_daemon("h1", "hostagent")
+        assert within(10, lambda: sentence in agents.vif("h1", "ep-e1").get("reason", "")), "it is remembered"
+    finally:
+        lab.start_daemon("mgr", "netmgr")
+    assert within(20, lambda: agents.reach("e1", "10.10.0.2"))
+    assert within(5, lambda: agents.vif("h1", "ep-e1")["reason"] == "")
+    assert within(5, lambda: agents.show("h1")["networks"][0]["status"] == "up")
+
+
 def test_the_view_of_a_host_is_served_to_those_of_its_ca(agents: Agents) -> None:
     view = agents.show("h1")["host"]["view_address"]
     assert view == f"{agents.lab.address('h1')}:7445"

@@ -24,7 +24,7 @@ PURE = {
                   "learning", "migration", "model", "names", "pipeline", "plan", "port_views", "presence", "qos",
                   "resolve", "strays", "subports", "telling_links", "tracing", "tracking/limits", "tracking/tickets",
                   "tracking/zones", "underlay/liveness", "underlay/path_fit", "underlay/path_mtu", "underlay/peers",
-                  "uplinks", "vif_report", "vifs"),
+                  "unheard", "uplinks", "vif_report", "vifs"),
     "vmctl": ("eligibility", "links", "migration", "model", "readiness", "placement", "switches/eligible",
               "switches/model", "switches/network_xml", "switches/nics", "switches/plan"),
 }  # fmt: skip

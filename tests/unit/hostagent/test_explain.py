@@ -174,6 +174,17 @@ def test_a_lit_vif_needs_no_advice_and_is_found_by_port_mac_and_beginning() -> N
         assert "port web1" in " ".join(answer["facts"])
 
 
+def test_a_lit_vif_whose_peers_nobody_has_told_says_so_and_what_to_do() -> None:
+    status = VifStatus(vif_uuid=VIF, state=VifState.LIT, ovs_port="vnet0")
+    desired = Desired(networks={NETWORK: BLUE}, ports={PORT: P}, locations={PORT: HELD}, unheard={NETWORK: "noon"})
+    (answer,) = explain(
+        str(VIF), desired=desired, statuses=[status], records={}, missing={}, away=("m can't be reached",)
+    )
+    (said,) = [one for one in answer["facts"] if "since noon" in one]
+    assert said.startswith("Network blue: no manager has been reached since noon, and its ports on other hosts")
+    assert answer["advice"] == ["No manager can be asked now (m can't be reached); bring one back."]
+
+
 @pytest.mark.parametrize(
     ("location", "advice"),
     [

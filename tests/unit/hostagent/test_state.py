@@ -62,6 +62,15 @@ def test_what_was_taken_is_there_after_a_restart(tmp_path: Path) -> None:
     assert set(again.have()) == set(state.have())
 
 
+def test_of_which_networks_all_was_told_is_kept_with_what_was_told(tmp_path: Path) -> None:
+    state, red = State(tmp_path / "state.db"), uuid4()
+    assert state.told is None, "an older version of the agent did not note it"
+    for told in (frozenset({NETWORK, red}), frozenset({NETWORK}), frozenset[UUID]()):
+        state.take([], revision=9, told=told)
+        state.take([_zone()])
+        assert state.told == State(tmp_path / "state.db").told == told
+
+
 def test_a_port_has_one_line_of_the_mapping_table_that_of_its_latest_vif(tmp_path: Path) -> None:
     """libvirt invents a VIF UUID at each start of a domain that has none."""
     state, later, other = State(tmp_path / "state.db"), uuid4(), uuid4()

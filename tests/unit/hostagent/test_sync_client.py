@@ -131,3 +131,22 @@ def test_networks_that_are_wanted_while_a_stream_is_being_opened_are_subscribed_
 
     assert asyncio.run(opened(wanted=[first])) == []
     assert asyncio.run(opened(wanted=[first, more])) == [sorted([str(first), str(more)])]
+
+
+def test_networks_count_as_told_once_the_manager_has_told_the_whole(tmp_path: Path) -> None:
+    sync, blue, red = client(tmp_path), uuid4(), uuid4()
+    sync.subscribe([blue])
+    sync._hello()
+
+    def told(*, last: bool) -> frozenset[UUID] | None:
+        sync._take(sync_pb2.Update(revision=7, last=last, initial=True), set(), strange_store=False)
+        return sync._state.told
+
+    assert told(last=False) is None
+    assert told(last=True) == {blue}
+    sync.subscribe([red])
+    assert told(last=True) == {blue}, "there is no stream on which to ask for it"
+    sync._outbox = Outbox()
+    sync.subscribe([blue, red])
+    assert sync._state.told == {blue}
+    assert told(last=True) == {blue, red}
