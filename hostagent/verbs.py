@@ -100,6 +100,8 @@ class Verbs:
             return {"ok": False, "sentence": error.sentence}
 
     async def _drops(self, _request: HookRequest) -> _Answer:
+        if unread := unread_of(self._agent):  # a part would look like the whole
+            return {"ok": False, "sentence": unread}
         try:
             return {"ok": True, "drops": await drops_of(self._agent)}
         except RealizeError as error:

@@ -234,6 +234,9 @@ def test_a_vswitchd_that_restarts_gets_its_flows_back_and_nobody_is_parked(agent
     lab.stop_daemon("h1", "ovs-vswitchd")
     assert within(3, lambda: "hostagent_drops_read 0.0" in agents.metrics("h1")), "unread is not none"
     assert "hostagent_dropped_frames" not in agents.metrics("h1")
+    asked = lab.exec("h1", ["hostagent", "drops"], check=False)
+    assert asked.returncode != 0
+    assert "is ovs-vswitchd running?" in asked.stderr or "the OpenFlow connection ended" in asked.stderr
     time.sleep(2.5)
     lab.start_daemon("h1", "ovs-vswitchd")
     assert within(3, lambda: agents.reach("e1", "10.10.0.2"))
