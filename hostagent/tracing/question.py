@@ -152,7 +152,8 @@ def _end(one: Exit, entry: Entry, ports: Ports) -> TraceEnd:
         answered_s = ports.answered_s.get(one.tun_dst)
         reason = f"it has answered a probe {answered_s:.1f} s ago" if answered_s is not None else ""
         if unknown:
-            reason = f"VTEP {one.tun_dst} is not resolved: the switch asks by ARP, and loses this frame"
+            way = "neighbour discovery" if ":" in one.tun_dst else "ARP"
+            reason = f"VTEP {one.tun_dst} is not resolved: the switch asks by {way}, and loses this frame"
         return TraceEnd(kind=TraceEndKind.TUNNEL, ovs_port=name, vtep=one.tun_dst, reason=reason)
     if ofport == ports.patch:
         return TraceEnd(kind=TraceEndKind.UPLINK, ovs_port=name)

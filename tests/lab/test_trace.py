@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -17,10 +17,16 @@ from tests.support.waiting import within
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
 
 APPLY = """
-switches: [{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24}]
+switches:
+  - {name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24}
+  - {name: sw-b, zones: [b], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: "fd00:200::/64"}
 networks:
   - {name: blue, type: vxlan, zone: a, mtu: 1450}
   - {name: red, type: geneve, zone: a, mtu: 1450}
+  - {name: four-nvgre, type: nvgre, zone: a, mtu: 1450}
+  - {name: six-vxlan, type: vxlan, zone: b, mtu: 1450}
+  - {name: six-geneve, type: geneve, zone: b, mtu: 1450}
+  - {name: six-nvgre, type: nvgre, zone: b, mtu: 1450}
 """
 PLACES = {"web1": ("h1", "blue", 1), "web2": ("h2", "blue", 2), "web3": ("h1", "blue", 3), "red1": ("h2", "red", 4)}
 
@@ -35,20 +41,61 @@ def trace(lab: Lab, source: str, destination: str, *more: str) -> tuple[int, str
     return done.returncode, (done.stdout + done.stderr).splitlines()[-1]
 
 
-def reaches(lab: Lab, source: str, number: int) -> bool:
-    return lab.exec(source, ["ping", "-c1", "-W1", f"10.10.0.{number}"], check=False).returncode == 0
+def reaches(lab: Lab, source: str, number: int, *, prefix: str = "10.10.0.") -> bool:
+    return lab.exec(source, ["ping", "-c1", "-W1", f"{prefix}{number}"], check=False).returncode == 0
 
 
-def test_trace_says_what_frames_do(make_lab: Callable[..., Lab]) -> None:
-    lab = make_lab(hosts=2, zones={"h1": "a", "h2": "a"}, with_libvirt=False)
-    lab.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
-    bridge = agent_shows(lab, "h1")["switches"][0]["bridge"]
-    for name, (host, network, number) in PLACES.items():
-        vif, ip = str(uuid4()), f"10.10.0.{number}"
-        port = netmgr(lab, "port", "create", name, "--network", network, "--ip", ip, "--vif", vif)
-        lab.attach(host, name, bridge=bridge, vif_uuid=vif, mac=port["mac"], addresses=[f"{ip}/24"], mtu=1450)
-    assert within(10, lambda: all(netmgr(lab, "port", "show", name)["vif_state"] == "lit" for name in PLACES))
-    assert within(10, lambda: reaches(lab, "web1", 2))
+def attach(lab: Lab, name: str, host: str, network: str, number: int) -> None:
+    """An endpoint and its port, with an address of each family that is its own."""
+    shown = agent_shows(lab, host)
+    (switch,) = [one["switch"] for one in shown["networks"] if one["name"] == network]
+    (bridge,) = [one["bridge"] for one in shown["switches"] if one["name"] == switch]
+    vif, four, six = str(uuid4()), f"10.10.0.{number}", f"fd00::{number}"
+    port = netmgr(lab, "port", "create", name, "--network", network, "--ip", four, "--ip", six, "--vif", vif)
+    addresses = [f"{four}/24", f"{six}/64"]
+    lab.attach(host, name, bridge=bridge, vif_uuid=vif, mac=port["mac"], addresses=addresses, mtu=1450)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Two hosts on switches of both address families, and the ports of PLACES."""
+    with Lab(hosts=2, zones={"h1": "a,b", "h2": "a,b"}, with_libvirt=False) as made:
+        made.exec("mgr", ["netmgr", "apply", "-f", "/dev/stdin", "--wait", "realized"], input=APPLY)
+        for name, (host, network, number) in PLACES.items():
+            attach(made, name, host, network, number)
+        assert within(10, lambda: all(netmgr(made, "port", "show", name)["vif_state"] == "lit" for name in PLACES))
+        assert within(10, lambda: reaches(made, "web1", 2))
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("network", "number"), [("red", 11), ("four-nvgre", 13), ("six-vxlan", 15), ("six-geneve", 17), ("six-nvgre", 19)]
+)
+def test_trace_follows_frames_through_a_tunnel_of_any_kind(lab: Lab, network: str, number: int) -> None:
+    one, two = f"p{number}", f"p{number + 1}"
+    attach(lab, one, "h1", network, number)
+    attach(lab, two, "h2", network, number + 1)
+    vteps = {":" in vtep: vtep for switch in agent_shows(lab, "h2")["switches"] for vtep in switch["vteps"]}
+    for prefix in ("10.10.0.", "fd00::"):
+        assert within(10, lambda prefix=prefix: reaches(lab, one, number + 1, prefix=prefix))
+        found = netmgr(lab, "trace", "--from", one, "--to", f"{prefix}{number + 1}")
+        assert found["sentence"].startswith(f"Delivered to port {two} (")
+        (end,) = found["path"]["ends"]
+        assert (end["kind"], end["vtep"]) == (
+            "tunnel",
+            vteps["six" in network],
+        )
+        assert "it has answered a probe " in end["reason"]
+    status, said = trace(lab, two, one, "--proto", "arp")
+    assert (status, said.split(":")[0]) == (0, "Answered on host h2")
+    netmgr(lab, "port", "set", two, "--down")
+    assert within(5, lambda: not reaches(lab, one, number + 1))
+    status, said = trace(lab, one, two)
+    assert status == 1
+    assert said.startswith("Dropped on host h2 in table FORWARD: destination on this host is dark")
+
+
+def test_trace_says_what_frames_do(lab: Lab) -> None:
 
     status, said = trace(lab, "web1", "10.10.0.2")
     assert (status, said.split(" (")[0]) == (0, "Delivered to port web2")

@@ -66,6 +66,13 @@ def test_every_copy_s_end_is_told(case: str, entry: Entry, ends: list[TraceEnd])
     assert list(describe(parsed, entry, PORTS)[1]) == ends
 
 
+def test_over_ipv6_a_vtep_that_is_not_resolved_is_asked_for_by_neighbour_discovery() -> None:
+    text = (CASES / "unresolved.txt").read_text().replace("TUN_IPV4_DST", "TUN_IPV6_DST")
+    text = text.replace("10.200.0.2", "fd00:200::2").replace("sending ARP request", "sending ND request")
+    (end,) = describe(parse(text, bridge=BRIDGE), FROM_VIF, PORTS)[1]
+    assert end.reason.startswith("VTEP fd00:200::2 is not resolved: the switch asks by neighbour discovery, and ")
+
+
 def test_how_old_the_knowledge_of_a_path_is_is_told_where_a_frame_leaves_by_it() -> None:
     known = replace(PORTS, answered_s={"10.200.0.2": 0.42, "10.200.0.3": 9.0})
     for case, wanted in (("away", "it has answered a probe 0.4 s ago"), ("unresolved", "VTEP 10.200.0.2 is not")):
