@@ -1,4 +1,4 @@
-"""Two PNICs a host: traffic goes on when one loses its link, whatever the teaming, and health says so."""
+"""Two PNICs a host: traffic, guests' TCP too, goes on when one loses its link, whatever the teaming; health says so."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from scripts.labkit import Lab
 from tests.support.agent_words import agent_shows
+from tests.support.tcp_copy import Stream
 from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
@@ -81,13 +82,17 @@ def lab() -> Iterator[Lab]:
 def test_traffic_goes_on_over_the_pnic_that_is_left(lab: Lab, teaming: str, mode: str) -> None:
     team(lab, teaming)
     assert bond(lab, "h1", "bond_mode") == [mode]
-    for pnic in ("pnic0", "pnic1"):
-        link(lab, f"h1-{pnic}", "down")
-        assert within(5, lambda pnic=pnic: f"no link on {pnic}" in reasons(lab, "h1")), reasons(lab, "h1")
-        assert reasons(lab, "h1").startswith("warning")
-        assert within(3, lambda: reach(lab))
-        link(lab, f"h1-{pnic}", "up")
-        assert within(5, lambda: reasons(lab, "h1") == "up")
+    with Stream(lab, "e1", "e2", "10.10.0.2") as stream:
+        for pnic in ("pnic0", "pnic1"):  # whichever is the active one, the stream's is among them
+            link(lab, f"h1-{pnic}", "down")
+            assert within(5, lambda pnic=pnic: f"no link on {pnic}" in reasons(lab, "h1")), reasons(lab, "h1")
+            assert reasons(lab, "h1").startswith("warning")
+            assert within(3, lambda: reach(lab))
+            had = stream.arrived()
+            assert within(5, lambda had=had: stream.arrived() > had + 100_000), "guests' TCP does not go on"
+            link(lab, f"h1-{pnic}", "up")
+            assert within(5, lambda: reasons(lab, "h1") == "up")
+        assert stream.end(), "a byte is lost or another"
     assert within(3, lambda: reach(lab))
 
 
