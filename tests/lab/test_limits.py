@@ -1,4 +1,7 @@
-"""Limits of ports and shares of PNICs, measured on real switches: bytes that arrive of those that were offered."""
+"""Limits of ports and shares of PNICs, measured on real switches: bytes that arrive of those that were offered.
+
+Over IPv4 by one PNIC, and over IPv6 by two that are teamed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from uuid import uuid4
 
@@ -18,8 +22,11 @@ from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.datapath]
 
-SWITCH = '{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24'
-APPLY = f"switches: [{SWITCH}}}]\nnetworks: [{{name: blue, type: vxlan, zone: a, mtu: 1450}}]\n"
+APPLY = """
+switches:
+- {{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: "{pool}", teaming: active-backup}}
+networks: [{{name: blue, type: vxlan, zone: a, mtu: 1450}}]
+"""
 OFFERED, SECONDS, SIZE = 2500, 2.0, 1000  # datagrams: 10 Mbit/s
 BURST_KBIT = 600
 VIEW_PORT = 9445  # not the default
@@ -27,7 +34,7 @@ VIEW_PORT = 9445  # not the default
 # Sends datagrams at an even pace once it is told to; prints how long it took.
 SEND = f"""
 import socket, sys, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
 print("ready", flush=True)
 sys.stdin.readline()
 begin = time.monotonic()
@@ -40,7 +47,7 @@ print(time.monotonic() - begin)
 # On the kernel's datapath a sender on the host itself waits while its queue is full: all its frames come, but later.
 COUNT = f"""
 import socket, sys, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
 s.bind((sys.argv[1], 9999))
 print("ready", flush=True)
@@ -69,7 +76,7 @@ while time.monotonic() < end:
 """
 TAKE = f"""
 import socket, sys
-s = socket.create_server((sys.argv[1], {VIEW_PORT}))
+s = socket.create_server((sys.argv[1], {VIEW_PORT}), family=socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
 print("ready", flush=True)
 s.settimeout(30)
 connection, _ = s.accept()
@@ -84,10 +91,11 @@ print(count)
 class Pair:
     """Endpoints `one` on h1, `two` and `three` on h2, on network blue."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, pool: str) -> None:
         self.lab = lab
-        self.netmgr("apply", "-f", "/dev/stdin", "--wait", "realized", input=APPLY)
+        self.netmgr("apply", "-f", "/dev/stdin", "--wait", "realized", input=APPLY.format(pool=pool))
         bridge = agent_shows(lab, "h1")["switches"][0]["bridge"]
+        self.vtep = agent_shows(lab, "h2")["switches"][0]["vteps"][0]
         for host, name, number in (("h1", "one", 1), ("h2", "two", 2), ("h2", "three", 3)):
             vif, mac, address = str(uuid4()), f"52:54:00:00:00:{number:02x}", f"10.10.0.{number}"
             self.netmgr("port", "create", name, "--network", "blue", "--mac", mac, "--vif", vif)
@@ -112,6 +120,16 @@ class Pair:
         self.lab.start_daemon(host, "hostagent")
         del self.lab.spec.agent_settings["HOSTAGENT_RUN_VIEW_PORT"]
         assert within(10, lambda: self._in_order(host))
+
+    @contextmanager
+    def without(self, pnic: str) -> Iterator[None]:
+        """h1 has lost that PNIC's link, and goes by the other."""
+        self.lab.exec("fabric", ["ip", "link", "set", f"h1-{pnic}", "down"])
+        try:
+            assert within(5, lambda: self._answers("10.10.0.2"))
+            yield
+        finally:
+            self.lab.exec("fabric", ["ip", "link", "set", f"h1-{pnic}", "up"])
 
     def _in_order(self, host: str) -> bool:
         return self.lab.exec(host, ["hostagent", "verify"], check=False).returncode == 0
@@ -174,11 +192,17 @@ class Stream:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    with Lab(hosts=2, with_libvirt=False, zones={"h1": "a", "h2": "a"}) as lab:
-        yield Pair(lab)
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    pnics, pool = request.param
+    with Lab(hosts=2, pnics=pnics, with_libvirt=False, zones={"h1": "a", "h2": "a"}) as lab:
+        yield Pair(lab, pool)
 
 
+ONE, TEAM = (1, "10.200.0.0/24"), (2, "fd00:200::/64")
+anyway = pytest.mark.parametrize("pair", [ONE, TEAM], indirect=True, ids=["ipv4", "ipv6-team"])
+
+
+@anyway
 def test_a_limit_holds_whichever_way_and_goes_without_trace(pair: Pair) -> None:
     free, _ = pair.stream("one", "two", "10.10.0.2").end()
     assert free > 0.9 * OFFERED
@@ -200,6 +224,7 @@ def test_a_limit_holds_whichever_way_and_goes_without_trace(pair: Pair) -> None:
         assert "opaque-owner" not in pair.lab.exec(host, ["ovs-vsctl", "list", "qos"]).stdout
 
 
+@pytest.mark.parametrize("pair", [ONE], indirect=True, ids=["ipv4"])
 def test_what_a_limit_drops_is_listed_at_its_port_and_at_no_other(pair: Pair) -> None:
     for port, limit in (("blue/one", "egress"), ("blue/two", "ingress")):
         pair.set("port", "set", port, f"--{limit}-kbps", "1000")
@@ -217,15 +242,18 @@ def test_what_a_limit_drops_is_listed_at_its_port_and_at_no_other(pair: Pair) ->
     assert pair.limited("h2") == set()
 
 
+@anyway
 def test_tenants_and_control_go_before_management_which_keeps_its_share(pair: Pair) -> None:
     pair.set("switch", "set", "sw-a", "--traffic-classes", "60/20/20@10")
-    tenant, management = pair.together(("one", "two", "10.10.0.2"), ("h1", "h2", "10.200.0.2"))
-    of_tenant, of_management = tenant.share(), management.share()
-    assert of_tenant > 2 * of_management, (of_tenant, of_management)
-    assert of_management > OFFERED * 0.1, (of_tenant, of_management)
+    here = ("h1", "h2", pair.vtep)
+    for lost in ("pnic0", "pnic1") if pair.lab.spec.pnics == 2 else ("",):  # by either of a team
+        with pair.without(lost) if lost else nullcontext():
+            tenant, management = pair.together(("one", "two", "10.10.0.2"), here)
+            of_tenant, of_management = tenant.share(), management.share()
+        assert of_tenant > 2 * of_management, (lost, of_tenant, of_management)
+        assert of_management > OFFERED * 0.1, (lost, of_tenant, of_management)
     # what tenants leave is control's first, by whatever port it goes
     pair.serve_view("h1", VIEW_PORT)
-    here = ("h1", "h2", "10.200.0.2")
     management, control = pair.together(here, control=here)
     of_management, (of_control, _) = management.share(), control.end()
     assert of_control / SIZE > 1.5 * of_management, (of_control, of_management)

@@ -12,7 +12,11 @@ from collections.abc import Iterable
 from xdist.scheduler.loadfile import LoadFileScheduling
 
 # Files whose labs are made anew for each parameter, by the ids of these.
-_PARTS = {"tests/lab/test_underlay.py": ("ipv4", "ipv6"), "tests/chaos/test_crossing.py": ("vxlan", "others", "vlan")}
+_PARTS = {
+    "tests/chaos/test_crossing.py": ("vxlan", "others", "vlan"),
+    "tests/lab/test_limits.py": ("ipv4", "ipv6"),
+    "tests/lab/test_underlay.py": ("ipv4", "ipv6"),
+}
 # Files that take more than half a minute on a busy machine, the longest first (`--durations=0` tells).
 _LONGEST = (
     "tests/e2e/test_vmctl_journal.py",
