@@ -13,7 +13,7 @@ import pytest
 from scripts.labkit import Lab
 from tests.support.waiting import within
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.datapath]
 
 SERVER_VIF = "5e5e5e5e-0000-4000-8000-000000000001"
 APPLY = """

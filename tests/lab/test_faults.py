@@ -89,6 +89,7 @@ def three() -> Iterator[Three]:
         yield Three(lab)
 
 
+@pytest.mark.datapath
 def test_of_one_vif_plugged_on_two_hosts_the_second_stays_dark_and_both_are_named(three: Three) -> None:
     three.plug("h3", "twin", 1, vif=three.vifs["e1"])
     try:
@@ -107,6 +108,7 @@ def test_of_one_vif_plugged_on_two_hosts_the_second_stays_dark_and_both_are_name
     assert within(3, lambda: three.port("e1")["conflicts"] == [])
 
 
+@pytest.mark.datapath
 def test_a_host_that_lies_about_a_vif_delivers_nothing_in_its_name_and_receives_nothing(three: Three) -> None:
     lab = three.lab
     vteps = {host: three.agent(host, "show")["switches"][0]["vteps"][0] for host in lab.hosts}

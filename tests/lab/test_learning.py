@@ -168,6 +168,7 @@ def test_a_neighbour_is_found_though_the_asker_s_agent_is_dead(lab: Lab, number:
     assert within(10, lambda: lab.exec("h1", ["hostagent", "verify"], check=False).returncode == 0)
 
 
+@pytest.mark.datapath
 def test_a_second_guest_with_the_address_is_told_on_both_ports_and_the_first_keeps_it(lab: Lab) -> None:
     inside(lab, "h2", "python3", "-c", CLAIM, "10.10.0.1")
     assert within(5, lambda: bool(_port(lab, "c1")["address_conflicts"]))
@@ -190,6 +191,7 @@ def test_what_is_learned_outlives_manager_and_agents(lab: Lab) -> None:
     assert within(20, lambda: learned(lab) == before)
 
 
+@pytest.mark.datapath
 def test_a_guest_that_uses_anothers_mac_or_address_is_told_on_both_ports_though_it_may_learn_none(lab: Lab) -> None:
     lab.exec("mgr", ["netmgr", "port", "set", "blue/c2", "--ip", "10.10.0.2"])
     mac1, mac2 = (_port(lab, name)["mac"] for name in ("c1", "c2"))

@@ -13,7 +13,7 @@ import pytest
 from scripts.labkit import Lab
 from tests.support.waiting import within
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.datapath]
 
 APPLY = """
 switches: [{name: sw-a, zones: [a], pnic_globs: ["pnic*"], mtu: 1650, vtep_pool: 10.200.0.0/24}]
