@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from scapy.layers.dhcp import BOOTP, DHCP
-from scapy.layers.dhcp6 import DHCP6_Release, DHCP6_Reply, DHCP6OptIA_NA, DHCP6OptIAAddress
+from scapy.layers.dhcp6 import DHCP6_Release, DHCP6_Reply, DHCP6OptClientId, DHCP6OptIA_NA, DHCP6OptIAAddress
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 
-from hostagent.dhcp import Lease, read_given_up, read_leases
+from hostagent.dhcp import read_asked, read_given_up, read_leases
 from hostagent.learning import read_claim, read_probe
 from hostagent.names import network_key
 from hostagent.pipeline.learn import claimed_address
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.lab
 
 ALL = "ff:ff:ff:ff:ff:ff"
 V4, V6 = "10.1.0.1", "fd00::1"
+CLIENT = DHCP6OptClientId(duid=b"\0\3\0\1me")
 
 
 def arp(number: int, sender: str, target: str, *, op: int = 1) -> bytes:
@@ -261,20 +262,20 @@ def ack(server: int, client: int, address: str, *, dst: str = "") -> bytes:
 
 def reply(server: int, client: int, address: str) -> bytes:
     association = DHCP6OptIA_NA(ianaopts=[DHCP6OptIAAddress(addr=address, validlft=600)])
-    packet = IPv6(src="fe80::fe", dst="fe80::1") / UDP(sport=547, dport=546) / DHCP6_Reply() / association
+    packet = IPv6(src="fe80::fe", dst="fe80::1") / UDP(sport=547, dport=546) / DHCP6_Reply() / CLIENT / association
     return bytes(Ether(src=mac(server), dst=mac(client)) / packet)
 
 
-def release(client: int, address: str) -> bytes:
+def release(client: int, address: str, *, kind: str = "release") -> bytes:
     message = BOOTP(op=1, ciaddr=address, chaddr=bytes.fromhex(mac(client).replace(":", "")))
     packet = IP(src=address, dst="10.1.0.254") / UDP(sport=68, dport=67) / message
-    options = DHCP(options=[("message-type", "release"), "end"])
+    options = DHCP(options=[("message-type", kind), "end"])
     return bytes(Ether(src=mac(client), dst=mac(200)) / packet / options)
 
 
 def release6(client: int, address: str) -> bytes:
     association = DHCP6OptIA_NA(ianaopts=[DHCP6OptIAAddress(addr=address)])
-    packet = IPv6(src="fe80::1", dst="ff02::1:2") / UDP(sport=546, dport=547) / DHCP6_Release() / association
+    packet = IPv6(src="fe80::1", dst="ff02::1:2") / UDP(sport=546, dport=547) / DHCP6_Release() / CLIENT / association
     return bytes(Ether(src=mac(client), dst="33:33:00:01:00:02") / packet)
 
 
@@ -286,22 +287,22 @@ def served(guests):
     return guests
 
 
-def granted(fabric, *said: tuple[str, str, bytes]) -> list[Lease]:
-    """What h1's agent reads of leases when guests, each on a host, say frames."""
+def granted(fabric, *said: tuple[str, str, bytes]) -> list[tuple[str, str, int | None]]:
+    """What h1's agent reads of leases when guests, each on a host, say frames: MAC, address and seconds."""
     host = fabric.hosts["h1"]
     fabric.settle()
     host.signals.clear()
     fabric.watch("h1", then=list(said))
     seen = [signal for signal in host.signals if signal[1] == Table.LEASES]
     assert {signal[0] for signal in seen} <= {network_key(named("n"))}
-    return [lease for signal in seen for lease in read_leases(signal[3])]
+    return [(one.mac, one.address, one.seconds) for signal in seen for one in read_leases(signal[3])]
 
 
 @pytest.mark.parametrize(("server", "number", "host"), [("s1", 201, "h1"), ("s2", 202, "h2")])
 def test_what_a_server_grants_is_copied_once_and_delivered(served, server, number, host):
     said = [(server, host, ack(number, 1, V4)), (server, host, reply(number, 1, V6))]
     said.append((server, host, ack(number, 2, "10.1.0.2", dst=ALL)))
-    assert granted(served, *said) == [Lease(mac(1), V4, 600), Lease(mac(1), V6, 600), Lease(mac(2), "10.1.0.2", 600)]
+    assert granted(served, *said) == [(mac(1), V4, 600), (mac(1), V6, 600), (mac(2), "10.1.0.2", 600)]
     assert len(served.hear("a", "h1")) == 3
     assert len(served.hear("b", "h1")) == 1
 
@@ -336,8 +337,10 @@ def test_what_a_guest_tells_the_server_is_copied_and_goes_on(served):
     served.settle()
     host = served.hosts["h1"]
     host.signals.clear()
-    lie = release(2, V4)
-    served.watch("h1", then=[("a", "h1", release(1, V4)), ("a", "h1", release6(1, V6)), ("a", "h1", lie)])
-    seen = [read_given_up(signal[3]) for signal in host.signals if signal[1] == Table.GUARD]
-    assert seen == [(V4,), (V6,)]
-    assert len(served.hear("c", "h2")) == 2
+    renewal, lie = release(1, V4, kind="request"), release(2, V4)
+    words = [release(1, V4), release6(1, V6), renewal, lie]
+    served.watch("h1", then=[("a", "h1", word) for word in words])
+    seen = [signal[3] for signal in host.signals if signal[1] == Table.GUARD]
+    assert [read_given_up(frame) for frame in seen] == [(V4,), (V6,), ()]
+    assert [bool(read_asked(frame)) for frame in seen] == [False, False, True]
+    assert len(served.hear("c", "h2")) == 3
