@@ -6,18 +6,14 @@ import struct
 from ipaddress import IPv6Address
 from typing import Final
 
+from hostagent.pipeline.icmpv6 import ALL_NODES, ALL_NODES_MAC, OVERRIDE, SOLICITED, TARGET_OPTION, Icmpv6, message_at
+
 __all__ = ["advertisement"]
 
 _IPV6, _ICMPV6 = 0x86DD, 58
-_OPTIONS: Final = (0, 60)  # hop-by-hop and destination: headers that may come before ICMPv6
-_OPTIONS_MAX: Final = 4
-_SOLICITATION, _ADVERTISEMENT = 135, 136
 _HOPS: Final = 255
-_SOLICITED, _OVERRIDE = 0x4000_0000, 0x2000_0000
-_TARGET_OPTION: Final = (2, 1)  # type, and length in units of 8 bytes
-_ALL_NODES: Final = IPv6Address("ff02::1").packed
-_ALL_NODES_MAC: Final = bytes.fromhex("333300000001")
 _HEADERS: Final = 54  # bytes of Ethernet and IPv6
+_OPTION_UNITS: Final = 1  # its length, in units of 8 bytes
 
 
 def advertisement(solicitation: bytes) -> bytes | None:
@@ -34,10 +30,11 @@ def advertisement(solicitation: bytes) -> bytes | None:
         return None
     asker, target = question
     owner, asker_mac = solicitation[:6], solicitation[6:12]
-    flags = _SOLICITED | _OVERRIDE
+    flags = SOLICITED | OVERRIDE
     if not any(asker):
-        asker, asker_mac, flags = _ALL_NODES, _ALL_NODES_MAC, _OVERRIDE
-    message = struct.pack("!BBHI16sBB6s", _ADVERTISEMENT, 0, 0, flags, target, *_TARGET_OPTION, owner)
+        asker, asker_mac, flags = IPv6Address(ALL_NODES).packed, ALL_NODES_MAC.to_bytes(6), OVERRIDE
+    option = (TARGET_OPTION, _OPTION_UNITS, owner)
+    message = struct.pack("!BBHI16sBB6s", Icmpv6.ADVERTISEMENT, 0, 0, flags, target, *option)
     checksum = _checksum(target, asker, message)
     message = message[:2] + struct.pack("!H", checksum) + message[4:]
     header = struct.pack("!IHBB16s16s", 6 << 28, len(message), _ICMPV6, _HOPS, target, asker)
@@ -46,19 +43,15 @@ def advertisement(solicitation: bytes) -> bytes | None:
 
 def _read(frame: bytes) -> tuple[bytes, bytes] | None:
     """Source and target of a valid solicitation."""
-    kind, length, following, hops, source, destination = struct.unpack_from("!H4xHBB16s16s", frame, 12)
-    if kind != _IPV6 or hops != _HOPS or _HEADERS + length > len(frame):
+    kind, length, hops, source, destination = struct.unpack_from("!H4xHxB16s16s", frame, 12)
+    end = _HEADERS + length
+    if kind != _IPV6 or hops != _HOPS or end > len(frame):
         return None
-    at, end = _HEADERS, _HEADERS + length
-    for _ in range(_OPTIONS_MAX):
-        if following not in _OPTIONS:
-            break
-        following, units = struct.unpack_from("!BB", frame, at)
-        at += 8 * (units + 1)
-    if following != _ICMPV6 or at > end or _checksum(source, destination, frame[at:end]):
+    at = message_at(frame)
+    if at is None or at > end or _checksum(source, destination, frame[at:end]):
         return None
     message, code, target = struct.unpack_from("!BB6x16s", frame[:end], at)
-    return (source, target) if (message, code) == (_SOLICITATION, 0) else None
+    return (source, target) if (message, code) == (Icmpv6.SOLICITATION, 0) else None
 
 
 def _checksum(source: bytes, destination: bytes, message: bytes) -> int:

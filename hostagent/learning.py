@@ -40,6 +40,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeVar
 from uuid import UUID
 
+from hostagent.pipeline.icmpv6 import Icmpv6, message_at
 from netmgr.contract.types import LearnedSource
 
 __all__ = [
@@ -124,20 +125,14 @@ def _read_arp(frame: bytes) -> Claimed | None:
 def _read_nd(frame: bytes) -> Claimed | None:
     """From what claims in the pipeline: the source of a solicitation, the target of an advertisement; and from
     duplicate address detection."""
-    next_header, source = struct.unpack_from("!6xBx16s", frame, 14)
-    at = 54
-    for _ in range(4):  # hop-by-hop and destination options; more of them is no neighbour discovery worth reading
-        if next_header not in (0, 60):
-            break
-        next_header, length = struct.unpack_from("!BB", frame, at)
-        at += 8 * (length + 1)
-    if next_header != 58:
+    (source,), at = struct.unpack_from("!16s", frame, 22), message_at(frame)
+    if at is None:
         return None
     kind, code, target = struct.unpack_from("!BB6x16s", frame, at)
-    if code or kind not in (135, 136):
+    if code or kind not in (Icmpv6.SOLICITATION, Icmpv6.ADVERTISEMENT):
         return None
-    probed = kind == 135 and not any(source)
-    address = IPv6Address(source if kind == 135 and not probed else target)
+    probed = kind == Icmpv6.SOLICITATION and not any(source)
+    address = IPv6Address(source if kind == Icmpv6.SOLICITATION and not probed else target)
     fit = not (address.is_unspecified or address.is_multicast or address.is_loopback)
     return Claimed(str(address), LearnedSource.ND, probed=probed) if fit else None
 

@@ -44,6 +44,7 @@ __all__ = [
     "all_ips",
     "kind_of_row",
     "location_mac",
+    "port_path",
     "unique_keys",
     "uuid_of_row",
 ]
@@ -209,6 +210,11 @@ def unique_keys(row: Row) -> Iterator[Hashable]:
 def all_ips(port: LogicalPort) -> tuple[str, ...]:
     """Every address that is defined for *port*: of its own MAC, and of those behind its VIF."""
     return (*port.ips, *(ip for one in port.nested for ip in one.ips))
+
+
+def port_path(world: World, port: LogicalPort) -> str:
+    """NETWORK/PORT, which no other port has."""
+    return f"{world.networks[port.network_uuid].name}/{port.name}"
 
 
 def location_mac(port: LogicalPort) -> str:

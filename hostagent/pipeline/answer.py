@@ -35,7 +35,15 @@ from ipaddress import ip_interface
 
 from hostagent.flow import IN_PORT, Action, Flow, Goto, Match, Move, Output, Resubmit, SetField, canonical, match
 from hostagent.flow import address_of as to_int
-from hostagent.pipeline.icmpv6 import Icmpv6, neighbour_discovery
+from hostagent.pipeline.icmpv6 import (
+    ALL_NODES,
+    ALL_NODES_MAC,
+    OVERRIDE,
+    SOLICITED,
+    TARGET_OPTION,
+    Icmpv6,
+    neighbour_discovery,
+)
 from hostagent.pipeline.tables import ADDRESS4, ADDRESS6, OWNER_MAC, Table
 
 __all__ = ["Address", "answer_flows", "binding", "left_to_owner", "single_addresses"]
@@ -43,10 +51,6 @@ __all__ = ["Address", "answer_flows", "binding", "left_to_owner", "single_addres
 _ARP_REQUEST = match(eth_type=0x0806, arp_op=1)
 _SOLICITATION = neighbour_discovery(Icmpv6.SOLICITATION)
 _ADVERTISEMENT = neighbour_discovery(Icmpv6.ADVERTISEMENT)
-_ALL_NODES = "ff02::1"
-_ALL_NODES_MAC = 0x3333_0000_0001
-_SOLICITED, _OVERRIDE = 0x4000_0000, 0x2000_0000
-_TARGET_OPTION = 2
 _PROBE = (*_SOLICITATION, *match(ipv6_src="::"))
 _CONTEST = Resubmit(Table.CONTEST)
 _FOR_OWNER = Move(OWNER_MAC, "eth_dst", 48)
@@ -173,10 +177,10 @@ def _responder_rows(key: int, writes_nd: bool) -> Iterator[Flow]:
         100,
         _PROBE,
         _CONTEST,
-        SetField("eth_dst", _ALL_NODES_MAC),
-        SetField("ipv6_dst", to_int(_ALL_NODES)),
+        SetField("eth_dst", ALL_NODES_MAC),
+        SetField("ipv6_dst", to_int(ALL_NODES)),
         *from_owner,
-        SetField("nd_reserved", _OVERRIDE),
+        SetField("nd_reserved", OVERRIDE),
         Goto(Table.ADVERTISE),
     )
     yield row(Table.REPLY, 95, neighbour_discovery(Icmpv6.SOLICITATION, nd_sll=0), Goto(Table.FORWARD))
@@ -187,9 +191,9 @@ def _responder_rows(key: int, writes_nd: bool) -> Iterator[Flow]:
         Move("eth_src", "eth_dst", 48),
         Move("ipv6_src", "ipv6_dst", 128),
         *from_owner,
-        SetField("nd_reserved", _SOLICITED | _OVERRIDE),
-        SetField("nd_options_type", _TARGET_OPTION),
+        SetField("nd_reserved", SOLICITED | OVERRIDE),
+        SetField("nd_options_type", TARGET_OPTION),
         Goto(Table.ADVERTISE),
     )
-    yield row(Table.ADVERTISE, 100, (*_ADVERTISEMENT, *match(ipv6_dst=_ALL_NODES)), Output(IN_PORT))
+    yield row(Table.ADVERTISE, 100, (*_ADVERTISEMENT, *match(ipv6_dst=ALL_NODES)), Output(IN_PORT))
     yield row(Table.ADVERTISE, 90, _ADVERTISEMENT, Move(OWNER_MAC, "nd_tll", 48), Output(IN_PORT))

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from netmgr.contract.groups import why_unmatched
 from netmgr.contract.types import Ethertype, LogicalPort, SecurityRule
-from netmgr.model import GroupRecord, NetmgrError, World, all_ips
+from netmgr.model import GroupRecord, NetmgrError, World, all_ips, port_path
 from netmgr.rules.desired import check_name
 from netmgr.rules.usage import NAMES_SHOWN_MAX, named
 
@@ -51,11 +51,10 @@ def unmatched_sentences(world: World, port: LogicalPort) -> list[str]:
 def unmatched_members(world: World, group_uuid: UUID) -> list[str]:
     """The same of all ports of one group: the first few, and how many more."""
     ports = [world.ports[uuid] for uuid in world.ports_by_group.get(group_uuid, ())]
-    found = sorted(
-        (_path(world, port), port) for port in ports if group_uuid in _named(world, port) and not _addresses_of(port)
-    )
+    unmatched = (port for port in ports if group_uuid in _named(world, port) and not _addresses_of(port))
+    found = sorted(unmatched, key=lambda port: port_path(world, port))
     more = len(found) - NAMES_SHOWN_MAX
-    shown = [_unmatched(world, port, group_uuid) for _, port in found[:NAMES_SHOWN_MAX]]
+    shown = [_unmatched(world, port, group_uuid) for port in found[:NAMES_SHOWN_MAX]]
     return shown + ([f"{more} more ports of the group have no defined addresses either"] if more > 0 else [])
 
 
@@ -128,10 +127,10 @@ def _named(world: World, port: LogicalPort) -> list[UUID]:
 def _unmatched(world: World, port: LogicalPort, group_uuid: UUID) -> str:
     naming = [world.groups[uuid].name for uuid in world.groups_referring[group_uuid]]
     return why_unmatched(
-        port=_path(world, port),
+        port=port_path(world, port),
         group=world.groups[group_uuid].name,
         rules_of=f"group{'s' * (len(naming) > 1)} {named(naming)}",
-        define_on=_path(world, world.ports[port.shadow_of or port.uuid]),
+        define_on=port_path(world, world.ports[port.shadow_of or port.uuid]),
     )
 
 
@@ -196,10 +195,6 @@ def _check_one_kind(what: str, groups: list[GroupRecord]) -> None:
 
 def _port_name(world: World, port: LogicalPort) -> str:
     return f"port {port.name} of network {world.networks[port.network_uuid].name}"
-
-
-def _path(world: World, port: LogicalPort) -> str:
-    return f"{world.networks[port.network_uuid].name}/{port.name}"
 
 
 def _is_number(text: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from netmgr.contract.types import Kind
-from netmgr.model import Change, GroupRecord, NetmgrError, World
+from netmgr.model import Change, GroupRecord, NetmgrError, World, port_path
 from netmgr.rules.groups import rule_text
 from netmgr.service import edits, groups
 from netmgr.service.document import Document
@@ -269,14 +269,9 @@ def _fields(world: World, row: Any) -> dict[str, Any]:
         fields["shadow_of"] = world.ports[row.shadow_of].name
     if "parent_port" in fields:
         fields.pop("parent_port")
-        fields["parent"] = _port_path(world, row.parent_port) if row.parent_port else None
+        fields["parent"] = port_path(world, world.ports[row.parent_port]) if row.parent_port else None
     hidden = ("zone_uuids", "zone_uuid", "switch_uuid", "network_uuid", "vteps", "members_at")
     return {name: value for name, value in fields.items() if name not in hidden}
-
-
-def _port_path(world: World, uuid: UUID) -> str:
-    port = world.ports[uuid]
-    return f"{world.networks[port.network_uuid].name}/{port.name}"
 
 
 def _deleted(kind: str, name: str) -> Action:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from netmgr.contract.types import SecurityRule
-from netmgr.model import GroupRecord, World
+from netmgr.model import GroupRecord, World, port_path
 from netmgr.rules.groups import members_of, rule_text, unmatched_members
 
 __all__ = ["group_view"]
@@ -23,7 +23,7 @@ def group_view(world: World, group: GroupRecord) -> View:
         "name": group.name,
         "stateful": group.stateful,
         "allows": [rule_text(rule, names) for rule in group.rules],
-        "ports": sorted(f"{world.networks[port.network_uuid].name}/{port.name}" for port in ports),
+        "ports": sorted(port_path(world, port) for port in ports),
         "members": list(members_of(world, group.uuid)),
         "referred_to_by": sorted(world.groups[uuid].name for uuid in world.groups_referring.get(group.uuid, ())),
         "warnings": unmatched_members(world, group.uuid),

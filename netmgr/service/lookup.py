@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from netmgr.contract.types import Kind, LogicalPort, OpaqueNetwork, OpaqueSwitch, TransportZone
-from netmgr.model import GroupRecord, HostRecord, NetmgrError, World
+from netmgr.model import GroupRecord, HostRecord, NetmgrError, World, port_path
 
 __all__ = [
     "find_group",
@@ -77,7 +77,7 @@ def find_port(world: World, text: str, *, network: str | None = None) -> Logical
     if len(found) == 1:
         return found[0]
     if found:
-        names = ", ".join(sorted(f"{world.networks[port.network_uuid].name}/{port.name}" for port in found))
+        names = ", ".join(sorted(port_path(world, port) for port in found))
         raise NetmgrError(f"port {text}: several have this name; say which: {names}", status=409)
     raise _unknown("port", text, {port.name for port in world.ports.values()})
 

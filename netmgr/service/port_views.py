@@ -16,7 +16,7 @@ from uuid import UUID
 
 from netmgr import rules
 from netmgr.contract.types import Location, LogicalPort, OpaqueNetwork, VifState, VifStatus
-from netmgr.model import HostLive, World
+from netmgr.model import HostLive, World, port_path
 from netmgr.rules.groups import unmatched_sentences
 from netmgr.service.mac_views import address_views, learned_mac_views, rival_sentences
 
@@ -75,9 +75,9 @@ def port_view(world: World, port: LogicalPort, places: Places) -> View:
         "ingress_kbps": port.ingress_kbps,
         "security_groups": sorted(world.groups[uuid].name for uuid in port.security_groups),
         "warnings": unmatched_sentences(world, port),
-        "parent": _path(world, world.ports[port.parent_port]) if port.parent_port else None,
+        "parent": port_path(world, world.ports[port.parent_port]) if port.parent_port else None,
         "tag": port.tag,
-        "subports": [{"tag": one.tag, "port": _path(world, one)} for one in rules.subports_of(world, port)],
+        "subports": [{"tag": one.tag, "port": port_path(world, one)} for one in rules.subports_of(world, port)],
         "shadow_of": world.ports[port.shadow_of].name if port.shadow_of else None,
         "shadows": sorted(world.ports[uuid].name for uuid in world.shadows_of.get(port.uuid, ())),
         "location": _word(location),
@@ -156,10 +156,6 @@ def _mac_sentences(world: World, port: LogicalPort, places: Places) -> Iterator[
         if owner is not None and owner.uuid not in (port.uuid, port.shadow_of):
             where = f"as {vif.ovs_port} on host {_name(world, host) or host}"
             yield f"{vif.mac}: it is defined for port {owner.name}, and this port's VIF is plugged with it {where}"
-
-
-def _path(world: World, port: LogicalPort) -> str:
-    return f"{world.networks[port.network_uuid].name}/{port.name}"
 
 
 def _maker(world: World, port: LogicalPort) -> str | None:

@@ -54,6 +54,7 @@ class Streets:
 
     def __init__(self, lab: Lab, kinds: str) -> None:
         self.lab, self.kinds = lab, kinds
+        self.enough = 100 if len(kinds) == 1 else 50  # frames that each guest must hear; many shout seldom
         self.netmgr("apply", "-f", "/dev/stdin", "--wait", "realized", input=APPLY)
         self.bridges = {one["name"].removeprefix("sw-"): one["bridge"] for one in agent_shows(lab, "h1")["switches"]}
         self._shouting: dict[str, NodeProcess] = {}
@@ -187,7 +188,7 @@ def test_nobody_hears_another_network_whatever_dies_moves_and_whose_segment_is_u
     for name, counts in heard.items():
         network = name[:-2]
         assert set(counts) == {network}, f"{name} has heard {counts}"
-        assert counts[network] > 50, f"{name} has heard {counts}: too little to prove anything"
+        assert counts[network] > streets.enough, f"{name} has heard {counts}: too little to prove anything"
 
 
 @pytest.mark.parametrize("streets", ["x", "v"], indirect=True, ids=["vxlan", "vlan"])
@@ -212,7 +213,7 @@ def test_a_segment_is_nobody_elses_while_a_slow_host_may_carry_it(streets: Stree
     for name, counts in streets.heard().items():
         network = name[:-2]
         assert set(counts) == {network}, f"{name} has heard {counts}"
-        assert counts[network] > 50, f"{name} has heard {counts}: too little to prove anything"
+        assert counts[network] > streets.enough, f"{name} has heard {counts}: too little to prove anything"
 
 
 @pytest.mark.parametrize("streets", ["x"], indirect=True, ids=["vxlan"])
